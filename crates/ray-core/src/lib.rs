@@ -1,0 +1,13 @@
+//! What every part of Ray Rust shares: ids, resources, errors, serialization, the traits behind
+//! which back ends are replaced, the configuration, and the messages on the wire.
+//!
+//! It opens no socket, reads no clock and starts no thread.
+
+pub mod config;
+pub mod error;
+pub mod id;
+pub mod pb;
+pub mod resource;
+pub mod serialize;
+pub mod traits;
+pub mod wire;
