@@ -1,0 +1,209 @@
+"""The compiled core: ids, object references and the core worker of this process."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Optional, Union
+
+__version__: str
+
+class BaseID:
+    """A fixed-size identifier; equal, ordered and hashed by its bytes."""
+
+    def __init__(self, binary: bytes) -> None: ...
+    @classmethod
+    def from_hex(cls, hex: str) -> BaseID: ...
+    @classmethod
+    def from_random(cls) -> BaseID: ...
+    @classmethod
+    def nil(cls) -> BaseID: ...
+    @classmethod
+    def size(cls) -> int: ...
+    def binary(self) -> bytes: ...
+    def hex(self) -> str: ...
+    def is_nil(self) -> bool: ...
+    def __lt__(self, other: object) -> bool: ...
+    def __hash__(self) -> int: ...
+
+# Each of these has the methods of BaseID and is a class of its own (no common base at run time).
+class TaskID(BaseID): ...
+class ActorID(BaseID): ...
+class NodeID(BaseID): ...
+class JobID(BaseID): ...
+class WorkerID(BaseID): ...
+class PlacementGroupID(BaseID): ...
+class ObjectID(BaseID): ...
+
+class ObjectRef:
+    """A reference to a value that exists or will exist somewhere in the cluster.
+
+    Counted: the value is freed when the last reference to it goes away, in whichever process.
+    Can be pickled only while an argument, result or put value is encoded.
+    """
+
+    @classmethod
+    def nil(cls) -> ObjectRef: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any) -> Any: ...
+    def binary(self) -> bytes: ...
+    def hex(self) -> str: ...
+    def is_nil(self) -> bool: ...
+    def task_id(self) -> TaskID: ...
+    def job_id(self) -> JobID: ...
+    def __hash__(self) -> int: ...
+
+class ExportedFunction:
+    """A pickled function or class, named by its content; sent to each process once."""
+
+    def __init__(self, pickled: bytes, name: str) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def function_id(self) -> bytes: ...
+
+class TaskOptions:
+    """What a task or actor needs. Amounts were validated by the caller; resources holds all custom ones.
+
+    `num_returns` >= 0; `max_retries` -1 = without limit.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        num_cpus: float,
+        num_gpus: float,
+        memory: float,
+        resources: dict[str, float],
+        num_returns: int,
+        max_retries: int,
+        retry_exceptions: bool,
+    ) -> None: ...
+
+class CoreWorker:
+    """This process as a member of a cluster. All methods release the GIL while they wait.
+
+    Errors are raised as `ray_rust.exceptions.*`; waiting is ended by Ctrl-C.
+    """
+
+    @staticmethod
+    def connect_driver(
+        socket_path: str,
+        namespace: str,
+        entrypoint: str,
+        job_config: bytes,
+        on_log: Callable[[int, str, bool, list[str]], None],
+        on_warning: Callable[[str], None],
+    ) -> CoreWorker:
+        """Joins the node that listens at `socket_path` as the driver of a new job.
+
+        `job_config` reaches `Executor.set_job` in every worker of the job. `on_log(pid, name,
+        is_stderr, lines)` gets what workers print; `on_warning(text)` what the user should know
+        (such as resources that no node has). Both are called from a background thread.
+        """
+
+    @staticmethod
+    def connect_worker(socket_path: str, worker_id: bytes, executor: Executor) -> CoreWorker:
+        """Joins the node as a worker; `run` then serves."""
+
+    @property
+    def job_id(self) -> JobID: ...
+    @property
+    def node_id(self) -> NodeID: ...
+    @property
+    def worker_id(self) -> WorkerID: ...
+    @property
+    def session_dir(self) -> str: ...
+    @property
+    def gcs_address(self) -> str: ...
+    def current_task_id(self) -> Optional[TaskID]: ...
+    def current_actor_id(self) -> Optional[ActorID]: ...
+    def current_task_name(self) -> Optional[str]: ...
+    def put(self, value: Any) -> ObjectRef: ...
+    def get(self, refs: Sequence[ObjectRef], timeout: Optional[float]) -> list[Any]:
+        """The values in order. Raises the first error met, in the order of `refs`."""
+
+    def wait(
+        self, refs: Sequence[ObjectRef], num_returns: int, timeout: Optional[float], fetch_local: bool
+    ) -> tuple[list[ObjectRef], list[ObjectRef]]: ...
+    def submit_task(
+        self, function: ExportedFunction, args: Sequence[Any], kwargs: dict[str, Any], options: TaskOptions
+    ) -> Union[None, ObjectRef, list[ObjectRef]]:
+        """None for num_returns=0, a reference for 1, a list for more."""
+
+    def create_actor(
+        self,
+        actor_class: ExportedFunction,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        options: TaskOptions,
+        *,
+        placement_cpus: float,
+        max_restarts: int,
+        max_task_retries: int,
+        max_concurrency: int,
+        actor_name: str,
+        namespace: str,
+        detached: bool,
+        handle_metadata: bytes,
+    ) -> ActorID:
+        """Registers the actor; its constructor runs later. ValueError if the name is taken.
+
+        `options` says what it takes while it lives, `placement_cpus` how many CPUs it takes in
+        addition until it is placed. `handle_metadata` is given to those who look the actor up.
+        """
+
+    def submit_actor_task(
+        self,
+        actor_id: ActorID,
+        method_name: str,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        num_returns: int,
+        max_task_retries: int,
+        task_name: str,
+    ) -> Union[None, ObjectRef, list[ObjectRef]]: ...
+    def kill_actor(self, actor_id: ActorID, no_restart: bool) -> None: ...
+    def get_named_actor(self, name: str, namespace: str) -> Optional[tuple[ActorID, bytes]]:
+        """The id and handle metadata of a living actor of that name."""
+
+    def cancel_task(self, ref: ObjectRef, force: bool) -> None: ...
+    def nodes(self) -> list[dict[str, Any]]:
+        """As `ray.nodes()`: NodeID, Alive, NodeManagerAddress, Resources, Labels, ..."""
+
+    def cluster_resources(self) -> dict[str, float]: ...
+    def available_resources(self) -> dict[str, float]: ...
+    def flush_logs(self, timeout: float) -> None:
+        """Waits until everything that workers printed so far was given to `on_log`."""
+
+    def shutdown(self, stop_node: bool) -> None:
+        """Leaves the cluster; with `stop_node`, asks the node to end. Everything waiting gets an error."""
+
+    def run(self) -> None:
+        """In a worker's main thread: executes tasks until told to exit, then returns."""
+
+class Executor:
+    """What `connect_worker` needs of its `executor` argument (any object with these methods)."""
+
+    def set_job(self, job_config: bytes) -> None:
+        """Before the first task of a job: makes the driver's modules importable."""
+
+    def load(self, pickled: bytes) -> Callable[..., Any]:
+        """The function or class of an ExportedFunction."""
+
+    def announce(self, kind: str, name: str) -> None:
+        """The following output belongs to this "task" or "actor"; cheap, called before every task."""
+
+    def encode_error(self, error: BaseException, task_name: str) -> bytes:
+        """A pickled ray_rust.exceptions.RayTaskError (or RayError) that stands for `error`."""
+
+# Called by the core through the module ray_rust._private.serialization:
+#   dumps(value) -> tuple[bytes, list[PickleBuffer]]   pickle 5, out-of-band buffers; TypeError naming the culprit
+#   loads(data, buffers) -> value
+#   decode_error(data: bytes) -> BaseException to raise from get
+
+def run_node(config_json: str, fork_server_fd: int, on_ready: Callable[[str], None]) -> None:
+    """Runs the node daemon on the calling thread until it ends; `on_ready` gets node.json's text."""
+
+def set_parent_death_signal(signal: int) -> None:
+    """Asks the kernel to send `signal` to this process when its parent thread ends."""
+
+def init_logging(process_name: str, directory: Optional[str]) -> None: ...
