@@ -1,1 +1,9 @@
-//! placeholder
+//! The daemon of one node: its resources, leases, workers and actors.
+
+mod local_scheduler;
+pub mod resource_manager;
+pub mod scheduling_queue;
+
+pub use local_scheduler::LocalScheduler;
+pub use resource_manager::ResourceManager;
+pub use scheduling_queue::{EnqueueError, SchedulingQueue};
