@@ -1,0 +1,78 @@
+//! Settings of the control plane.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{MAX_MS, MAX_QUEUE, config_error, in_range};
+use crate::error::RayResult;
+
+/// Where the control plane keeps what has to outlive it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GcsStorage {
+    /// In memory: lost with the process. For tests and throw-away clusters.
+    Memory,
+    /// In an embedded database on disk: a restarted control plane goes on where it stopped.
+    #[default]
+    Redb,
+}
+
+/// Settings of the control plane.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GcsConfig {
+    /// Time between two heartbeats of a node, in milliseconds. Default 1000. Raise it in clusters of
+    /// thousands of nodes to save the control plane work; lower it to notice dead nodes sooner.
+    pub heartbeat_interval_ms: u64,
+    /// Silence after which a node counts as dead, in milliseconds. Default 10 000. At least twice
+    /// `heartbeat_interval_ms`. Raise it where machines are paused or networks fail for seconds.
+    pub node_dead_after_ms: u64,
+    /// Where tables are kept: `redb` (default) or `memory`.
+    pub storage: GcsStorage,
+    /// File of the durable storage. Default: a file in the session folder. Set it so that a control
+    /// plane started anew finds what the last one knew.
+    pub storage_path: Option<PathBuf>,
+    /// Messages that may wait for one subscriber before it is cut off and has to start again from a
+    /// snapshot. Default 10 000. Raise it if subscribers are cut off in bursts.
+    pub max_subscriber_queue: usize,
+    /// Requests that may wait for the control plane before it answers that it is overloaded.
+    /// Default 10 000. Raise it only if requests come in bursts and there is memory to spare.
+    pub inbox_capacity: usize,
+    /// Time for one call to the control plane or from it, in milliseconds. Default 5000. Raise it
+    /// on machines that are so busy that calls run out of time.
+    pub rpc_timeout_ms: u64,
+}
+
+impl Default for GcsConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval_ms: 1_000,
+            node_dead_after_ms: 10_000,
+            storage: GcsStorage::default(),
+            storage_path: None,
+            max_subscriber_queue: 10_000,
+            inbox_capacity: 10_000,
+            rpc_timeout_ms: 5_000,
+        }
+    }
+}
+
+impl GcsConfig {
+    pub(super) fn validate(&self) -> RayResult<()> {
+        in_range("gcs.heartbeat_interval_ms", self.heartbeat_interval_ms, 1, MAX_MS)?;
+        in_range("gcs.node_dead_after_ms", self.node_dead_after_ms, 1, MAX_MS)?;
+        in_range("gcs.max_subscriber_queue", self.max_subscriber_queue, 1, MAX_QUEUE)?;
+        in_range("gcs.inbox_capacity", self.inbox_capacity, 1, MAX_QUEUE)?;
+        in_range("gcs.rpc_timeout_ms", self.rpc_timeout_ms, 1, MAX_MS)?;
+        if self.node_dead_after_ms < 2 * self.heartbeat_interval_ms {
+            let reason = format!(
+                "has to be at least twice gcs.heartbeat_interval_ms ({}), or one late heartbeat kills a \
+                 node; is {}",
+                self.heartbeat_interval_ms, self.node_dead_after_ms
+            );
+            return Err(config_error("gcs.node_dead_after_ms", reason));
+        }
+        Ok(())
+    }
+}

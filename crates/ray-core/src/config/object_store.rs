@@ -1,0 +1,42 @@
+//! Settings of the object store of one node.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::in_range;
+use crate::error::RayResult;
+
+/// Settings of the object store of one node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ObjectStoreConfig {
+    /// Bytes of shared memory that objects may take; 0 (default) is 30 % of the machine's memory, as
+    /// in Ray. Raise it if objects are spilled though memory is free.
+    pub capacity_bytes: u64,
+    /// Folder that objects are spilled to. Default: one in the session folder. Set it to a large,
+    /// fast disk.
+    pub spill_directory: Option<PathBuf>,
+    /// Bytes that spilled objects may take on disk; 0 (default) is without limit: until the disk is
+    /// full.
+    pub max_spill_bytes: u64,
+    /// Bytes of one message when an object travels between nodes. Default 1 MiB. Raise it on fast
+    /// networks with long round trips.
+    pub transfer_chunk_bytes: u64,
+}
+
+impl Default for ObjectStoreConfig {
+    fn default() -> Self {
+        Self { capacity_bytes: 0, spill_directory: None, max_spill_bytes: 0, transfer_chunk_bytes: 1 << 20 }
+    }
+}
+
+impl ObjectStoreConfig {
+    pub(super) fn validate(&self) -> RayResult<()> {
+        // Above this an address space cannot hold it, and sums could overflow.
+        in_range("object_store.capacity_bytes", self.capacity_bytes, 0, 1 << 46)?;
+        in_range("object_store.max_spill_bytes", self.max_spill_bytes, 0, 1 << 62)?;
+        // gRPC refuses messages of more than 4 MiB, its own fields included.
+        in_range("object_store.transfer_chunk_bytes", self.transfer_chunk_bytes, 1 << 10, 3 << 20)
+    }
+}
