@@ -6,6 +6,7 @@
 pub mod config;
 pub mod error;
 pub mod id;
+pub mod log;
 pub mod pb;
 pub mod resource;
 pub mod serialize;
