@@ -72,6 +72,8 @@ pub enum ToRaylet {
         object_id: ObjectId,
         /// Its size in bytes.
         size: u64,
+        /// The process whose end is the object's end too: often the speaker, or who called its task.
+        owner: WorkerId,
     },
     /// The object is written to its end.
     SealObject {
