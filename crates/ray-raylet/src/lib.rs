@@ -1,8 +1,11 @@
 //! The daemon of one node: its resources, leases, workers and actors.
 
+pub mod lease_table;
 mod local_scheduler;
 pub mod resource_manager;
 pub mod scheduling_queue;
+pub mod task_table;
+pub mod worker_pool;
 
 pub use local_scheduler::LocalScheduler;
 pub use resource_manager::ResourceManager;

@@ -163,7 +163,7 @@ impl State {
             Command::Acquire { request, caller } => self.on_acquire(request, caller),
             Command::Release { lease_id, caller } => {
                 self.on_release(lease_id);
-                drop(caller.send(()));
+                let _ = caller.send(());
             }
             Command::Resources { caller } => {
                 drop(caller.send((self.resources.total().clone(), self.resources.available())));
