@@ -1,1 +1,19 @@
-//! placeholder
+//! Chooses the node for a task or an actor.
+//!
+//! [`ClusterView`] knows what every node has and what of it is free, [`SchedulingPolicy`] orders the
+//! nodes that fit, and [`GlobalScheduler`] puts the two together and tells "not now" from "never".
+//!
+//! Nothing here does I/O, reads a clock or draws a random number: the same calls in the same order
+//! give the same answers. Whoever owns a view feeds it with reports and acts on decisions.
+
+mod cluster_view;
+mod decision;
+mod global_scheduler;
+mod node_index;
+mod policy;
+
+pub use self::cluster_view::{ClusterView, Node, Report, ViewError};
+pub use self::decision::{Decision, Request, Strategy};
+pub use self::global_scheduler::GlobalScheduler;
+pub use self::node_index::Candidate;
+pub use self::policy::{HybridPolicy, PackPolicy, SchedulingPolicy, SpreadPolicy};
