@@ -1,0 +1,594 @@
+//! Which queued task goes to which leased worker, and how many leases to ask for.
+//!
+//! Tasks of one *scheduling class* (the same resources) are interchangeable to the node, so they
+//! share leases. A lease holds several unstarted tasks, the more of them the shorter the class's
+//! tasks have been: about [`WINDOW`] of work, so that a worker never runs dry between two tasks, and
+//! little is stuck when one turns out long. A worker that gives tasks back is *stalled* and gets no
+//! more until it replies.
+//!
+//! ```text
+//!             granted                tasks               stalled
+//!  (asked) -----------> idle <------------------> busy <---------> stalled
+//!                        | idle for lease_idle,        reply
+//!                        v or revoked
+//!                     returned
+//! ```
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use ray_core::id::{LeaseId, TaskId, WorkerId};
+use ray_core::resource::Resources;
+use rustc_hash::FxHashMap;
+
+/// Work that a lease holds at most beyond the task that runs.
+const WINDOW: Duration = Duration::from_millis(2);
+
+/// Weight of the newest execution time in the mean of its class.
+const NEWEST: f64 = 0.2;
+
+/// Leases of one class that are asked for at most.
+const MAX_LEASES: usize = 10_000;
+
+/// What the shell has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send this task to the worker of this lease.
+    Send {
+        /// The lease.
+        lease_id: LeaseId,
+        /// The task.
+        task_id: TaskId,
+    },
+    /// Tell the node how many leases of this class to hold in all.
+    SetDemand {
+        /// The class.
+        class: u64,
+        /// How many.
+        target: u32,
+    },
+    /// Give this lease back to the node.
+    Return {
+        /// The lease.
+        lease_id: LeaseId,
+    },
+}
+
+/// Tasks ready to run, by class, and the leases on which they run.
+#[derive(Debug)]
+pub struct Dispatcher {
+    classes: Vec<Class>,
+    by_resources: FxHashMap<Resources, u64>,
+    leases: FxHashMap<LeaseId, Lease>,
+    max_in_flight: usize,
+    lease_idle: Duration,
+}
+
+#[derive(Debug)]
+struct Class {
+    resources: Resources,
+    queue: VecDeque<TaskId>,
+    leases: Vec<LeaseId>,
+    in_flight: usize,
+    /// What the node was told last.
+    demand: usize,
+    /// Mean execution time in microseconds, once there is one.
+    execution_us: Option<f64>,
+    /// No lease had room when last looked, and none has got any since.
+    saturated: bool,
+}
+
+#[derive(Debug)]
+struct Lease {
+    class: u64,
+    worker_id: WorkerId,
+    /// In the order in which they were sent, which is the order in which they run.
+    in_flight: VecDeque<TaskId>,
+    idle_since: Option<Instant>,
+    stalled: bool,
+}
+
+impl Dispatcher {
+    /// No tasks, no leases. A lease is returned after `lease_idle` without tasks.
+    pub fn new(max_in_flight: usize, lease_idle: Duration) -> Self {
+        Self {
+            classes: Vec::new(),
+            by_resources: FxHashMap::default(),
+            leases: FxHashMap::default(),
+            max_in_flight,
+            lease_idle,
+        }
+    }
+
+    /// The class of tasks that need these resources.
+    pub fn class_of(&mut self, resources: &Resources) -> u64 {
+        if let Some(&class) = self.by_resources.get(resources) {
+            return class;
+        }
+        let class = self.classes.len() as u64;
+        self.by_resources.insert(resources.clone(), class);
+        self.classes.push(Class {
+            resources: resources.clone(),
+            queue: VecDeque::new(),
+            leases: Vec::new(),
+            in_flight: 0,
+            demand: 0,
+            execution_us: None,
+            saturated: false,
+        });
+        class
+    }
+
+    /// What a lease of this class takes.
+    ///
+    /// # Panics
+    /// If `class` did not come from [`Dispatcher::class_of`].
+    pub fn resources(&self, class: u64) -> &Resources {
+        &self.classes[class as usize].resources
+    }
+
+    /// Takes a task that can run; `first` puts it before those that wait.
+    pub fn enqueue(&mut self, class: u64, task_id: TaskId, first: bool, out: &mut Vec<Action>) {
+        let waiting = self.class(class);
+        if first {
+            waiting.queue.push_front(task_id);
+        } else {
+            waiting.queue.push_back(task_id);
+        }
+        self.pump(class, out);
+    }
+
+    /// Takes a task out of its queue. Returns whether it was there.
+    pub fn remove_queued(&mut self, class: u64, task_id: TaskId) -> bool {
+        let queue = &mut self.class(class).queue;
+        let before = queue.len();
+        queue.retain(|&queued| queued != task_id);
+        queue.len() < before
+    }
+
+    /// The node has granted a lease.
+    pub fn on_lease_granted(
+        &mut self,
+        class: u64,
+        lease_id: LeaseId,
+        worker_id: WorkerId,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        if class as usize >= self.classes.len() {
+            out.push(Action::Return { lease_id });
+            return;
+        }
+        let lease =
+            Lease { class, worker_id, in_flight: VecDeque::new(), idle_since: Some(now), stalled: false };
+        self.leases.insert(lease_id, lease);
+        let waiting = self.class(class);
+        waiting.leases.push(lease_id);
+        waiting.saturated = false;
+        self.fill(lease_id, out);
+        self.settle(class, out);
+    }
+
+    /// A task came back done, after this many microseconds of its own code.
+    pub fn on_reply(
+        &mut self,
+        lease_id: LeaseId,
+        task_id: TaskId,
+        execution_us: u32,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(lease) = self.leases.get_mut(&lease_id) else { return };
+        let Some(at) = lease.in_flight.iter().position(|&sent| sent == task_id) else { return };
+        lease.in_flight.remove(at);
+        lease.stalled = false;
+        if lease.in_flight.is_empty() {
+            lease.idle_since = Some(now);
+        }
+        let class = lease.class;
+        let waiting = self.class(class);
+        waiting.in_flight -= 1;
+        waiting.saturated = false;
+        let newest = f64::from(execution_us);
+        let mean = waiting.execution_us.map_or(newest, |mean| mean + NEWEST * (newest - mean));
+        waiting.execution_us = Some(mean);
+        self.fill(lease_id, out);
+        self.settle(class, out);
+    }
+
+    /// The worker of this lease will not start these tasks for now. They have to be enqueued again.
+    pub fn on_given_back(&mut self, lease_id: LeaseId, task_ids: &[TaskId], out: &mut Vec<Action>) {
+        let Some(lease) = self.leases.get_mut(&lease_id) else { return };
+        let before = lease.in_flight.len();
+        lease.in_flight.retain(|sent| !task_ids.contains(sent));
+        let given_back = before - lease.in_flight.len();
+        lease.stalled = !lease.in_flight.is_empty();
+        let class = lease.class;
+        self.class(class).in_flight -= given_back;
+        self.settle(class, out);
+    }
+
+    /// The worker of this lease is gone. Returns the tasks that it held, the one that ran first.
+    pub fn on_lease_lost(&mut self, lease_id: LeaseId, out: &mut Vec<Action>) -> VecDeque<TaskId> {
+        let Some(lease) = self.leases.remove(&lease_id) else { return VecDeque::new() };
+        let waiting = self.class(lease.class);
+        waiting.in_flight -= lease.in_flight.len();
+        waiting.leases.retain(|&other| other != lease_id);
+        // The node knows that the worker is gone, and counts the lease as held no longer.
+        waiting.demand = waiting.demand.min(waiting.leases.len());
+        self.settle(lease.class, out);
+        lease.in_flight
+    }
+
+    /// Others wait for the node's resources: idle leases of this class go back at once.
+    pub fn on_revoke(&mut self, class: u64, out: &mut Vec<Action>) {
+        if (class as usize) < self.classes.len() && self.class(class).queue.is_empty() {
+            let idle = self.class(class).leases.clone();
+            for lease_id in idle {
+                self.return_if(lease_id, |_| true, out);
+            }
+        }
+    }
+
+    /// Time passes: leases that were idle long enough go back.
+    pub fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let patience = self.lease_idle;
+        let mut idle: Vec<LeaseId> =
+            self.leases.iter().filter(|(_, lease)| lease.idle_since.is_some()).map(|(&id, _)| id).collect();
+        idle.sort_unstable();
+        for lease_id in idle {
+            self.return_if(lease_id, |since| now.duration_since(since) >= patience, out);
+        }
+    }
+
+    /// When [`Dispatcher::tick`] has something to do next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let since = self.leases.values().filter_map(|lease| lease.idle_since).min()?;
+        Some(since + self.lease_idle)
+    }
+
+    /// The worker of a lease.
+    pub fn worker_of(&self, lease_id: LeaseId) -> Option<WorkerId> {
+        Some(self.leases.get(&lease_id)?.worker_id)
+    }
+
+    /// The lease that holds a task, by a look at all of them: for rare events.
+    pub fn lease_of(&self, task_id: TaskId) -> Option<LeaseId> {
+        let mut leases = self.leases.iter();
+        leases.find(|(_, lease)| lease.in_flight.contains(&task_id)).map(|(&id, _)| id)
+    }
+
+    /// The lease on this worker.
+    pub fn lease_on(&self, worker_id: WorkerId) -> Option<LeaseId> {
+        let mut leases = self.leases.iter();
+        leases.find(|(_, lease)| lease.worker_id == worker_id).map(|(&id, _)| id)
+    }
+
+    /// Tasks of this class that wait for a worker.
+    pub fn queued(&self, class: u64) -> usize {
+        self.classes.get(class as usize).map_or(0, |class| class.queue.len())
+    }
+
+    fn class(&mut self, class: u64) -> &mut Class {
+        &mut self.classes[class as usize]
+    }
+
+    /// How many tasks a lease of this class may hold.
+    fn depth(&self, class: u64) -> usize {
+        match self.classes[class as usize].execution_us {
+            None => 1,
+            Some(mean) => {
+                let fitting = WINDOW.as_micros() as f64 / mean.max(1.0);
+                1 + (fitting as usize).min(self.max_in_flight - 1)
+            }
+        }
+    }
+
+    /// Hands out queued tasks to the emptiest leases.
+    fn pump(&mut self, class: u64, out: &mut Vec<Action>) {
+        let depth = self.depth(class);
+        loop {
+            let waiting = &self.classes[class as usize];
+            if waiting.queue.is_empty() || waiting.saturated {
+                break;
+            }
+            let free = waiting.leases.iter().filter_map(|&lease_id| {
+                let lease = &self.leases[&lease_id];
+                (!lease.stalled && lease.in_flight.len() < depth).then_some((lease.in_flight.len(), lease_id))
+            });
+            match free.min_by_key(|&(held, _)| held) {
+                Some((_, lease_id)) => self.send_next(lease_id, out),
+                None => self.class(class).saturated = true,
+            }
+        }
+        self.settle(class, out);
+    }
+
+    /// Gives one lease as much as it may hold.
+    fn fill(&mut self, lease_id: LeaseId, out: &mut Vec<Action>) {
+        let class = self.leases[&lease_id].class;
+        let depth = self.depth(class);
+        // Half a window is left to the other leases, so that the last tasks are shared.
+        let share = self.class(class).queue.len().div_ceil(self.class(class).leases.len());
+        let depth = depth.min(share.max(1) + self.leases[&lease_id].in_flight.len());
+        while self.leases[&lease_id].in_flight.len() < depth && !self.class(class).queue.is_empty() {
+            self.send_next(lease_id, out);
+        }
+    }
+
+    fn send_next(&mut self, lease_id: LeaseId, out: &mut Vec<Action>) {
+        let lease = self.leases.get_mut(&lease_id).expect("a lease of a class exists");
+        let class = &mut self.classes[lease.class as usize];
+        let task_id = class.queue.pop_front().expect("the caller has looked");
+        class.in_flight += 1;
+        lease.in_flight.push_back(task_id);
+        lease.idle_since = None;
+        out.push(Action::Send { lease_id, task_id });
+    }
+
+    /// Tells the node how many leases are wanted, if that differs enough from what it was told.
+    fn settle(&mut self, class: u64, out: &mut Vec<Action>) {
+        let waiting = self.class(class);
+        let held = waiting.leases.len();
+        let wanted = (waiting.queue.len() + waiting.in_flight).clamp(held, MAX_LEASES.max(held));
+        let target = if waiting.queue.is_empty() {
+            // Nothing waits: requests that are not granted yet are withdrawn.
+            held
+        } else if wanted > waiting.demand + waiting.demand / 4 {
+            wanted
+        } else {
+            waiting.demand.max(held)
+        };
+        if target != waiting.demand {
+            waiting.demand = target;
+            out.push(Action::SetDemand { class, target: target as u32 });
+        }
+    }
+
+    fn return_if(&mut self, lease_id: LeaseId, due: impl Fn(Instant) -> bool, out: &mut Vec<Action>) {
+        let Some(lease) = self.leases.get(&lease_id) else { return };
+        if lease.idle_since.is_some_and(due) {
+            let class = lease.class;
+            self.leases.remove(&lease_id);
+            let waiting = self.class(class);
+            waiting.leases.retain(|&other| other != lease_id);
+            // Said first, so that the node does not grant the lease anew when it comes back.
+            waiting.demand = waiting.leases.len();
+            let target = waiting.demand as u32;
+            out.push(Action::SetDemand { class, target });
+            out.push(Action::Return { lease_id });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const IDLE: Duration = Duration::from_millis(50);
+
+    fn task(number: u32) -> TaskId {
+        let mut bytes = [0; 16];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        TaskId::from_bytes(bytes)
+    }
+
+    fn lease(number: u8) -> LeaseId {
+        LeaseId::from_bytes([number; 16])
+    }
+
+    fn dispatcher() -> (Dispatcher, u64, Instant) {
+        let mut dispatcher = Dispatcher::new(256, IDLE);
+        let class = dispatcher.class_of(&Resources::new().with_cpu(1.0).unwrap());
+        (dispatcher, class, Instant::now())
+    }
+
+    fn sent(actions: &[Action]) -> usize {
+        actions.iter().filter(|action| matches!(action, Action::Send { .. })).count()
+    }
+
+    #[test]
+    fn a_first_task_asks_for_a_lease_and_goes_out_on_it() {
+        let (mut dispatcher, class, now) = dispatcher();
+        let mut out = Vec::new();
+        dispatcher.enqueue(class, task(1), false, &mut out);
+        assert_eq!(out, [Action::SetDemand { class, target: 1 }]);
+        out.clear();
+        dispatcher.on_lease_granted(class, lease(1), WorkerId::nil(), now, &mut out);
+        assert_eq!(out, [Action::Send { lease_id: lease(1), task_id: task(1) }]);
+    }
+
+    #[test]
+    fn a_lease_holds_one_task_until_they_are_known_to_be_short() {
+        let (mut dispatcher, class, now) = dispatcher();
+        let mut out = Vec::new();
+        for number in 0..1000 {
+            dispatcher.enqueue(class, task(number), false, &mut out);
+        }
+        out.clear();
+        dispatcher.on_lease_granted(class, lease(1), WorkerId::nil(), now, &mut out);
+        assert_eq!(sent(&out), 1);
+        out.clear();
+        dispatcher.on_reply(lease(1), task(0), 10, now, &mut out);
+        assert_eq!(sent(&out), 201);
+    }
+
+    #[test]
+    fn long_tasks_are_held_one_ahead_at_most() {
+        let (mut dispatcher, class, now) = dispatcher();
+        let mut out = Vec::new();
+        dispatcher.on_lease_granted(class, lease(1), WorkerId::nil(), now, &mut out);
+        dispatcher.enqueue(class, task(0), false, &mut out);
+        dispatcher.on_reply(lease(1), task(0), 50_000, now, &mut out);
+        out.clear();
+        for number in 1..10 {
+            dispatcher.enqueue(class, task(number), false, &mut out);
+        }
+        assert_eq!(sent(&out), 1);
+    }
+
+    #[test]
+    fn what_is_given_back_goes_elsewhere() {
+        let (mut dispatcher, class, now) = dispatcher();
+        let mut out = Vec::new();
+        dispatcher.on_lease_granted(class, lease(1), WorkerId::nil(), now, &mut out);
+        dispatcher.enqueue(class, task(0), false, &mut out);
+        dispatcher.on_reply(lease(1), task(0), 1, now, &mut out);
+        for number in 1..4 {
+            dispatcher.enqueue(class, task(number), false, &mut out);
+        }
+        out.clear();
+        dispatcher.on_given_back(lease(1), &[task(2), task(3)], &mut out);
+        dispatcher.enqueue(class, task(3), true, &mut out);
+        dispatcher.enqueue(class, task(2), true, &mut out);
+        assert_eq!(sent(&out), 0, "the stalled lease gets nothing: {out:?}");
+        assert!(matches!(out.last(), Some(Action::SetDemand { target: 3, .. })), "{out:?}");
+        out.clear();
+        dispatcher.on_lease_granted(class, lease(2), WorkerId::nil(), now, &mut out);
+        assert_eq!(out[0], Action::Send { lease_id: lease(2), task_id: task(2) });
+    }
+
+    #[test]
+    fn an_idle_lease_goes_back_in_time_or_when_revoked() {
+        let (mut dispatcher, class, now) = dispatcher();
+        let mut out = Vec::new();
+        dispatcher.on_lease_granted(class, lease(1), WorkerId::nil(), now, &mut out);
+        dispatcher.on_lease_granted(class, lease(2), WorkerId::nil(), now, &mut out);
+        dispatcher.enqueue(class, task(0), false, &mut out);
+        out.clear();
+        assert_eq!(dispatcher.next_deadline(), Some(now + IDLE));
+        dispatcher.tick(now + IDLE - Duration::from_nanos(1), &mut out);
+        assert_eq!(out, []);
+        dispatcher.tick(now + IDLE, &mut out);
+        assert_eq!(out.iter().filter(|action| matches!(action, Action::Return { .. })).count(), 1);
+        out.clear();
+        let busy = if dispatcher.lease_of(task(0)) == Some(lease(1)) { lease(1) } else { lease(2) };
+        dispatcher.on_revoke(class, &mut out);
+        assert_eq!(out, []);
+        dispatcher.on_reply(busy, task(0), 1, now, &mut out);
+        out.clear();
+        dispatcher.on_revoke(class, &mut out);
+        assert_eq!(out.last(), Some(&Action::Return { lease_id: busy }));
+    }
+
+    #[test]
+    fn a_lost_lease_names_its_tasks_in_order() {
+        let (mut dispatcher, class, now) = dispatcher();
+        let mut out = Vec::new();
+        dispatcher.on_lease_granted(class, lease(1), WorkerId::nil(), now, &mut out);
+        dispatcher.enqueue(class, task(0), false, &mut out);
+        dispatcher.on_reply(lease(1), task(0), 1, now, &mut out);
+        for number in 1..4 {
+            dispatcher.enqueue(class, task(number), false, &mut out);
+        }
+        assert_eq!(dispatcher.on_lease_lost(lease(1), &mut out), [task(1), task(2), task(3)]);
+        assert_eq!(dispatcher.next_deadline(), None);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Event {
+        Enqueue,
+        Grant,
+        Reply(usize, u32),
+        GiveBack(usize),
+        Lose(usize),
+        Tick(u64),
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            6 => Just(Event::Enqueue),
+            3 => Just(Event::Grant),
+            6 => (any::<usize>(), 0u32..10_000).prop_map(|(pick, us)| Event::Reply(pick, us)),
+            1 => any::<usize>().prop_map(Event::GiveBack),
+            1 => any::<usize>().prop_map(Event::Lose),
+            1 => (0u64..100).prop_map(Event::Tick),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_task_is_sent_once_at_a_time_and_all_get_done(events in prop::collection::vec(any_event(), 0..200)) {
+            let (mut dispatcher, class, mut now) = dispatcher();
+            let mut running: Vec<(LeaseId, VecDeque<TaskId>)> = Vec::new();
+            let (mut open, mut next, mut next_lease, mut demand) = (BTreeSet::new(), 0u32, 0u8, 0usize);
+            let mut drain = events.into_iter();
+            loop {
+                let mut out = Vec::new();
+                let draining = drain.len() == 0;
+                let event = match drain.next() {
+                    Some(event) => event,
+                    None if open.is_empty() => break,
+                    // At the end the node grants what is asked, and workers do their work.
+                    None if running.iter().all(|(_, tasks)| tasks.is_empty()) => Event::Grant,
+                    None => Event::Reply(running.iter().position(|(_, tasks)| !tasks.is_empty()).unwrap(), 1),
+                };
+                match event {
+                    Event::Enqueue => {
+                        open.insert(task(next));
+                        dispatcher.enqueue(class, task(next), false, &mut out);
+                        next += 1;
+                    }
+                    Event::Grant if running.len() < demand && next_lease < 255 => {
+                        next_lease += 1;
+                        running.push((lease(next_lease), VecDeque::new()));
+                        dispatcher.on_lease_granted(class, lease(next_lease), WorkerId::nil(), now, &mut out);
+                    }
+                    Event::Reply(pick, us) if !running.is_empty() => {
+                        let at = pick % running.len();
+                        let (lease_id, tasks) = &mut running[at];
+                        let lease_id = *lease_id;
+                        if let Some(task_id) = tasks.pop_front() {
+                            open.remove(&task_id);
+                            dispatcher.on_reply(lease_id, task_id, us, now, &mut out);
+                        }
+                    }
+                    Event::GiveBack(pick) if !running.is_empty() => {
+                        let at = pick % running.len();
+                        let (lease_id, tasks) = &mut running[at];
+                        let back: Vec<TaskId> = tasks.drain(tasks.len().min(1)..).collect();
+                        dispatcher.on_given_back(*lease_id, &back, &mut out);
+                        for &task_id in back.iter().rev() {
+                            dispatcher.enqueue(class, task_id, true, &mut out);
+                        }
+                    }
+                    Event::Lose(pick) if !running.is_empty() => {
+                        let (lease_id, tasks) = running.swap_remove(pick % running.len());
+                        let lost = dispatcher.on_lease_lost(lease_id, &mut out);
+                        prop_assert_eq!(&lost, &tasks);
+                        for task_id in lost {
+                            dispatcher.enqueue(class, task_id, true, &mut out);
+                        }
+                    }
+                    Event::Tick(ms) => {
+                        now += Duration::from_millis(ms);
+                        dispatcher.tick(now, &mut out);
+                    }
+                    Event::Grant | Event::Reply(..) | Event::GiveBack(_) | Event::Lose(_) => {
+                        prop_assert!(!draining, "tasks wait, but nothing is asked for them");
+                    }
+                }
+                for action in out {
+                    match action {
+                        Action::Send { lease_id, task_id } => {
+                            prop_assert!(open.contains(&task_id));
+                            prop_assert!(running.iter().all(|(_, tasks)| !tasks.contains(&task_id)));
+                            let (_, tasks) = running.iter_mut().find(|(id, _)| *id == lease_id).unwrap();
+                            tasks.push_back(task_id);
+                        }
+                        Action::SetDemand { target, .. } => demand = target as usize,
+                        Action::Return { lease_id } => {
+                            let at = running.iter().position(|(id, _)| *id == lease_id).unwrap();
+                            prop_assert!(running[at].1.is_empty());
+                            running.remove(at);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

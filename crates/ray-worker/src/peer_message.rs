@@ -1,0 +1,478 @@
+//! What core workers say to one another, one message per frame.
+//!
+//! The two hot ones, a task and its reply, are laid out by hand; the others go through the common
+//! codec. The first frame of whoever connects is [`Hello`]; after it both sides may send anything,
+//! so one connection serves both directions.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ray_core::error::{RayError, RayResult};
+use ray_core::id::{ActorId, FunctionId, JobId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_core::serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{Fields, damaged, put_bytes, put_u32, put_u64};
+use crate::reference_counter::Owner;
+use crate::value::{Contained, Failure, Value};
+
+/// Which message a frame holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// [`Hello`].
+    Hello = 1,
+    /// [`DefineFunction`].
+    DefineFunction = 2,
+    /// A task: [`TaskHeader`], then its arguments.
+    PushTask = 3,
+    /// [`TaskReply`].
+    TaskReply = 4,
+    /// Everything else: [`PeerMessage`].
+    Other = 5,
+}
+
+impl TryFrom<u8> for Kind {
+    type Error = RayError;
+
+    fn try_from(byte: u8) -> RayResult<Self> {
+        Ok(match byte {
+            1 => Self::Hello,
+            2 => Self::DefineFunction,
+            3 => Self::PushTask,
+            4 => Self::TaskReply,
+            5 => Self::Other,
+            other => return Err(damaged(format!("a frame of kind {other}"))),
+        })
+    }
+}
+
+/// Who connects, and the job on whose behalf it sends tasks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The process.
+    pub worker_id: WorkerId,
+    /// Its node.
+    pub node_id: NodeId,
+    /// Its job.
+    pub job_id: JobId,
+    /// What a worker has to know before it runs the job's code, as the front end encoded it.
+    pub job_config: Bytes,
+}
+
+/// A function or class that tasks on this connection will name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefineFunction {
+    /// Its id.
+    pub function_id: FunctionId,
+    /// As the front end pickled it.
+    pub pickled: Bytes,
+}
+
+/// Messages that are not worth a layout of their own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum PeerMessage {
+    /// These tasks will not be run here for now: the worker is blocked or busy with a long one.
+    GiveBack {
+        /// The tasks, in the order in which they came.
+        task_ids: Vec<TaskId>,
+    },
+    /// Do not start this task, or, if it runs, interrupt it.
+    Cancel {
+        /// The task.
+        task_id: TaskId,
+    },
+    /// A borrower asks the owner for a value; answered by `ObjectValue` as soon as there is one.
+    GetObject {
+        /// The object.
+        object_id: ObjectId,
+    },
+    /// The owner's answer.
+    ObjectValue {
+        /// The object.
+        object_id: ObjectId,
+        /// Its value.
+        value: Value,
+        /// References in it, each granted to the receiver.
+        contained: Vec<Contained>,
+    },
+    /// Asks an owner for grants to `borrower`; answered by `Granted`.
+    AskGrants {
+        /// Number of the request.
+        request: u64,
+        /// Objects of the receiver.
+        object_ids: Vec<ObjectId>,
+        /// Who gets the grants.
+        borrower: WorkerId,
+    },
+    /// The grants are given, as far as the objects still exist.
+    Granted {
+        /// Number of the request.
+        request: u64,
+    },
+    /// A borrower gives grants back.
+    ReturnGrants {
+        /// Objects of the receiver, and how many grants of each.
+        grants: Vec<(ObjectId, u32)>,
+    },
+}
+
+/// What the arguments of a task follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskHeader<'a> {
+    /// The task.
+    pub task_id: TaskId,
+    /// How often it was tried before. Replies repeat it; one of an earlier attempt is dropped.
+    pub attempt: u32,
+    /// What to call: the function, or for a method the name on the actor.
+    pub target: Target<'a>,
+    /// How many objects it returns.
+    pub num_returns: u32,
+    /// Its name, for logs and errors.
+    pub name: &'a str,
+}
+
+/// What a task calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// A function defined earlier on the connection.
+    Function(FunctionId),
+    /// A method of the receiving actor.
+    Method {
+        /// The actor.
+        actor_id: ActorId,
+        /// Position among the calls of this caller, from 0 in each incarnation of the actor.
+        sequence: u64,
+        /// The method.
+        name: &'a str,
+    },
+}
+
+impl<'a> TaskHeader<'a> {
+    /// Appends the header; the arguments follow.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.task_id.as_bytes());
+        put_u32(out, self.attempt);
+        put_u32(out, self.num_returns);
+        match &self.target {
+            Target::Function(function_id) => {
+                out.push(0);
+                out.extend_from_slice(function_id.as_bytes());
+            }
+            Target::Method { actor_id, sequence, name } => {
+                out.push(1);
+                out.extend_from_slice(actor_id.as_bytes());
+                put_u64(out, *sequence);
+                put_bytes(out, name.as_bytes());
+            }
+        }
+        put_bytes(out, self.name.as_bytes());
+    }
+
+    /// Reads the header off the front of a task; what remains are its arguments.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub(crate) fn read(fields: &mut Fields<'a>) -> RayResult<Self> {
+        let task_id = fields.id(TaskId::LEN)?;
+        let (attempt, num_returns) = (fields.u32()?, fields.u32()?);
+        let target = match fields.u8()? {
+            0 => Target::Function(fields.id(FunctionId::LEN)?),
+            1 => Target::Method {
+                actor_id: fields.id(ActorId::LEN)?,
+                sequence: fields.u64()?,
+                name: fields.text()?,
+            },
+            other => return Err(damaged(format!("a task of kind {other}"))),
+        };
+        Ok(Self { task_id, attempt, target, num_returns, name: fields.text()? })
+    }
+}
+
+/// One argument of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arg<'a> {
+    /// Its name, if it is passed by keyword.
+    pub keyword: Option<&'a str>,
+    /// What it is.
+    pub value: ArgValue<'a>,
+}
+
+/// What an argument is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ArgValue<'a> {
+    /// An encoded value.
+    Inline(&'a [u8]),
+    /// A reference that its caller has to replace by the value before the task is sent.
+    Reference(ObjectId),
+    /// A value in shared memory. The caller keeps it until the reply.
+    Stored {
+        /// The object.
+        object_id: ObjectId,
+        /// Its owner.
+        owner: Owner,
+        /// The node whose memory holds it.
+        node_id: NodeId,
+    },
+}
+
+const KEYWORD: u8 = 0x80;
+
+/// Appends one argument.
+pub fn write_arg(out: &mut Vec<u8>, keyword: Option<&str>, value: &ArgValue<'_>) {
+    let flag = if keyword.is_some() { KEYWORD } else { 0 };
+    match value {
+        ArgValue::Inline(bytes) => {
+            out.push(flag);
+            put_bytes(out, bytes);
+        }
+        ArgValue::Reference(object_id) => {
+            out.push(flag | 1);
+            out.extend_from_slice(object_id.as_bytes());
+        }
+        ArgValue::Stored { object_id, owner, node_id } => {
+            out.push(flag | 2);
+            out.extend_from_slice(object_id.as_bytes());
+            out.extend_from_slice(owner.worker_id.as_bytes());
+            out.extend_from_slice(owner.node_id.as_bytes());
+            out.extend_from_slice(node_id.as_bytes());
+        }
+    }
+    if let Some(keyword) = keyword {
+        put_bytes(out, keyword.as_bytes());
+    }
+}
+
+/// Reads arguments, as many as there are.
+///
+/// # Errors
+/// If they are damaged.
+pub fn read_args(bytes: &[u8]) -> RayResult<Vec<Arg<'_>>> {
+    let mut fields = Fields::new(bytes);
+    let mut args = Vec::new();
+    while !fields.rest().is_empty() {
+        let tag = fields.u8()?;
+        let value = match tag & !KEYWORD {
+            0 => ArgValue::Inline(fields.bytes()?),
+            1 => ArgValue::Reference(fields.id(ObjectId::LEN)?),
+            2 => ArgValue::Stored {
+                object_id: fields.id(ObjectId::LEN)?,
+                owner: Owner {
+                    worker_id: fields.id(WorkerId::LEN)?,
+                    node_id: fields.id(NodeId::LEN)?,
+                },
+                node_id: fields.id(NodeId::LEN)?,
+            },
+            other => return Err(damaged(format!("an argument of kind {other}"))),
+        };
+        let keyword = if tag & KEYWORD == 0 { None } else { Some(fields.text()?) };
+        args.push(Arg { keyword, value });
+    }
+    Ok(args)
+}
+
+/// What became of a task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskReply {
+    /// The task.
+    pub task_id: TaskId,
+    /// The attempt that this answers.
+    pub attempt: u32,
+    /// How long its code ran, in microseconds.
+    pub execution_us: u32,
+    /// Its objects, or why there are none.
+    pub outcome: Result<Vec<Returned>, Failure>,
+}
+
+/// One object that a task returned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Returned {
+    /// Its value; never `Failed`.
+    pub value: Value,
+    /// References in it, each granted to the caller.
+    pub contained: Vec<Contained>,
+}
+
+impl TaskReply {
+    /// Appends the reply.
+    ///
+    /// # Errors
+    /// If a failure cannot be encoded.
+    pub fn write(&self, out: &mut Vec<u8>) -> RayResult<()> {
+        out.extend_from_slice(self.task_id.as_bytes());
+        put_u32(out, self.attempt);
+        put_u32(out, self.execution_us);
+        let returned = match &self.outcome {
+            Err(failure) => {
+                out.push(1);
+                out.extend_from_slice(&serialize::to_bytes(failure)?);
+                return Ok(());
+            }
+            Ok(returned) => returned,
+        };
+        out.push(0);
+        put_u32(out, returned.len() as u32);
+        for Returned { value, contained } in returned {
+            match value {
+                Value::Inline(bytes) => {
+                    out.push(0);
+                    put_bytes(out, bytes);
+                }
+                Value::Stored { node_id, size } => {
+                    out.push(1);
+                    out.extend_from_slice(node_id.as_bytes());
+                    put_u64(out, *size);
+                }
+                Value::Failed(_) => return Err(damaged("a returned object that failed".to_owned())),
+            }
+            put_u32(out, contained.len() as u32);
+            for (object_id, owner) in contained {
+                out.extend_from_slice(object_id.as_bytes());
+                out.extend_from_slice(owner.worker_id.as_bytes());
+                out.extend_from_slice(owner.node_id.as_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a reply.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn read(payload: &[u8]) -> RayResult<Self> {
+        let mut fields = Fields::new(payload);
+        let task_id = fields.id(TaskId::LEN)?;
+        let (attempt, execution_us) = (fields.u32()?, fields.u32()?);
+        let outcome = match fields.u8()? {
+            0 => Ok(read_returned(&mut fields)?),
+            1 => Err(serialize::from_bytes(fields.rest()).map_err(|error| damaged(error.chain()))?),
+            other => return Err(damaged(format!("an outcome of kind {other}"))),
+        };
+        Ok(Self { task_id, attempt, execution_us, outcome })
+    }
+}
+
+fn read_returned(fields: &mut Fields<'_>) -> RayResult<Vec<Returned>> {
+    const LEAST: usize = 1 + 4 + 4;
+    const CONTAINED: usize = ObjectId::LEN + WorkerId::LEN + NodeId::LEN;
+    let count = fields.count(LEAST)?;
+    let mut returned = Vec::with_capacity(count);
+    for _ in 0..count {
+        let value = match fields.u8()? {
+            0 => Value::Inline(Bytes::copy_from_slice(fields.bytes()?)),
+            1 => Value::Stored { node_id: fields.id(NodeId::LEN)?, size: fields.u64()? },
+            other => return Err(damaged(format!("a value of kind {other}"))),
+        };
+        let references = fields.count(CONTAINED)?;
+        let mut contained = Vec::with_capacity(references);
+        for _ in 0..references {
+            let object_id = fields.id(ObjectId::LEN)?;
+            let owner =
+                Owner { worker_id: fields.id(WorkerId::LEN)?, node_id: fields.id(NodeId::LEN)? };
+            contained.push((object_id, owner));
+        }
+        returned.push(Returned { value, contained });
+    }
+    fields.end()?;
+    Ok(returned)
+}
+
+/// A function or class as its process exports it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ExportedFunction {
+    /// Hash of the pickled form.
+    pub function_id: FunctionId,
+    /// As the front end pickled it.
+    pub pickled: Bytes,
+    /// For logs and errors.
+    pub name: String,
+}
+
+impl ExportedFunction {
+    /// Names a pickled function by its content.
+    pub fn new(pickled: Bytes, name: String) -> Arc<Self> {
+        Arc::new(Self { function_id: FunctionId::of(&pickled), pickled, name })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header(target: Target<'_>) -> TaskHeader<'_> {
+        TaskHeader { task_id: TaskId::random(), attempt: 3, target, num_returns: 2, name: "double" }
+    }
+
+    #[test]
+    fn a_task_reads_back() {
+        let targets = [
+            Target::Function(FunctionId::random()),
+            Target::Method { actor_id: ActorId::random(), sequence: 7, name: "add" },
+        ];
+        for target in targets {
+            let header = header(target);
+            let owner = Owner { worker_id: WorkerId::random(), node_id: NodeId::random() };
+            let stored =
+                ArgValue::Stored { object_id: ObjectId::nil(), owner, node_id: NodeId::random() };
+            let args = [
+                Arg { keyword: None, value: ArgValue::Inline(b"one") },
+                Arg { keyword: Some("two"), value: ArgValue::Reference(ObjectId::nil()) },
+                Arg { keyword: Some("three"), value: stored },
+            ];
+            let mut bytes = Vec::new();
+            header.write(&mut bytes);
+            for arg in &args {
+                write_arg(&mut bytes, arg.keyword, &arg.value);
+            }
+            let mut fields = Fields::new(&bytes);
+            assert_eq!(TaskHeader::read(&mut fields).unwrap(), header);
+            assert_eq!(read_args(fields.rest()).unwrap(), args);
+        }
+    }
+
+    #[test]
+    fn a_reply_reads_back() {
+        let owner = Owner { worker_id: WorkerId::random(), node_id: NodeId::random() };
+        let outcomes = [
+            Ok(vec![
+                Returned { value: Value::Inline(Bytes::from_static(b"x")), contained: vec![] },
+                Returned {
+                    value: Value::Stored { node_id: NodeId::random(), size: 9 },
+                    contained: vec![(ObjectId::nil(), owner)],
+                },
+            ]),
+            Err(Failure::Raised(Bytes::from_static(b"error"))),
+        ];
+        for outcome in outcomes {
+            let reply = TaskReply { task_id: TaskId::random(), attempt: 1, execution_us: 5, outcome };
+            let mut bytes = Vec::new();
+            reply.write(&mut bytes).unwrap();
+            assert_eq!(TaskReply::read(&bytes).unwrap(), reply);
+            for end in 0..bytes.len() {
+                assert!(TaskReply::read(&bytes[..end]).is_err(), "cut off at {end}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_reading_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = TaskReply::read(&bytes);
+            let _ = read_args(&bytes);
+            let _ = TaskHeader::read(&mut Fields::new(&bytes));
+        }
+
+        #[test]
+        fn damage_in_one_byte_never_panics(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let value = Returned { value: Value::Inline(Bytes::from_static(b"value")), contained: vec![] };
+            let reply = TaskReply { task_id: TaskId::nil(), attempt: 0, execution_us: 0, outcome: Ok(vec![value; 3]) };
+            let mut bytes = Vec::new();
+            reply.write(&mut bytes).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _ = TaskReply::read(&bytes);
+        }
+    }
+}

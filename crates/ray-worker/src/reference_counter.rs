@@ -1,0 +1,312 @@
+//! Who still needs an object: the counts by which values are freed, neither early nor never.
+//!
+//! One process, the object's *owner*, decides. Every process keeps an entry for each object that it
+//! refers to:
+//!
+//! ```text
+//!            add_owned                            add_borrowed
+//!               |                                      |
+//!               v        last use, no borrower         v          last use here
+//!            [owned] ----------------------> gone   [borrowed] ----------------> gone
+//!               ^          Effect::Free                |         Effect::ReturnGrants
+//!               +------- grant / return_grants --------+
+//! ```
+//!
+//! An entry is in use while any of these is above zero: handles of the language front end (`local`),
+//! unfinished tasks that have it as an argument (`submitted`), objects in use here whose value holds
+//! a reference to it (`contained_in`); and, for an owner, *grants*.
+//!
+//! A grant is the owner's promise to keep an object for another process. Before a process hands a
+//! reference to a third one in a *reply*, the owner has to have granted it to the receiver; a
+//! reference in a *request* is covered by the sender until the reply, and by then the receiver has
+//! a grant of its own or has dropped it. Grants are counted, not just noted: a borrower gives back
+//! as many as it has received, so that one on its way to it when it gives up is not lost.
+//! A borrower that dies gives back all, and is granted nothing afterwards, though others that have
+//! not heard of its death may still ask on its behalf.
+
+use std::collections::VecDeque;
+
+use ray_core::id::{NodeId, ObjectId, WorkerId};
+use rustc_hash::{FxHashMap, FxHashSet};
+use serde::{Deserialize, Serialize};
+
+/// Dead processes that are remembered. A request on behalf of one can be late by as much as a message
+/// takes to arrive; this many deaths meanwhile are out of reach.
+const REMEMBERED_DEAD: usize = 10_000;
+
+/// A core worker process: enough to find it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Owner {
+    /// The process.
+    pub worker_id: WorkerId,
+    /// Its node.
+    pub node_id: NodeId,
+}
+
+/// What has to be done about a change of counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Nobody refers to this object of ours any more: drop its value, wherever it is.
+    Free(ObjectId),
+    /// This process does not refer to the object any more: tell its owner, and drop what is cached.
+    ReturnGrants {
+        /// Whom to tell.
+        owner: Owner,
+        /// The object.
+        object_id: ObjectId,
+        /// How many grants go back; 0 if none was received, and then there is nobody to tell.
+        grants: u32,
+    },
+}
+
+#[derive(Debug)]
+struct Entry {
+    side: Side,
+    local: u32,
+    submitted: u32,
+    contained_in: u32,
+    /// Objects to which this object's value refers; each counts this entry in `contained_in`.
+    contains: Vec<ObjectId>,
+}
+
+#[derive(Debug)]
+enum Side {
+    Owned {
+        /// Grants by borrower. Rarely more than a few.
+        borrowers: Vec<(WorkerId, u32)>,
+    },
+    Borrowed {
+        owner: Owner,
+        /// Grants received.
+        grants: u32,
+    },
+}
+
+impl Entry {
+    const fn new(side: Side) -> Self {
+        Self { side, local: 0, submitted: 0, contained_in: 0, contains: Vec::new() }
+    }
+
+    fn is_in_use(&self) -> bool {
+        let granted = matches!(&self.side, Side::Owned { borrowers } if !borrowers.is_empty());
+        self.local > 0 || self.submitted > 0 || self.contained_in > 0 || granted
+    }
+}
+
+/// The references of one process.
+#[derive(Debug)]
+pub struct ReferenceCounter {
+    entries: FxHashMap<ObjectId, Entry>,
+    dead: FxHashSet<WorkerId>,
+    /// The same, oldest first.
+    dead_in_order: VecDeque<WorkerId>,
+}
+
+impl Default for ReferenceCounter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ReferenceCounter {
+    /// No references.
+    pub fn new() -> Self {
+        Self { entries: FxHashMap::default(), dead: FxHashSet::default(), dead_in_order: VecDeque::new() }
+    }
+
+    /// Notes an object that this process owns, with one handle. Noting it again adds a handle.
+    pub fn add_owned(&mut self, object_id: ObjectId) {
+        let side = || Side::Owned { borrowers: Vec::new() };
+        self.entries.entry(object_id).or_insert_with(|| Entry::new(side())).local += 1;
+    }
+
+    /// Notes a reference that came from elsewhere, together with `grants` of its owner, with one
+    /// handle. If this process owns the object, the handle alone counts.
+    pub fn add_borrowed(&mut self, object_id: ObjectId, owner: Owner, grants: u32) {
+        let entry = self
+            .entries
+            .entry(object_id)
+            .or_insert_with(|| Entry::new(Side::Borrowed { owner, grants: 0 }));
+        entry.local += 1;
+        if let Side::Borrowed { grants: received, .. } = &mut entry.side {
+            *received += grants;
+        }
+    }
+
+    /// Adds a handle. Returns false, and does nothing, if the object is unknown.
+    pub fn add_local(&mut self, object_id: ObjectId) -> bool {
+        let entry = self.entries.get_mut(&object_id);
+        entry.map(|entry| entry.local += 1).is_some()
+    }
+
+    /// Takes a handle away.
+    pub fn remove_local(&mut self, object_id: ObjectId, out: &mut Vec<Effect>) {
+        self.release(object_id, |entry| &mut entry.local, out);
+    }
+
+    /// Counts an unfinished task that has the object as an argument.
+    pub fn add_submitted(&mut self, object_id: ObjectId) {
+        if let Some(entry) = self.entries.get_mut(&object_id) {
+            entry.submitted += 1;
+        }
+    }
+
+    /// The task has finished, and its reply has been taken in.
+    pub fn remove_submitted(&mut self, object_id: ObjectId, out: &mut Vec<Effect>) {
+        self.release(object_id, |entry| &mut entry.submitted, out);
+    }
+
+    /// The value of `outer` refers to these objects, all of them known here: they stay in use as long
+    /// as `outer` is. Only the first list counts, as a value does not change.
+    pub fn set_contained(&mut self, outer: ObjectId, inner: Vec<ObjectId>) {
+        match self.entries.get_mut(&outer) {
+            Some(entry) if entry.contains.is_empty() => entry.contains.clone_from(&inner),
+            Some(_) | None => return,
+        }
+        for object_id in inner {
+            if let Some(entry) = self.entries.get_mut(&object_id) {
+                entry.contained_in += 1;
+            }
+        }
+    }
+
+    /// The objects to which the value of `outer` refers, as far as known.
+    pub fn contained(&self, outer: ObjectId) -> &[ObjectId] {
+        self.entries.get(&outer).map_or(&[], |entry| &entry.contains)
+    }
+
+    /// As owner, promises `borrower` to keep the object. Returns false if it is not there to keep.
+    pub fn grant(&mut self, object_id: ObjectId, borrower: WorkerId) -> bool {
+        let Some(Entry { side: Side::Owned { borrowers }, .. }) = self.entries.get_mut(&object_id) else {
+            return false;
+        };
+        if self.dead.contains(&borrower) {
+            return true;
+        }
+        match borrowers.iter_mut().find(|(known, _)| *known == borrower) {
+            Some((_, grants)) => *grants += 1,
+            None => borrowers.push((borrower, 1)),
+        }
+        true
+    }
+
+    /// As borrower, has received a grant that it asked for.
+    pub fn add_grant(&mut self, object_id: ObjectId) -> bool {
+        let Some(Entry { side: Side::Borrowed { grants, .. }, .. }) = self.entries.get_mut(&object_id) else {
+            return false;
+        };
+        *grants += 1;
+        true
+    }
+
+    /// As owner, gets grants back.
+    pub fn return_grants(
+        &mut self,
+        object_id: ObjectId,
+        borrower: WorkerId,
+        returned: u32,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(Entry { side: Side::Owned { borrowers }, .. }) = self.entries.get_mut(&object_id) {
+            for (_, grants) in borrowers.iter_mut().filter(|(known, _)| *known == borrower) {
+                *grants = grants.saturating_sub(returned);
+            }
+            borrowers.retain(|(_, grants)| *grants > 0);
+            self.collect(object_id, out);
+        }
+    }
+
+    /// A process is gone, and every grant to it with it.
+    pub fn on_worker_died(&mut self, worker_id: WorkerId, out: &mut Vec<Effect>) {
+        if !self.dead.insert(worker_id) {
+            return;
+        }
+        self.dead_in_order.push_back(worker_id);
+        if self.dead_in_order.len() > REMEMBERED_DEAD {
+            let forgotten = self.dead_in_order.pop_front().expect("it is not empty");
+            self.dead.remove(&forgotten);
+        }
+        let mut touched = Vec::new();
+        for (&object_id, entry) in &mut self.entries {
+            if let Side::Owned { borrowers } = &mut entry.side {
+                let before = borrowers.len();
+                borrowers.retain(|(borrower, _)| *borrower != worker_id);
+                if borrowers.len() < before {
+                    touched.push(object_id);
+                }
+            }
+        }
+        touched.sort_unstable();
+        for object_id in touched {
+            self.collect(object_id, out);
+        }
+    }
+
+    /// Whether any reference is known here.
+    pub fn contains(&self, object_id: ObjectId) -> bool {
+        self.entries.contains_key(&object_id)
+    }
+
+    /// Whether this process owns the object.
+    pub fn is_owned(&self, object_id: ObjectId) -> bool {
+        matches!(self.entries.get(&object_id), Some(Entry { side: Side::Owned { .. }, .. }))
+    }
+
+    /// The owner of a borrowed object; `None` if it is owned here or unknown.
+    pub fn borrowed_from(&self, object_id: ObjectId) -> Option<Owner> {
+        match self.entries.get(&object_id)?.side {
+            Side::Borrowed { owner, .. } => Some(owner),
+            Side::Owned { .. } => None,
+        }
+    }
+
+    /// Whether this is a borrowed object for which no grant was received: only the sender of the
+    /// reference keeps it.
+    pub fn lacks_grant(&self, object_id: ObjectId) -> bool {
+        matches!(self.entries.get(&object_id), Some(Entry { side: Side::Borrowed { grants: 0, .. }, .. }))
+    }
+
+    /// How many objects are referred to.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no object is referred to.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn release(&mut self, object_id: ObjectId, count: fn(&mut Entry) -> &mut u32, out: &mut Vec<Effect>) {
+        if let Some(entry) = self.entries.get_mut(&object_id) {
+            let count = count(entry);
+            debug_assert!(*count > 0, "{object_id} is released more often than held");
+            *count = count.saturating_sub(1);
+            self.collect(object_id, out);
+        }
+    }
+
+    /// Drops the entry if nothing uses it, and then what only its value kept. A loop, not a
+    /// recursion, for references can be nested to any depth.
+    fn collect(&mut self, object_id: ObjectId, out: &mut Vec<Effect>) {
+        let mut candidates = vec![object_id];
+        while let Some(object_id) = candidates.pop() {
+            if self.entries.get(&object_id).is_none_or(Entry::is_in_use) {
+                continue;
+            }
+            let entry = self.entries.remove(&object_id).expect("it was just looked at");
+            out.push(match entry.side {
+                Side::Owned { .. } => Effect::Free(object_id),
+                Side::Borrowed { owner, grants } => Effect::ReturnGrants { owner, object_id, grants },
+            });
+            for inner in entry.contains {
+                if let Some(entry) = self.entries.get_mut(&inner) {
+                    entry.contained_in -= 1;
+                    candidates.push(inner);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+//! The tasks that this process has submitted and whose result it does not have yet.
+//!
+//! ```text
+//!            arguments missing            sent
+//!  submit ---> Waiting ---> Queued ------------> Sent ---> gone (replied, failed, cancelled)
+//!         \------------------^  ^                  |
+//!           none missing        +------------------+
+//!                                given back; or worker lost or exception, with a retry left
+//! ```
+//! A task keeps its id over its retries; its attempt number grows, and a reply to an earlier
+//! attempt is told by it.
+
+use std::sync::Arc;
+
+use ray_core::id::{ActorId, ObjectId, TaskId};
+use rustc_hash::FxHashMap;
+
+use crate::peer_message::ExportedFunction;
+
+/// A submitted task.
+#[derive(Debug)]
+pub struct PendingTask {
+    /// What it calls.
+    pub call: Call,
+    /// Its arguments as `write_arg` wrote them; references still to be replaced.
+    pub args: Box<[u8]>,
+    /// Objects that are arguments by themselves: the task waits until each has a value.
+    pub dependencies: Box<[ObjectId]>,
+    /// Objects referred to inside arguments: kept, not waited for.
+    pub nested: Box<[ObjectId]>,
+    /// How many objects it returns.
+    pub num_returns: u32,
+    /// Its name, for logs and errors.
+    pub name: Arc<str>,
+    /// How often it was tried before.
+    pub attempt: u32,
+    /// How often it may be tried again; -1 = for ever.
+    pub retries_left: i64,
+    /// Whether an exception of its code counts as a failure to retry.
+    pub retry_exceptions: bool,
+    /// Where it is in its life.
+    pub state: TaskState,
+    /// Someone asked to cancel it; it is never retried.
+    pub cancelled: bool,
+}
+
+/// What a task calls.
+#[derive(Debug, Clone)]
+pub enum Call {
+    /// A function, on any worker that a lease of this class gives.
+    Function {
+        /// The function.
+        function: Arc<ExportedFunction>,
+        /// The scheduling class.
+        class: u64,
+    },
+    /// A method of an actor.
+    Method {
+        /// The actor.
+        actor_id: ActorId,
+        /// The method.
+        method: Arc<str>,
+    },
+}
+
+/// Where a task is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskState {
+    /// This many of its arguments have no value yet.
+    Waiting {
+        /// How many.
+        missing: usize,
+    },
+    /// It can be sent.
+    Queued,
+    /// It is with a worker.
+    Sent,
+}
+
+/// What to do with a task that failed.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Verdict {
+    /// It is queued again, as its next attempt.
+    Retry,
+    /// Its objects get the failure.
+    Fail,
+}
+
+/// All pending tasks of a process.
+#[derive(Debug, Default)]
+pub struct TaskTable {
+    tasks: FxHashMap<TaskId, PendingTask>,
+    /// Tasks by an argument that they wait for.
+    waiting: FxHashMap<ObjectId, Vec<TaskId>>,
+}
+
+impl TaskTable {
+    /// Takes a task in. Returns whether it can be sent at once. `has_value` tells of each argument.
+    pub fn submit(
+        &mut self,
+        task_id: TaskId,
+        mut task: PendingTask,
+        has_value: impl Fn(ObjectId) -> bool,
+    ) -> bool {
+        let mut missing = 0;
+        for &object_id in &task.dependencies {
+            if !has_value(object_id) {
+                missing += 1;
+                self.waiting.entry(object_id).or_default().push(task_id);
+            }
+        }
+        task.state = if missing == 0 { TaskState::Queued } else { TaskState::Waiting { missing } };
+        self.tasks.insert(task_id, task);
+        missing == 0
+    }
+
+    /// An object has a value now. Appends the tasks that can be sent because of it.
+    pub fn on_object_ready(&mut self, object_id: ObjectId, ready: &mut Vec<TaskId>) {
+        for task_id in self.waiting.remove(&object_id).unwrap_or_default() {
+            let Some(task) = self.tasks.get_mut(&task_id) else { continue };
+            if let TaskState::Waiting { missing } = task.state {
+                // An object that is several arguments of one task stands in the list as often.
+                let missing = missing - 1;
+                task.state = if missing == 0 { TaskState::Queued } else { TaskState::Waiting { missing } };
+                if missing == 0 {
+                    ready.push(task_id);
+                }
+            }
+        }
+    }
+
+    /// The task is with a worker now.
+    pub fn on_sent(&mut self, task_id: TaskId) {
+        if let Some(task) = self.tasks.get_mut(&task_id) {
+            task.state = TaskState::Sent;
+        }
+    }
+
+    /// The worker did not start the task. Returns whether it is queued again; not if it was unknown.
+    pub fn on_given_back(&mut self, task_id: TaskId) -> bool {
+        match self.tasks.get_mut(&task_id) {
+            Some(task) if task.state == TaskState::Sent => {
+                task.state = TaskState::Queued;
+                // A reply to the attempt that was given back may not come; one that comes is wrong.
+                task.attempt += 1;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// An attempt failed, by the end of its worker or by an exception.
+    pub fn on_attempt_failed(&mut self, task_id: TaskId, by_exception: bool) -> Verdict {
+        let Some(task) = self.tasks.get_mut(&task_id) else { return Verdict::Fail };
+        if task.cancelled || task.retries_left == 0 || (by_exception && !task.retry_exceptions) {
+            return Verdict::Fail;
+        }
+        if task.retries_left > 0 {
+            task.retries_left -= 1;
+        }
+        task.attempt += 1;
+        task.state = TaskState::Queued;
+        Verdict::Retry
+    }
+
+    /// Marks a task as cancelled: it is not retried. Returns its state, if it is pending.
+    pub fn cancel(&mut self, task_id: TaskId) -> Option<TaskState> {
+        let task = self.tasks.get_mut(&task_id)?;
+        task.cancelled = true;
+        Some(task.state)
+    }
+
+    /// Takes a task out, for good.
+    pub fn remove(&mut self, task_id: TaskId) -> Option<PendingTask> {
+        let task = self.tasks.remove(&task_id)?;
+        if matches!(task.state, TaskState::Waiting { .. }) {
+            for object_id in &task.dependencies {
+                if let Some(waiting) = self.waiting.get_mut(object_id) {
+                    waiting.retain(|&other| other != task_id);
+                    if waiting.is_empty() {
+                        self.waiting.remove(object_id);
+                    }
+                }
+            }
+        }
+        Some(task)
+    }
+
+    /// The task, if it is pending.
+    pub fn get(&self, task_id: TaskId) -> Option<&PendingTask> {
+        self.tasks.get(&task_id)
+    }
+
+    /// How many tasks are pending.
+    pub fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn task(dependencies: &[ObjectId], retries: i64) -> PendingTask {
+        let function = ExportedFunction::new(Bytes::from_static(b"f"), "f".to_owned());
+        PendingTask {
+            call: Call::Function { function, class: 0 },
+            args: Box::default(),
+            dependencies: dependencies.into(),
+            nested: Box::default(),
+            num_returns: 1,
+            name: "f".into(),
+            attempt: 0,
+            retries_left: retries,
+            retry_exceptions: false,
+            state: TaskState::Queued,
+            cancelled: false,
+        }
+    }
+
+    fn id(byte: u8) -> TaskId {
+        TaskId::from_bytes([byte; 16])
+    }
+
+    fn object(byte: u8) -> ObjectId {
+        ObjectId::for_return(id(byte), 0)
+    }
+
+    #[test]
+    fn a_task_waits_for_every_argument_even_one_given_twice() {
+        let (mut table, mut ready) = (TaskTable::default(), Vec::new());
+        let dependencies = [object(1), object(1), object(2), object(3)];
+        assert!(!table.submit(id(9), task(&dependencies, 0), |object_id| object_id == object(3)));
+        table.on_object_ready(object(1), &mut ready);
+        assert_eq!(ready, []);
+        table.on_object_ready(object(2), &mut ready);
+        assert_eq!(ready, [id(9)]);
+        table.on_object_ready(object(2), &mut ready);
+        assert_eq!(ready, [id(9)]);
+    }
+
+    #[test]
+    fn retries_are_counted_and_each_is_a_new_attempt() {
+        let mut table = TaskTable::default();
+        assert!(table.submit(id(1), task(&[], 2), |_| true));
+        for attempt in 1..=2 {
+            table.on_sent(id(1));
+            assert_eq!(table.on_attempt_failed(id(1), false), Verdict::Retry);
+            assert_eq!(table.get(id(1)).unwrap().attempt, attempt);
+        }
+        assert_eq!(table.on_attempt_failed(id(1), false), Verdict::Fail);
+        assert!(table.remove(id(1)).is_some());
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn without_limit_means_for_ever_and_exceptions_only_if_asked() {
+        let mut table = TaskTable::default();
+        table.submit(id(1), task(&[], -1), |_| true);
+        for _ in 0..100 {
+            assert_eq!(table.on_attempt_failed(id(1), false), Verdict::Retry);
+        }
+        assert_eq!(table.on_attempt_failed(id(1), true), Verdict::Fail);
+    }
+
+    #[test]
+    fn a_task_that_is_given_back_costs_no_retry_and_its_late_reply_is_told() {
+        let mut table = TaskTable::default();
+        table.submit(id(1), task(&[], 1), |_| true);
+        assert!(!table.on_given_back(id(1)));
+        table.on_sent(id(1));
+        assert!(table.on_given_back(id(1)));
+        let task = table.get(id(1)).unwrap();
+        assert_eq!((task.attempt, task.retries_left, task.state), (1, 1, TaskState::Queued));
+    }
+
+    #[test]
+    fn a_cancelled_task_is_not_retried_and_leaves_nothing() {
+        let (mut table, mut ready) = (TaskTable::default(), Vec::new());
+        table.submit(id(1), task(&[object(1)], 5), |_| false);
+        assert_eq!(table.cancel(id(1)), Some(TaskState::Waiting { missing: 1 }));
+        assert_eq!(table.on_attempt_failed(id(1), false), Verdict::Fail);
+        table.remove(id(1));
+        table.on_object_ready(object(1), &mut ready);
+        assert_eq!(ready, []);
+        assert!(table.waiting.is_empty());
+    }
+}
