@@ -79,6 +79,8 @@ pub struct LeaseCount {
     pub pending: usize,
     /// With a worker.
     pub held: usize,
+    /// Of these, with a worker that waits for others.
+    pub blocked: usize,
 }
 
 /// All leases, by id, holder and worker.
@@ -191,9 +193,13 @@ impl LeaseTable {
     pub fn count(&self, holder: &Holder) -> LeaseCount {
         let mut count = LeaseCount::default();
         for lease_id in self.of_holder(holder) {
-            match self.leases[&lease_id].state.worker() {
-                Some(_) => count.held += 1,
-                None => count.pending += 1,
+            match self.leases[&lease_id].state {
+                LeaseState::Queued | LeaseState::Starting => count.pending += 1,
+                LeaseState::Held(_) => count.held += 1,
+                LeaseState::Blocked(_) => {
+                    count.held += 1;
+                    count.blocked += 1;
+                }
             }
         }
         count
@@ -243,9 +249,9 @@ mod tests {
         assert_eq!(table.on_granted(lease(1), worker(9)), None);
         assert!(table.on_placed(lease(1)));
         assert!(!table.on_placed(lease(1)));
-        assert_eq!(table.count(&holder(0)), LeaseCount { pending: 1, held: 0 });
+        assert_eq!(table.count(&holder(0)), LeaseCount { pending: 1, ..LeaseCount::default() });
         assert!(table.on_granted(lease(1), worker(9)).is_some());
-        assert_eq!(table.count(&holder(0)), LeaseCount { pending: 0, held: 1 });
+        assert_eq!(table.count(&holder(0)), LeaseCount { held: 1, ..LeaseCount::default() });
         assert_eq!(table.set_blocked(worker(9), true), Some(lease(1)));
         assert_eq!(table.set_blocked(worker(9), true), None);
         assert_eq!(table.remove(lease(1)).map(|lease| lease.state), Some(LeaseState::Blocked(worker(9))));

@@ -2,6 +2,9 @@
 
 pub mod lease_table;
 mod local_scheduler;
+pub mod log_monitor;
+pub mod log_tail;
+pub mod node;
 pub mod resource_manager;
 pub mod scheduling_queue;
 pub mod task_table;

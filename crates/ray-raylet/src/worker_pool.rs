@@ -102,6 +102,8 @@ pub struct Worker {
     pub pid: Option<u32>,
     /// Whether it was told to end.
     pub doomed: bool,
+    /// Whether the fork server was told to make it, and so will tell of its exit.
+    pub ordered: bool,
 }
 
 /// All workers, and the leases that wait for one.
@@ -188,7 +190,7 @@ impl WorkerPool {
         out: &mut Vec<PoolEffect>,
     ) -> bool {
         let idle = WorkerState::Idle { since: now };
-        let fresh = Worker { state: idle, job_id: None, pid: Some(pid), doomed: false };
+        let fresh = Worker { state: idle, job_id: None, pid: Some(pid), doomed: false, ordered: false };
         let worker = self.workers.entry(worker_id).or_insert(fresh);
         if worker.doomed {
             return false;
@@ -229,6 +231,11 @@ impl WorkerPool {
             out.push(PoolEffect::Kill(worker_id));
         }
         true
+    }
+
+    /// The worker is ending by itself: it is given no more work. Returns whether it is known.
+    pub fn retire(&mut self, worker_id: WorkerId) -> bool {
+        self.workers.get_mut(&worker_id).map(|worker| worker.doomed = true).is_some()
     }
 
     /// The worker is gone. Returns what it was. One that never registered counts as a failed start.
@@ -388,7 +395,8 @@ impl WorkerPool {
         let worker_id = WorkerId::from_bytes(*self.ids.next_id().as_bytes());
         let deadline = now + self.config.start_timeout;
         let state = WorkerState::Starting { deadline };
-        self.workers.insert(worker_id, Worker { state, job_id: None, pid: None, doomed: false });
+        self.workers
+            .insert(worker_id, Worker { state, job_id: None, pid: None, doomed: false, ordered: true });
         out.push(PoolEffect::Fork(worker_id));
         true
     }

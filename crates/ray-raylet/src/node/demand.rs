@@ -1,0 +1,291 @@
+//! Leases on the node: from a client's demand to a grant and back.
+//!
+//! A client says how many leases of a class it wants to hold. The node keeps that number, queues at
+//! most as many requests as could be granted at once, and adds more as grants are made: a demand for
+//! a million leases costs as much as one for ten.
+
+use std::time::Instant;
+
+use ray_core::id::{JobId, LeaseId, WorkerId};
+use ray_core::resource::{Amount, Resources};
+use ray_link::FromRaylet;
+use tracing::warn;
+
+use super::effect::{Effect, RemoteOutcome};
+use super::machine::{NodeMachine, START_RETRY};
+use crate::lease_table::{Holder, LeaseState};
+use crate::scheduling_queue::EnqueueError;
+
+/// What a client wants to hold of one class.
+#[derive(Debug, Clone)]
+pub(super) struct Demand {
+    pub(super) job_id: JobId,
+    pub(super) shape: Resources,
+    pub(super) target: u32,
+    /// The node can never satisfy it; the client was told.
+    pub(super) infeasible: bool,
+}
+
+impl NodeMachine {
+    pub(super) fn on_demand(
+        &mut self,
+        now: Instant,
+        worker_id: WorkerId,
+        class: u64,
+        shape: Resources,
+        job_id: JobId,
+        target: u32,
+    ) {
+        let key = (worker_id, class);
+        self.mark_changed();
+        if target == 0 {
+            self.demands.remove(&key);
+        } else {
+            let told = self.demands.get(&key).is_some_and(|known| known.infeasible && known.shape == shape);
+            self.demands.insert(key, Demand { job_id, shape, target, infeasible: told });
+        }
+        self.cancel_surplus(now, worker_id, class, target as usize);
+        self.short.insert(key);
+        self.serve(now);
+    }
+
+    /// Withdraws the newest requests beyond what is wanted. Leases that are held stay.
+    fn cancel_surplus(&mut self, now: Instant, worker_id: WorkerId, class: u64, target: usize) {
+        let holder = Holder::Client { worker_id, class };
+        let count = self.leases.count(&holder);
+        let wanted = target.saturating_sub(count.held);
+        let waits = |id: &LeaseId| self.leases.get(*id).is_some_and(|lease| lease.state.worker().is_none());
+        let surplus = count.pending.saturating_sub(wanted);
+        let surplus: Vec<_> = self.leases.of_holder(&holder).rev().filter(waits).take(surplus).collect();
+        for lease_id in surplus {
+            self.end_lease(now, lease_id, "it is not wanted any more");
+        }
+    }
+
+    /// Grants what can be granted.
+    pub(super) fn serve(&mut self, now: Instant) {
+        let mut began = Vec::new();
+        loop {
+            self.top_up(&mut began);
+            let mut granted = false;
+            while let Some((lease_id, shape)) = self.queue.pop_ready(|shape| self.resources.fits(shape)) {
+                let taken = self.resources.allocate(lease_id, &shape);
+                debug_assert!(taken, "the queue gave out what fits");
+                self.mark_changed();
+                granted = true;
+                self.on_resources_taken(now, lease_id);
+            }
+            if !granted {
+                self.ask_for_idle_leases(&began);
+                return;
+            }
+        }
+    }
+
+    fn on_resources_taken(&mut self, now: Instant, lease_id: LeaseId) {
+        let Some(lease) = self.leases.get(lease_id) else {
+            self.resources.release(lease_id);
+            return;
+        };
+        if let Holder::Client { worker_id, class } = lease.holder {
+            self.short.insert((worker_id, class));
+        }
+        let job_id = lease.job_id;
+        self.leases.on_placed(lease_id);
+        let mut out = Vec::new();
+        self.pool.acquire(now, lease_id, job_id, &mut out);
+        self.run_pool_effects(now, out);
+    }
+
+    /// Queues what the demands lack. Adds to `began` the demands that had nothing yet.
+    fn top_up(&mut self, began: &mut Vec<(WorkerId, u64)>) {
+        while let Some(key) = self.short.pop_first() {
+            let Some(demand) = self.demands.get(&key) else { continue };
+            let (shape, job_id, target) = (demand.shape.clone(), demand.job_id, demand.target as usize);
+            if let Err(EnqueueError::Infeasible { missing, .. }) = self.queue.check_feasible(&shape) {
+                self.tell_infeasible(key, missing);
+                continue;
+            }
+            let holder = Holder::Client { worker_id: key.0, class: key.1 };
+            let count = self.leases.count(&holder);
+            let at_once = self.grantable_at_once(&shape);
+            let mut wanted = target.saturating_sub(count.held).min(at_once);
+            if shape.is_empty() {
+                // No resource ends the supply of these; those that wait for others do not count.
+                wanted = wanted.min((at_once + count.blocked).saturating_sub(count.held));
+            }
+            for _ in count.pending..wanted {
+                let lease_id = self.next_lease_id();
+                if self.queue.push(lease_id, &shape).is_err() {
+                    // The queue is full: others are served first, and each service looks here again.
+                    self.short.insert(key);
+                    return;
+                }
+                self.leases.insert(lease_id, holder, job_id, shape.clone());
+            }
+            if count.held == 0 && count.pending == 0 && wanted > 0 {
+                began.push(key);
+            }
+        }
+    }
+
+    /// How many leases of this shape could be granted if everything were free.
+    fn grantable_at_once(&self, shape: &Resources) -> usize {
+        let share =
+            |(name, amount): (&str, Amount)| self.resources.total().get(name).to_raw() / amount.to_raw();
+        let limit = self.config.max_leases_per_request;
+        let fits = shape.iter().map(share).min().map_or(limit, |fits| usize::try_from(fits).unwrap_or(limit));
+        fits.clamp(1, limit.max(1))
+    }
+
+    fn tell_infeasible(&mut self, (worker_id, class): (WorkerId, u64), reason: String) {
+        let Some(demand) = self.demands.get_mut(&(worker_id, class)) else { return };
+        if !std::mem::replace(&mut demand.infeasible, true) {
+            warn!(%worker_id, class, requested = %demand.shape, %reason, "no lease can ever be granted");
+            self.send_to(worker_id, FromRaylet::LeaseInfeasible { class, reason });
+        }
+    }
+
+    /// Those who begin to wait may be waiting for leases that others hold without using them.
+    fn ask_for_idle_leases(&mut self, began: &[(WorkerId, u64)]) {
+        let waits = |&(worker_id, class): &(WorkerId, u64)| {
+            self.leases.of_holder(&Holder::Client { worker_id, class }).any(|id| self.queue.contains(&id))
+        };
+        if !began.iter().any(waits) {
+            return;
+        }
+        let holding: Vec<_> = self.leases.holding_clients().filter(|key| !began.contains(key)).collect();
+        for (worker_id, class) in holding {
+            self.send_to(worker_id, FromRaylet::RevokeLeases { class });
+        }
+    }
+
+    /// The pool has a worker for a lease that has its resources.
+    pub(super) fn on_worker_ready(&mut self, now: Instant, lease_id: LeaseId, worker_id: WorkerId) {
+        let worker = self.leased_worker(worker_id);
+        let lease = self.leases.on_granted(lease_id, worker_id);
+        let (Some(worker), Some(lease)) = (worker, lease) else {
+            // Withdrawn meanwhile, or the worker is gone: its end is told next and frees the lease.
+            if self.leases.of_worker(worker_id).is_none() {
+                let mut out = Vec::new();
+                self.pool.release(now, worker_id, &mut out);
+                self.run_pool_effects(now, out);
+            }
+            return;
+        };
+        self.effects.push(Effect::RouteLogs(worker_id, lease.job_id, worker.pid));
+        match lease.holder {
+            Holder::Client { worker_id: client, class } => {
+                self.send_to(client, FromRaylet::LeaseGranted { class, lease_id, worker });
+            }
+            Holder::Remote(id) => {
+                self.effects.push(Effect::RemoteLease(id, RemoteOutcome::Granted(worker)));
+            }
+            Holder::Actor(actor_id) => self.on_actor_placed(actor_id, worker_id),
+            Holder::Task(task_id) => self.on_task_placed(now, task_id, lease_id, worker_id),
+        }
+    }
+
+    /// No worker starts for a lease that has its resources.
+    pub(super) fn on_start_failed(&mut self, now: Instant, lease_id: LeaseId, reason: String) {
+        let Some(lease) = self.leases.remove(lease_id) else { return };
+        warn!(%lease_id, %reason, "no worker starts");
+        self.resources.release(lease_id);
+        self.mark_changed();
+        let reason = format!("no worker process starts: {reason}");
+        match lease.holder {
+            Holder::Client { worker_id, class } => {
+                self.retry_at = Some(now + START_RETRY);
+                self.send_to(worker_id, FromRaylet::LeaseInfeasible { class, reason });
+            }
+            Holder::Remote(id) => {
+                self.effects.push(Effect::RemoteLease(id, RemoteOutcome::Busy(reason)));
+            }
+            Holder::Actor(actor_id) => self.on_actor_unplaced(actor_id, reason),
+            Holder::Task(task_id) => self.tasks.on_failed(task_id, reason),
+        }
+    }
+
+    pub(super) fn on_return(&mut self, now: Instant, worker_id: WorkerId, lease_id: LeaseId) {
+        let lease = self.leases.get(lease_id);
+        let Some(Holder::Client { worker_id: holder, class }) = lease.map(|lease| lease.holder) else {
+            return;
+        };
+        if holder == worker_id {
+            self.give_back(now, lease_id);
+            self.short.insert((worker_id, class));
+            self.serve(now);
+        }
+    }
+
+    /// Ends a lease whose worker has nothing left to do for it.
+    pub(super) fn give_back(&mut self, now: Instant, lease_id: LeaseId) {
+        let Some(lease) = self.leases.remove(lease_id) else { return };
+        self.queue.cancel(&lease_id);
+        self.pool.cancel(lease_id);
+        self.resources.release(lease_id);
+        self.mark_changed();
+        if let Some(worker_id) = lease.state.worker() {
+            let mut out = Vec::new();
+            self.pool.release(now, worker_id, &mut out);
+            self.run_pool_effects(now, out);
+        }
+    }
+
+    /// Ends a lease whatever it is doing: its worker may be in the midst of a task and is killed.
+    pub(super) fn end_lease(&mut self, now: Instant, lease_id: LeaseId, reason: &str) {
+        let worker_id = self.leases.get(lease_id).and_then(|lease| lease.state.worker());
+        if let Some(worker_id) = worker_id {
+            self.kill_worker(now, worker_id, reason);
+        }
+        self.give_back(now, lease_id);
+    }
+
+    pub(super) fn on_blocked(&mut self, now: Instant, worker_id: WorkerId, blocked: bool) {
+        let Some(lease_id) = self.leases.set_blocked(worker_id, blocked) else { return };
+        self.mark_changed();
+        if blocked {
+            self.resources.suspend_cpu(lease_id);
+            self.serve(now);
+        } else {
+            self.resources.resume_cpu(lease_id);
+        }
+    }
+
+    pub(super) fn on_kill_worker(
+        &mut self,
+        now: Instant,
+        caller: WorkerId,
+        lease_id: LeaseId,
+        reason: String,
+    ) {
+        let Some(lease) = self.leases.get(lease_id) else { return };
+        let holds = matches!(lease.holder, Holder::Client { worker_id, .. } if worker_id == caller);
+        match lease.state {
+            LeaseState::Held(worker_id) | LeaseState::Blocked(worker_id) if holds => {
+                self.kill_worker(now, worker_id, &reason);
+            }
+            LeaseState::Held(_) | LeaseState::Blocked(_) | LeaseState::Queued | LeaseState::Starting => {}
+        }
+    }
+
+    /// The worker of this lease is gone.
+    pub(super) fn on_leased_worker_lost(
+        &mut self,
+        now: Instant,
+        lease_id: LeaseId,
+        worker_id: WorkerId,
+        cause: &str,
+    ) {
+        let Some(lease) = self.leases.remove(lease_id) else { return };
+        self.resources.release(lease_id);
+        self.mark_changed();
+        match lease.holder {
+            Holder::Client { worker_id, class } => drop(self.short.insert((worker_id, class))),
+            // The caller sees the end of its own connection to the worker.
+            Holder::Remote(_) => {}
+            Holder::Actor(actor_id) => self.on_actor_worker_lost(actor_id, worker_id, cause),
+            Holder::Task(task_id) => self.on_task_worker_lost(now, task_id, worker_id, cause),
+        }
+    }
+}

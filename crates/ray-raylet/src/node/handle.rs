@@ -1,0 +1,113 @@
+//! How other threads talk to the one that owns the machine.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ray_core::error::{RayError, RayResult};
+use ray_core::id::{ActorId, JobId, LeaseId, TaskId, WorkerId};
+use ray_core::pb::common::DeathCause;
+use ray_core::resource::Resources;
+use ray_link::Waker;
+use ray_link::message::LeasedWorker;
+use tokio::sync::{mpsc, oneshot};
+
+use super::effect::{ActorOrder, ClientId, RemoteOutcome};
+use crate::log_tail::LogBatch;
+use crate::task_table::{TaskSpec, TaskState};
+
+/// Commands that may wait for the thread; more make their senders wait.
+const INBOX: usize = 4_096;
+
+/// What the node has and does, in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NodeStatus {
+    pub(super) total: Resources,
+    pub(super) available: Resources,
+    pub(super) workers: usize,
+    pub(super) leases: usize,
+    pub(super) queued: usize,
+}
+
+/// Something for the thread that owns the machine.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// The answer of the control plane to a client's call.
+    GcsReply { client: ClientId, request: u64, result: Result<Bytes, (i32, String)> },
+    /// The control plane knows the job, or refuses it.
+    JobAdded { job_id: JobId, result: Result<(), String> },
+    /// A job has ended.
+    JobFinished(JobId),
+    /// The encoded state of an actor.
+    ActorState { actor_id: ActorId, version: u64, info: Bytes },
+    /// The control plane places an actor here.
+    CreateActor { order: ActorOrder, answer: oneshot::Sender<()> },
+    /// The control plane ends an actor.
+    KillActor { actor_id: ActorId, num_restarts: u64, cause: DeathCause, answer: oneshot::Sender<()> },
+    /// A task by gRPC.
+    Submit { spec: TaskSpec, answer: oneshot::Sender<RayResult<()>> },
+    /// Cancel a task.
+    Cancel { task_id: TaskId, force: bool, answer: oneshot::Sender<RayResult<bool>> },
+    /// How far is a task?
+    TaskStatus { task_id: TaskId, answer: oneshot::Sender<Option<(TaskState, String)>> },
+    /// A worker that the fork server did not make.
+    RegisterWorker { worker: LeasedWorker, answer: oneshot::Sender<RayResult<()>> },
+    /// A worker goes.
+    UnregisterWorker { worker_id: WorkerId, reason: String, answer: oneshot::Sender<()> },
+    /// A lease by gRPC.
+    RequestLease {
+        lease_id: LeaseId,
+        job_id: JobId,
+        shape: Resources,
+        answer: oneshot::Sender<RemoteOutcome>,
+    },
+    /// Who waited for a lease has stopped; answered with why it waited, unless it is held after all.
+    LeaseTimeout { lease_id: LeaseId, answer: oneshot::Sender<Option<String>> },
+    /// A lease by gRPC is given back.
+    ReleaseLease { lease_id: LeaseId, answer: oneshot::Sender<()> },
+    /// What is there?
+    Status { answer: oneshot::Sender<NodeStatus> },
+    /// A worker of this job printed.
+    LogLines { job_id: JobId, pid: u32, is_stderr: bool, batch: LogBatch },
+    /// All that was printed before the request is sent.
+    LogsFlushed { client: ClientId, request: u64 },
+    /// End the node.
+    Shutdown(String),
+}
+
+/// Sends commands to the thread. Clones share one queue.
+#[derive(Debug, Clone)]
+pub(super) struct NodeHandle {
+    inbox: mpsc::Sender<Command>,
+    waker: Arc<Waker>,
+}
+
+impl NodeHandle {
+    /// A handle and the end from which the thread takes the commands when `waker` is readable.
+    pub(super) fn new(waker: Arc<Waker>) -> (Self, mpsc::Receiver<Command>) {
+        let (inbox, commands) = mpsc::channel(INBOX);
+        (Self { inbox, waker }, commands)
+    }
+
+    /// Sends a command, when there is room.
+    ///
+    /// # Errors
+    /// `ShutDown`.
+    pub(super) async fn send(&self, command: Command) -> RayResult<()> {
+        self.inbox.send(command).await.map_err(|_| RayError::ShutDown)?;
+        self.waker.wake();
+        Ok(())
+    }
+
+    /// Sends a command and waits for its answer.
+    ///
+    /// # Errors
+    /// `ShutDown`.
+    pub(super) async fn call<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command + Send,
+    ) -> RayResult<T> {
+        let (sender, answer) = oneshot::channel();
+        self.send(command(sender)).await?;
+        answer.await.map_err(|_| RayError::ShutDown)
+    }
+}

@@ -1,0 +1,492 @@
+//! The node: who is connected, who holds what, and what follows from everything that happens.
+//!
+//! ```text
+//!   link, fork server, control plane, clock      on_..()      effects
+//!   -----------------------------------------> NodeMachine ----------> link, fork server, control plane
+//! ```
+//!
+//! It owns the tables of this crate and is the only place where they meet. [`super::demand`] is
+//! about leases, [`super::actors`] about actors, [`super::submitted`] about what comes by gRPC.
+//! It does no I/O and reads no clock: `now` is passed in, and what is to be done is left in a list.
+//!
+//! The end of a worker has two signs, its connection's end and its exit status, which come in any
+//! order. Messages that it sent before it died come before the first, the reason is in the second.
+//! So its end is acted on when both are there, or a moment after the first.
+//!
+//! ```text
+//!             connection ends            exit status
+//!   alive ------------------> unreaped ----------------> finished
+//!     |      exit status                 connection ends    ^  or EXIT_WAIT has passed
+//!     +---------------------> draining ---------------------+
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use ray_core::config::{Config, RayletConfig};
+use ray_core::id::{ActorId, ChildTaskIds, JobId, LeaseId, TaskId, WorkerId};
+use ray_core::resource::{CPU, Resources};
+use ray_link::message::{LeasedWorker, Role};
+use ray_link::{FromRaylet, ToRaylet};
+use rustc_hash::FxHashMap;
+
+use super::actors::LocalActor;
+use super::demand::Demand;
+use super::effect::{ClientId, Effect, ExitStatus, NodeIdentity};
+use crate::lease_table::LeaseTable;
+use crate::resource_manager::ResourceManager;
+use crate::scheduling_queue::SchedulingQueue;
+use crate::task_table::TaskTable;
+use crate::worker_pool::{PoolEffect, WorkerPool, WorkerPoolConfig, WorkerState};
+
+/// How long the second sign of a worker's end is waited for.
+const EXIT_WAIT: Duration = Duration::from_millis(250);
+/// How long after a failure to start workers those who wait for leases ask again.
+pub(super) const START_RETRY: Duration = Duration::from_secs(1);
+/// Tasks submitted by gRPC that may be under way.
+const MAX_SUBMITTED: usize = 100_000;
+/// Tasks submitted by gRPC that are remembered after their end.
+const SUBMITTED_HISTORY: usize = 10_000;
+
+/// One connection that has said who it is.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) worker_id: WorkerId,
+    pub(super) pid: u32,
+    pub(super) socket_path: String,
+    /// The job that it drives; `None`: a worker.
+    pub(super) drives: Option<JobId>,
+    pub(super) subscriptions: BTreeSet<ActorId>,
+}
+
+/// A worker of which one sign of its end was seen.
+#[derive(Debug)]
+struct Ending {
+    deadline: Instant,
+    status: Option<ExitStatus>,
+}
+
+/// The decisions of one node.
+#[derive(Debug)]
+pub struct NodeMachine {
+    pub(super) identity: NodeIdentity,
+    pub(super) config: RayletConfig,
+    pub(super) resources: ResourceManager,
+    pub(super) queue: SchedulingQueue<LeaseId>,
+    pub(super) leases: LeaseTable,
+    pub(super) pool: WorkerPool,
+    pub(super) tasks: TaskTable,
+    pub(super) actors: BTreeMap<ActorId, LocalActor>,
+    pub(super) clients: BTreeMap<ClientId, Client>,
+    pub(super) by_worker: FxHashMap<WorkerId, ClientId>,
+    pub(super) demands: BTreeMap<(WorkerId, u64), Demand>,
+    /// Demands that may have fewer requests in the queue than they should.
+    pub(super) short: BTreeSet<(WorkerId, u64)>,
+    /// Demands that lack requests because no worker starts, and when they ask again.
+    pub(super) retry_at: Option<Instant>,
+    /// Latest known versions of the actors that someone here has subscribed to.
+    pub(super) actor_states: FxHashMap<ActorId, (u64, bytes::Bytes)>,
+    ending: BTreeMap<WorkerId, Ending>,
+    /// Why a worker was told to end, for those who ask how it ended.
+    kill_reasons: FxHashMap<WorkerId, String>,
+    lease_ids: ChildTaskIds,
+    pub(super) effects: Vec<Effect>,
+    changed: bool,
+}
+
+impl NodeMachine {
+    /// A node that has `total`, without workers or clients.
+    pub fn new(identity: NodeIdentity, total: Resources, config: &Config) -> Self {
+        let raylet = config.raylet.clone();
+        let cpus = (total.get(CPU).to_f64().ceil() as usize).max(1);
+        // The ids of leases are children of the node's, as those of its workers are of the bare one.
+        let lease_seed = TaskId::from_bytes(*identity.node_id.as_bytes());
+        let lease_seed = ChildTaskIds::new(lease_seed).next_id();
+        let pool = WorkerPoolConfig {
+            start_timeout: Duration::from_millis(raylet.worker_start_timeout_ms),
+            max_starting: cpus.max(4),
+            max_workers: if raylet.max_workers == 0 {
+                cpus.saturating_mul(64).max(1024)
+            } else {
+                raylet.max_workers
+            },
+            kept_idle: raylet.prestart_workers,
+            idle_timeout: Duration::from_millis(raylet.idle_worker_timeout_ms),
+            ..WorkerPoolConfig::default()
+        };
+        Self {
+            pool: WorkerPool::new(identity.node_id, pool),
+            identity,
+            queue: SchedulingQueue::new(total.clone(), raylet.max_queued_leases),
+            resources: ResourceManager::new(total),
+            config: raylet,
+            leases: LeaseTable::new(),
+            tasks: TaskTable::new(MAX_SUBMITTED, SUBMITTED_HISTORY),
+            actors: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            by_worker: FxHashMap::default(),
+            demands: BTreeMap::new(),
+            short: BTreeSet::new(),
+            retry_at: None,
+            actor_states: FxHashMap::default(),
+            ending: BTreeMap::new(),
+            kill_reasons: FxHashMap::default(),
+            lease_ids: ChildTaskIds::new(lease_seed),
+            effects: Vec::new(),
+            changed: true,
+        }
+    }
+
+    /// What is to be done since the last call, in order.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Whether what is free or waited for may have changed since the last call.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The fork server is ready: the first workers can be started.
+    pub fn on_start(&mut self, now: Instant) {
+        let mut out = Vec::new();
+        self.pool.prestart(now, self.config.prestart_workers, &mut out);
+        self.run_pool_effects(now, out);
+    }
+
+    /// A connection says who it is.
+    pub fn on_registered(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        worker_id: WorkerId,
+        role: Role,
+        pid: u32,
+        socket_path: String,
+    ) {
+        if self.clients.contains_key(&client) || self.by_worker.contains_key(&worker_id) {
+            let reason = format!("worker {worker_id} is registered already");
+            self.effects.push(Effect::Reject(client, reason));
+            return;
+        }
+        let drives = match &role {
+            Role::Driver(job) => Some(job.job_id),
+            Role::Worker => None,
+        };
+        let entry = Client { worker_id, pid, socket_path, drives, subscriptions: BTreeSet::new() };
+        self.clients.insert(client, entry);
+        self.by_worker.insert(worker_id, client);
+        match role {
+            // Welcomed once the control plane knows the job: what the driver asks next is about it.
+            Role::Driver(job) => self.effects.push(Effect::AddJob { job, driver: worker_id, pid }),
+            Role::Worker => self.on_worker_registered(now, client, worker_id, pid),
+        }
+    }
+
+    fn on_worker_registered(&mut self, now: Instant, client: ClientId, worker_id: WorkerId, pid: u32) {
+        // Welcomed first: what the pool wants of it may be a lease at once.
+        self.effects.push(Effect::Welcome(client));
+        let mut out = Vec::new();
+        if self.pool.on_registered(now, worker_id, pid, &mut out) {
+            self.run_pool_effects(now, out);
+        } else {
+            self.forget_client(client);
+            self.effects.push(Effect::Reject(client, "the worker is not wanted any more".to_owned()));
+        }
+    }
+
+    /// The control plane knows the job, or refuses it.
+    pub fn on_job_added(&mut self, now: Instant, job_id: JobId, result: Result<(), String>) {
+        let drives = |(_, client): &(&ClientId, &Client)| client.drives == Some(job_id);
+        let Some(client) = self.clients.iter().find(drives).map(|(&id, _)| id) else {
+            // The driver was faster gone than its job was there.
+            self.effects.push(Effect::FinishJob(job_id, "its driver is gone".to_owned()));
+            return;
+        };
+        match result {
+            Ok(()) => {
+                self.effects.push(Effect::Welcome(client));
+                self.on_start(now);
+            }
+            Err(reason) => {
+                self.forget_client(client);
+                self.effects.push(Effect::Reject(client, reason));
+            }
+        }
+    }
+
+    /// A message of a client that concerns the machine; the shell answers the others.
+    pub fn on_message(&mut self, now: Instant, client: ClientId, message: ToRaylet) {
+        let Some(worker_id) = self.clients.get(&client).map(|client| client.worker_id) else {
+            let reason = "the first message has to say who speaks".to_owned();
+            self.effects.push(Effect::Reject(client, reason));
+            return;
+        };
+        match message {
+            ToRaylet::SetLeaseDemand { class, resources, job_id, target } => {
+                self.on_demand(now, worker_id, class, resources, job_id, target);
+            }
+            ToRaylet::ReturnLease { lease_id } => self.on_return(now, worker_id, lease_id),
+            ToRaylet::Blocked => self.on_blocked(now, worker_id, true),
+            ToRaylet::Unblocked => self.on_blocked(now, worker_id, false),
+            ToRaylet::KillWorker { lease_id, reason } => {
+                self.on_kill_worker(now, worker_id, lease_id, reason)
+            }
+            ToRaylet::SubscribeActor { actor_id } => self.on_subscribe(client, actor_id),
+            ToRaylet::ActorCreated { actor_id, num_restarts, result } => {
+                self.on_actor_created(now, worker_id, actor_id, num_restarts, result);
+            }
+            ToRaylet::ActorExiting { actor_id, reason } => self.on_actor_exiting(worker_id, actor_id, reason),
+            ToRaylet::TaskDone { task_id, result } => self.on_task_done(now, worker_id, task_id, result),
+            ToRaylet::Shutdown { reason } => self.effects.push(Effect::Shutdown(reason)),
+            // Registering twice is refused, and the rest is the shell's.
+            ToRaylet::Register { .. } => {
+                self.effects.push(Effect::Reject(client, "it is registered already".to_owned()));
+            }
+            ToRaylet::CreateObject { .. }
+            | ToRaylet::SealObject { .. }
+            | ToRaylet::AbortObject { .. }
+            | ToRaylet::GetObjects { .. }
+            | ToRaylet::CancelGet { .. }
+            | ToRaylet::ReleaseObject { .. }
+            | ToRaylet::DeleteObjects { .. }
+            | ToRaylet::GcsCall { .. }
+            | ToRaylet::FlushLogs { .. } => {}
+        }
+    }
+
+    /// A connection has ended.
+    pub fn on_client_lost(&mut self, now: Instant, client: ClientId) {
+        let Some(gone) = self.forget_client(client) else { return };
+        if let Some(job_id) = gone.drives {
+            self.on_driver_lost(now, gone.worker_id, job_id);
+            return;
+        }
+        let ordered = self.pool.get(gone.worker_id).is_some_and(|worker| worker.ordered);
+        let status = self.ending.get(&gone.worker_id).and_then(|ending| ending.status);
+        if status.is_some() || !ordered {
+            self.finish_worker(now, gone.worker_id, status.unwrap_or(ExitStatus::Unknown));
+        } else {
+            let ending = Ending { deadline: now + EXIT_WAIT, status: None };
+            self.ending.insert(gone.worker_id, ending);
+            self.pool.retire(gone.worker_id);
+        }
+    }
+
+    fn on_driver_lost(&mut self, now: Instant, driver: WorkerId, job_id: JobId) {
+        self.effects.push(Effect::FinishJob(job_id, "its driver is gone".to_owned()));
+        self.lose_holder(now, driver);
+        self.announce_death(driver, "the driver's connection to its node was closed");
+        self.end_job(now, job_id);
+    }
+
+    /// The control plane says that a job has ended.
+    pub fn on_job_finished(&mut self, now: Instant, job_id: JobId) {
+        self.end_job(now, job_id);
+    }
+
+    fn end_job(&mut self, now: Instant, job_id: JobId) {
+        let actor =
+            |lease: &crate::lease_table::Lease| matches!(lease.holder, crate::lease_table::Holder::Actor(_));
+        for lease_id in self.leases.of_job(job_id) {
+            // Actors, of which some outlive their job, are ended by the control plane one by one.
+            if !self.leases.get(lease_id).is_some_and(actor) {
+                self.end_lease(now, lease_id, "its job has ended");
+            }
+        }
+        self.demands.retain(|_, demand| demand.job_id != job_id);
+        let mut out = Vec::new();
+        self.pool.on_job_finished(job_id, &mut out);
+        self.run_pool_effects(now, out);
+        self.serve(now);
+    }
+
+    /// The fork server has made a process for this worker.
+    pub fn on_forked(&mut self, worker_id: WorkerId, pid: u32) {
+        if !self.pool.on_forked(worker_id, pid) {
+            self.effects.push(Effect::Kill(pid));
+        }
+    }
+
+    /// The fork server has reaped this process.
+    pub fn on_exited(&mut self, now: Instant, pid: u32, status: ExitStatus) {
+        let Some(worker_id) = self.pool.of_pid(pid) else { return };
+        if self.by_worker.contains_key(&worker_id) {
+            let ending = Ending { deadline: now + EXIT_WAIT, status: Some(status) };
+            self.ending.insert(worker_id, ending);
+            self.pool.retire(worker_id);
+        } else {
+            self.finish_worker(now, worker_id, status);
+        }
+    }
+
+    /// Does what is due by now.
+    pub fn on_tick(&mut self, now: Instant) {
+        let due = |(id, ending): (&WorkerId, &Ending)| (ending.deadline <= now).then_some(*id);
+        let due: Vec<_> = self.ending.iter().filter_map(due).collect();
+        for worker_id in due {
+            // Its process is gone but something it started holds the connection, or the reverse.
+            if let Some(client) = self.by_worker.get(&worker_id).copied() {
+                self.forget_client(client);
+                self.effects.push(Effect::Close(client));
+            }
+            let status = self.ending.get(&worker_id).and_then(|ending| ending.status);
+            if let (None, Some(pid)) = (status, self.pool.get(worker_id).and_then(|worker| worker.pid)) {
+                self.effects.push(Effect::Kill(pid));
+            }
+            self.finish_worker(now, worker_id, status.unwrap_or(ExitStatus::Unknown));
+        }
+        let mut out = Vec::new();
+        self.pool.tick(now, &mut out);
+        self.run_pool_effects(now, out);
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.short.extend(self.demands.keys().copied());
+            self.serve(now);
+        }
+    }
+
+    /// When [`Self::on_tick`] has something to do next, if nothing else happens before.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let endings = self.ending.values().map(|ending| ending.deadline);
+        endings.chain(self.pool.next_deadline()).chain(self.retry_at).min()
+    }
+
+    /// Ends a worker, for a reason that those who lose it are told.
+    pub(super) fn kill_worker(&mut self, now: Instant, worker_id: WorkerId, reason: &str) {
+        let mut out = Vec::new();
+        if self.pool.kill(worker_id, &mut out) {
+            self.kill_reasons.entry(worker_id).or_insert_with(|| reason.to_owned());
+        }
+        self.run_pool_effects(now, out);
+    }
+
+    /// A worker is gone for certain.
+    fn finish_worker(&mut self, now: Instant, worker_id: WorkerId, status: ExitStatus) {
+        self.ending.remove(&worker_id);
+        let cause = match self.kill_reasons.remove(&worker_id) {
+            Some(reason) => reason,
+            None => status.to_string(),
+        };
+        if let Some(lease_id) = self.leases.of_worker(worker_id) {
+            self.on_leased_worker_lost(now, lease_id, worker_id, &cause);
+        }
+        self.lose_holder(now, worker_id);
+        let mut out = Vec::new();
+        let worker = self.pool.remove(now, worker_id, &cause, &mut out);
+        self.run_pool_effects(now, out);
+        self.effects.push(Effect::EndLogs(worker_id));
+        if worker.is_some_and(|worker| !matches!(worker.state, WorkerState::Starting { .. })) {
+            self.announce_death(worker_id, &cause);
+        }
+        self.serve(now);
+    }
+
+    /// What a process that is gone held or waited for as a caller.
+    fn lose_holder(&mut self, now: Instant, worker_id: WorkerId) {
+        let leases: Vec<_> = self.leases.of_client(worker_id).collect();
+        for lease_id in leases {
+            self.end_lease(now, lease_id, "the process that it worked for is gone");
+        }
+        self.demands.retain(|(holder, _), _| *holder != worker_id);
+        self.effects.push(Effect::OwnerLost(worker_id));
+        self.serve(now);
+    }
+
+    fn announce_death(&mut self, worker_id: WorkerId, cause: &str) {
+        for &client in self.clients.keys() {
+            let message = FromRaylet::WorkerDied { worker_id, cause: cause.to_owned() };
+            self.effects.push(Effect::Send(client, message));
+        }
+    }
+
+    pub(super) fn run_pool_effects(&mut self, now: Instant, effects: Vec<PoolEffect>) {
+        for effect in effects {
+            match effect {
+                PoolEffect::Fork(worker_id) => self.effects.push(Effect::Fork(worker_id)),
+                PoolEffect::Kill(worker_id) => {
+                    // One without a process yet is killed when the fork server tells of it.
+                    if let Some(pid) = self.pool.get(worker_id).and_then(|worker| worker.pid) {
+                        self.effects.push(Effect::Kill(pid));
+                    }
+                }
+                PoolEffect::Ready { lease_id, worker_id } => self.on_worker_ready(now, lease_id, worker_id),
+                PoolEffect::StartFailed { lease_id, reason } => self.on_start_failed(now, lease_id, reason),
+            }
+        }
+    }
+
+    fn forget_client(&mut self, client: ClientId) -> Option<Client> {
+        let gone = self.clients.remove(&client)?;
+        self.by_worker.remove(&gone.worker_id);
+        for actor_id in &gone.subscriptions {
+            self.unsubscribe(*actor_id);
+        }
+        Some(gone)
+    }
+
+    /// Address of a worker that is connected.
+    pub(super) fn leased_worker(&self, worker_id: WorkerId) -> Option<LeasedWorker> {
+        let client = self.clients.get(self.by_worker.get(&worker_id)?)?;
+        Some(LeasedWorker {
+            worker_id,
+            node_id: self.identity.node_id,
+            socket_path: client.socket_path.clone(),
+            tcp_address: String::new(),
+            pid: client.pid,
+        })
+    }
+
+    /// Says something to a worker, if it is connected.
+    pub(super) fn send_to(&mut self, worker_id: WorkerId, message: FromRaylet) -> bool {
+        let Some(&client) = self.by_worker.get(&worker_id) else { return false };
+        self.effects.push(Effect::Send(client, message));
+        true
+    }
+
+    pub(super) fn next_lease_id(&mut self) -> LeaseId {
+        LeaseId::from_bytes(*self.lease_ids.next_id().as_bytes())
+    }
+
+    pub(super) const fn mark_changed(&mut self) {
+        self.changed = true;
+    }
+
+    /// The connection of the driver of this job.
+    pub fn driver_of(&self, job_id: JobId) -> Option<ClientId> {
+        self.clients.iter().find(|(_, client)| client.drives == Some(job_id)).map(|(&id, _)| id)
+    }
+
+    /// The job that this client drives.
+    pub fn job_of(&self, client: ClientId) -> Option<JobId> {
+        self.clients.get(&client)?.drives
+    }
+
+    /// The process behind this connection, if it has said who it is.
+    pub fn worker_of(&self, client: ClientId) -> Option<WorkerId> {
+        self.clients.get(&client).map(|client| client.worker_id)
+    }
+
+    /// Process ids of all workers.
+    pub fn worker_pids(&self) -> impl Iterator<Item = u32> {
+        self.pool.iter().filter_map(|(_, worker)| worker.pid)
+    }
+
+    /// The resources of the node and how they are used.
+    pub const fn resources(&self) -> &ResourceManager {
+        &self.resources
+    }
+
+    /// How many workers, granted leases and waiting requests there are.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        (self.pool.len(), self.leases.granted(), self.queue.len())
+    }
+
+    /// What is waited for: shape, how often, and whether it can never be had here.
+    pub fn demand(&self) -> Vec<(Resources, u64, bool)> {
+        let waiting = self.queue.demand().map(|(shape, count)| (shape.clone(), count as u64, false));
+        let infeasible = self.demands.values().filter(|demand| demand.infeasible && demand.target > 0);
+        let infeasible = infeasible.map(|demand| (demand.shape.clone(), u64::from(demand.target), true));
+        waiting.chain(infeasible).collect()
+    }
+}
