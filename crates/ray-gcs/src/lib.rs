@@ -1,1 +1,33 @@
-//! placeholder
+//! The control plane of a cluster: which nodes, actors and jobs there are, what they were promised, and
+//! a key-value store.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`control_plane`] | the machine made of all tables; [`effects`]: what it tells its shell to do |
+//! | [`node_table`], [`actor_table`], [`job_table`], [`kv`], [`usage_table`] | a table each, pure |
+//! | [`pending_actors`] | who waits for a node |
+//! | [`stored`], [`memory_store`], [`redb_store`] | how tables are kept, and where |
+//!
+//! It never takes part in a task or in an actor's calls: with the control plane gone, what runs goes on.
+
+pub mod actor;
+pub mod actor_table;
+pub mod clock;
+pub mod control_plane;
+pub mod effects;
+pub mod error;
+pub mod job_table;
+pub mod kv;
+pub mod memory_store;
+pub mod node_table;
+pub mod pending_actors;
+pub mod redb_store;
+#[cfg(test)]
+mod store_tests;
+pub mod stored;
+pub mod usage_table;
+mod wire;
+
+pub use crate::control_plane::ControlPlane;
+pub use crate::memory_store::InMemoryGcsStore;
+pub use crate::redb_store::RedbGcsStore;

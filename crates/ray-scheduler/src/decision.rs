@@ -5,7 +5,7 @@ use ray_core::id::NodeId;
 use ray_core::resource::Resources;
 
 /// Which nodes are wanted, beyond what is needed there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Strategy {
     /// What the scheduler was made with; [`HybridPolicy`](crate::HybridPolicy) unless told otherwise.
     #[default]

@@ -42,6 +42,21 @@ pub struct GcsConfig {
     /// Time for one call to the control plane or from it, in milliseconds. Default 5000. Raise it
     /// on machines that are so busy that calls run out of time.
     pub rpc_timeout_ms: u64,
+    /// Changes that may wait for the storage before further calls are answered that the control plane is
+    /// overloaded. Default 10 000. Raise it if the disk stalls for seconds under load.
+    pub max_commit_queue: usize,
+    /// Orders that may wait for one node; beyond that they are not lost, but listed anew once the node
+    /// has caught up. Default 10 000.
+    pub max_order_queue: usize,
+    /// Largest message, in bytes, to or from the control plane. Default 256 MiB. Raise it if classes with
+    /// larger captured data are made into actors.
+    pub max_message_bytes: usize,
+    /// Dead nodes that are kept, so that people see why they died. Default 1000.
+    pub dead_nodes_kept: usize,
+    /// Dead actors that are kept, so that people and late callers see why they died. Default 10 000.
+    pub dead_actors_kept: usize,
+    /// Finished jobs that are kept. Default 1000.
+    pub finished_jobs_kept: usize,
 }
 
 impl Default for GcsConfig {
@@ -54,6 +69,12 @@ impl Default for GcsConfig {
             max_subscriber_queue: 10_000,
             inbox_capacity: 10_000,
             rpc_timeout_ms: 5_000,
+            max_commit_queue: 10_000,
+            max_order_queue: 10_000,
+            max_message_bytes: 256 << 20,
+            dead_nodes_kept: 1_000,
+            dead_actors_kept: 10_000,
+            finished_jobs_kept: 1_000,
         }
     }
 }
@@ -65,6 +86,12 @@ impl GcsConfig {
         in_range("gcs.max_subscriber_queue", self.max_subscriber_queue, 1, MAX_QUEUE)?;
         in_range("gcs.inbox_capacity", self.inbox_capacity, 1, MAX_QUEUE)?;
         in_range("gcs.rpc_timeout_ms", self.rpc_timeout_ms, 1, MAX_MS)?;
+        in_range("gcs.max_commit_queue", self.max_commit_queue, 1, MAX_QUEUE)?;
+        in_range("gcs.max_order_queue", self.max_order_queue, 1, MAX_QUEUE)?;
+        in_range("gcs.max_message_bytes", self.max_message_bytes, 1 << 20, 2 << 30)?;
+        in_range("gcs.dead_nodes_kept", self.dead_nodes_kept, 1, MAX_QUEUE)?;
+        in_range("gcs.dead_actors_kept", self.dead_actors_kept, 1, MAX_QUEUE)?;
+        in_range("gcs.finished_jobs_kept", self.finished_jobs_kept, 1, MAX_QUEUE)?;
         if self.node_dead_after_ms < 2 * self.heartbeat_interval_ms {
             let reason = format!(
                 "has to be at least twice gcs.heartbeat_interval_ms ({}), or one late heartbeat kills a \

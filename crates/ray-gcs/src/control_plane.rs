@@ -1,0 +1,515 @@
+//! The whole control plane as one machine: the tables, and how a change of one moves the others.
+//!
+//! A step takes a call and the time, changes the tables and notes in [`Effects`] what the shell has to do.
+//! The same machine runs under [`crate::Gcs`] and in the simulation. After each step nobody waits who
+//! could be placed: there is no timer in the way of an actor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ray_core::config::GcsConfig;
+use ray_core::id::{ActorId, JobId, NodeId};
+use ray_core::resource::Resources;
+
+use crate::actor::{ActorInfo, ActorPhase, ActorSpec, DeathCause, Incarnation, KillOrder, WorkerAddress};
+use crate::actor_table::{ActorEffect, ActorTable, NodeOrder};
+use crate::clock::Now;
+use crate::effects::{Effects, Event, LinkChange, Snapshot};
+use crate::error::{ActorError, NodeError};
+use crate::job_table::{JobEffect, JobSpec, JobTable};
+use crate::kv::{Kv, Value};
+use crate::node_table::{NodeEffect, NodeLimits, NodeSpec, NodeTable};
+use crate::pending_actors::{PendingActors, Shape};
+use crate::stored::{self, StoredTables};
+use crate::usage_table::{NodeUsage, Placement, UsageTable};
+
+/// How much a [`ControlPlane`] keeps, and how long it waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// About nodes.
+    pub nodes: NodeLimits,
+    /// How many dead actors are kept.
+    pub dead_actors_kept: usize,
+    /// How many finished jobs are kept.
+    pub finished_jobs_kept: usize,
+}
+
+impl From<&GcsConfig> for Limits {
+    fn from(config: &GcsConfig) -> Self {
+        let dead_after = Duration::from_millis(config.node_dead_after_ms);
+        // A node is found dead at most a tenth of the limit too late.
+        let tick_every = (dead_after / 10).max(Duration::from_millis(1));
+        Self {
+            nodes: NodeLimits { dead_after, tick_every, dead_kept: config.dead_nodes_kept },
+            dead_actors_kept: config.dead_actors_kept,
+            finished_jobs_kept: config.finished_jobs_kept,
+        }
+    }
+}
+
+/// What became of an incarnation, as its node reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ActorOutcome {
+    /// It takes calls.
+    Alive {
+        /// Where.
+        address: WorkerAddress,
+        /// Its process.
+        pid: u32,
+    },
+    /// It is gone. [`DeathKind::Unschedulable`] about one that is still being made gives the order back:
+    /// the node has no room after all, and did nothing.
+    Died(DeathCause),
+}
+
+/// What a node answered to an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OrderAnswer {
+    /// It took the order.
+    Acknowledged,
+    /// It holds the order for wrong and will never take it.
+    Refused(String),
+}
+
+/// What an order is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderKey {
+    /// To make this incarnation.
+    Create(Incarnation),
+    /// To end it.
+    Kill(Incarnation),
+}
+
+impl NodeOrder {
+    /// What the order is about.
+    pub fn key(&self) -> OrderKey {
+        match self {
+            Self::Create(target, _) => OrderKey::Create(*target),
+            Self::Kill(order) => OrderKey::Kill(order.target),
+        }
+    }
+}
+
+/// All tables.
+#[derive(Debug)]
+pub struct ControlPlane {
+    nodes: NodeTable,
+    actors: ActorTable,
+    jobs: JobTable,
+    kv: Kv,
+    usage: UsageTable,
+    pending: PendingActors,
+}
+
+impl ControlPlane {
+    /// The control plane that was kept; an empty one if nothing was.
+    ///
+    /// Its effects open the links to the nodes that were alive; these get the orders that they have not
+    /// acknowledged, and all of `dead_after` to say that they are still there.
+    pub fn restore(limits: Limits, stored: StoredTables, now: Now, fx: &mut Effects) -> Self {
+        let mut plane = Self {
+            nodes: NodeTable::restore(limits.nodes, stored.nodes, now),
+            actors: ActorTable::new(limits.dead_actors_kept),
+            jobs: JobTable::restore(limits.finished_jobs_kept, stored.jobs),
+            kv: Kv::default(),
+            usage: UsageTable::default(),
+            pending: PendingActors::default(),
+        };
+        for (namespace, key, value) in stored.kv {
+            plane.kv.restore(namespace, key, value);
+        }
+        for node in plane.nodes.iter().filter(|node| node.is_alive()) {
+            let spec = &node.spec;
+            plane.usage.on_node_up(spec.node_id, &spec.total, false);
+            fx.links.push(LinkChange::Open(spec.node_id, spec.raylet_address.clone()));
+        }
+        plane.restore_actors(stored.actors, stored.kills, now, fx);
+        plane
+    }
+
+    fn restore_actors(
+        &mut self,
+        actors: Vec<(ActorInfo, Option<ActorSpec>)>,
+        kills: Vec<KillOrder>,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        for (info, spec) in actors {
+            let actor_id = info.actor_id;
+            if !self.actors.restore(info, spec) {
+                fx.writes.push(stored::delete_actor(&actor_id));
+            }
+        }
+        kills.into_iter().for_each(|order| self.actors.restore_kill(order));
+        let mut out = Vec::new();
+        self.actors.finish_restore(&mut out);
+        // A node's death and what follows from it are one write, so this finds nothing unless someone
+        // else changed the store.
+        for node_id in self.actors.nodes_with_actors() {
+            if let Err(error) = self.nodes.alive(&node_id) {
+                self.actors.on_node_dead(node_id, &error.to_string(), now, &mut out);
+            }
+        }
+        for incarnation in self.actors.creating() {
+            if let Some(spec) = self.actors.spec(&incarnation.actor_id) {
+                self.usage.on_ordered(incarnation, &Shape::of(spec).need);
+            }
+        }
+        self.apply_actor_effects(out, now, fx);
+    }
+
+    // Nodes.
+
+    /// Takes a node in; see [`NodeTable::register`].
+    ///
+    /// # Errors
+    /// [`NodeError::Dead`]: the node was declared dead and has to come back under a new id.
+    pub fn register_node(&mut self, spec: NodeSpec, now: Now, fx: &mut Effects) -> Result<(), NodeError> {
+        let (node_id, total) = (spec.node_id, spec.total.clone());
+        let mut out = Vec::new();
+        self.nodes.register(spec, now, &mut out)?;
+        self.usage.on_node_up(node_id, &total, true);
+        self.apply_node_effects(out, now, fx);
+        Ok(())
+    }
+
+    /// Takes a node out that leaves in order.
+    pub fn unregister_node(&mut self, node_id: NodeId, reason: &str, now: Now, fx: &mut Effects) {
+        let mut out = Vec::new();
+        self.nodes.unregister(node_id, reason, now, &mut out);
+        self.apply_node_effects(out, now, fx);
+    }
+
+    /// Notes a sign of life; returns whether the node is alive.
+    pub fn heartbeat(&mut self, node_id: NodeId, sequence: u64, now: Now) -> bool {
+        self.nodes.heartbeat(node_id, sequence, now)
+    }
+
+    /// Declares silent nodes dead.
+    pub fn tick(&mut self, now: Now, fx: &mut Effects) {
+        let mut out = Vec::new();
+        self.nodes.tick(now, &mut out);
+        if !out.is_empty() {
+            self.apply_node_effects(out, now, fx);
+        }
+    }
+
+    // Actors.
+
+    /// Takes an actor in and looks for a node for it. Registering it again changes nothing.
+    ///
+    /// # Errors
+    /// If a living actor has its name, or its job has ended.
+    pub fn register_actor(
+        &mut self,
+        spec: ActorSpec,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<Arc<ActorInfo>, ActorError> {
+        let actor_id = spec.actor_id;
+        if self.actors.get(&actor_id).is_err() && self.jobs.is_finished(&spec.job_id) {
+            return Err(ActorError::JobFinished(spec.job_id));
+        }
+        let mut out = Vec::new();
+        self.actors.register(spec, &mut out)?;
+        self.apply_actor_effects(out, now, fx);
+        self.actors.get(&actor_id).cloned()
+    }
+
+    /// Ends an actor, for good or so that it is made anew if it may be.
+    ///
+    /// # Errors
+    /// [`ActorError::Unknown`].
+    pub fn kill_actor(
+        &mut self,
+        actor_id: ActorId,
+        no_restart: bool,
+        cause: DeathCause,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<(), ActorError> {
+        let mut out = Vec::new();
+        self.actors.kill(actor_id, no_restart, cause, now, &mut out)?;
+        self.apply_actor_effects(out, now, fx);
+        Ok(())
+    }
+
+    /// Takes in what a node says about an incarnation.
+    ///
+    /// # Errors
+    /// If the node is dead or unknown: it has to end what it runs.
+    pub fn report_actor(
+        &mut self,
+        target: Incarnation,
+        outcome: ActorOutcome,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<(), NodeError> {
+        self.nodes.alive(&target.node_id)?;
+        let mut out = Vec::new();
+        match outcome {
+            ActorOutcome::Alive { address, pid } => self.actors.on_alive(&target, address, pid, &mut out),
+            ActorOutcome::Died(cause) => self.actors.on_died(&target, cause, now, &mut out),
+        }
+        self.apply_actor_effects(out, now, fx);
+        Ok(())
+    }
+
+    /// Takes in what a node answered to an order.
+    pub fn on_order_answered(&mut self, order: OrderKey, answer: OrderAnswer, now: Now, fx: &mut Effects) {
+        let mut out = Vec::new();
+        match (order, answer) {
+            (OrderKey::Create(target), OrderAnswer::Acknowledged) => {
+                self.actors.on_create_acknowledged(&target);
+                self.usage.on_acknowledged(&target);
+            }
+            (OrderKey::Create(target), OrderAnswer::Refused(why)) => {
+                self.actors.on_create_refused(&target, &why, now, &mut out);
+            }
+            // A node that refuses to kill has nothing to kill.
+            (OrderKey::Kill(target), OrderAnswer::Acknowledged | OrderAnswer::Refused(_)) => {
+                self.actors.on_kill_acknowledged(&target, &mut out);
+            }
+        }
+        self.apply_actor_effects(out, now, fx);
+    }
+
+    /// The orders that a living node has not acknowledged.
+    pub fn outstanding(&self, node_id: NodeId) -> Vec<NodeOrder> {
+        if self.nodes.is_alive(&node_id) { self.actors.outstanding(node_id) } else { Vec::new() }
+    }
+
+    // Jobs.
+
+    /// Takes a job in. Adding it again changes nothing.
+    pub fn add_job(&mut self, spec: JobSpec, now: Now, fx: &mut Effects) {
+        let mut out = Vec::new();
+        self.jobs.add(spec, now, &mut out);
+        self.apply_job_effects(out, now, fx);
+    }
+
+    /// Ends a job and all of its actors that are not detached. Ending it again changes nothing.
+    pub fn finish_job(&mut self, job_id: JobId, reason: &str, now: Now, fx: &mut Effects) {
+        let mut out = Vec::new();
+        self.jobs.finish(job_id, reason, now, &mut out);
+        self.apply_job_effects(out, now, fx);
+    }
+
+    // Resources.
+
+    /// Takes in what a node has free.
+    ///
+    /// # Errors
+    /// If the node is dead or unknown.
+    pub fn report_resources(
+        &mut self,
+        usage: NodeUsage,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<(), NodeError> {
+        self.nodes.alive(&usage.node_id)?;
+        if self.usage.report(usage.clone()) {
+            fx.events.push(Event::Usage(Arc::new(usage)));
+            self.place_pending(now, fx);
+        }
+        Ok(())
+    }
+
+    /// What all living nodes have, what of it is free, and each node's last report.
+    pub fn cluster_resources(&self) -> (Resources, Resources, Vec<NodeUsage>) {
+        let (total, available) = self.usage.aggregate();
+        (total, available, self.usage.reports().cloned().collect())
+    }
+
+    // Key-value.
+
+    /// Sets a value; returns whether the key is new. See [`Kv::put`].
+    pub fn kv_put(
+        &mut self,
+        namespace: Vec<u8>,
+        key: Vec<u8>,
+        value: Value,
+        overwrite: bool,
+        fx: &mut Effects,
+    ) -> bool {
+        let mut out = Vec::new();
+        let is_new = self.kv.put(namespace, key, value, overwrite, &mut out);
+        fx.writes.extend(out.into_iter().map(stored::kv));
+        is_new
+    }
+
+    /// Removes a key, or every key that begins with it; returns how many.
+    pub fn kv_delete(&mut self, namespace: &[u8], key: &[u8], prefix: bool, fx: &mut Effects) -> u64 {
+        let mut out = Vec::new();
+        let deleted = self.kv.delete(namespace, key, prefix, &mut out);
+        fx.writes.extend(out.into_iter().map(stored::kv));
+        deleted
+    }
+
+    /// The keys and values.
+    pub fn kv(&self) -> &Kv {
+        &self.kv
+    }
+
+    /// The nodes.
+    pub fn nodes(&self) -> &NodeTable {
+        &self.nodes
+    }
+
+    /// The actors.
+    pub fn actors(&self) -> &ActorTable {
+        &self.actors
+    }
+
+    /// The jobs.
+    pub fn jobs(&self) -> &JobTable {
+        &self.jobs
+    }
+
+    /// Everything that everyone may know.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            nodes: self.nodes.iter().cloned().collect(),
+            actors: self.actors.iter().cloned().collect(),
+            jobs: self.jobs.iter().cloned().collect(),
+            usages: self.usage.reports().cloned().collect(),
+        }
+    }
+
+    // How a change of one table moves the others.
+
+    fn apply_node_effects(&mut self, effects: Vec<NodeEffect>, now: Now, fx: &mut Effects) {
+        let mut actors = Vec::new();
+        let mut jobs = Vec::new();
+        for effect in effects {
+            match effect {
+                NodeEffect::Up(info) => {
+                    fx.writes.push(stored::put_node(&info));
+                    fx.links.push(LinkChange::Open(info.spec.node_id, info.spec.raylet_address.clone()));
+                    fx.events.push(Event::Node(info));
+                }
+                NodeEffect::Down(info) => {
+                    let node_id = info.spec.node_id;
+                    let reason = info.death_reason().to_owned();
+                    fx.writes.push(stored::put_node(&info));
+                    fx.links.push(LinkChange::Close(node_id));
+                    fx.events.push(Event::Node(info));
+                    self.usage.on_node_down(&node_id);
+                    self.jobs.on_node_dead(node_id, &reason, now, &mut jobs);
+                    self.actors.on_node_dead(node_id, &reason, now, &mut actors);
+                }
+                NodeEffect::Forget(node_id) => fx.writes.push(stored::delete_node(&node_id)),
+            }
+        }
+        // What a dead node held is looked at before its jobs end, so that an actor that ends with its job
+        // is not placed first.
+        self.note_actor_effects(actors, fx);
+        self.apply_job_effects(jobs, now, fx);
+    }
+
+    fn apply_job_effects(&mut self, effects: Vec<JobEffect>, now: Now, fx: &mut Effects) {
+        let mut actors = Vec::new();
+        for effect in effects {
+            match effect {
+                JobEffect::Started(info) => {
+                    fx.writes.push(stored::put_job(&info));
+                    fx.events.push(Event::Job(info));
+                }
+                JobEffect::Finished(info) => {
+                    let job_id = info.spec.job_id;
+                    fx.writes.push(stored::put_job(&info));
+                    fx.events.push(Event::Job(info));
+                    self.actors.on_job_finished(job_id, now, &mut actors);
+                }
+                JobEffect::Forget(job_id) => fx.writes.push(stored::delete_job(&job_id)),
+            }
+        }
+        self.apply_actor_effects(actors, now, fx);
+    }
+
+    fn apply_actor_effects(&mut self, effects: Vec<ActorEffect>, now: Now, fx: &mut Effects) {
+        self.note_actor_effects(effects, fx);
+        self.place_pending(now, fx);
+    }
+
+    fn note_actor_effects(&mut self, effects: Vec<ActorEffect>, fx: &mut Effects) {
+        for effect in effects {
+            match effect {
+                ActorEffect::SaveSpec(spec) => fx.writes.push(stored::put_actor_spec(&spec)),
+                ActorEffect::DropSpec(actor_id) => fx.writes.push(stored::delete_actor_spec(&actor_id)),
+                ActorEffect::Changed(info) => {
+                    if !matches!(info.phase, ActorPhase::Waiting { .. }) {
+                        self.pending.remove(&info.actor_id);
+                    }
+                    fx.actor_changed(info);
+                }
+                ActorEffect::Forget(actor_id) => fx.writes.push(stored::delete_actor(&actor_id)),
+                ActorEffect::Schedule(actor_id) => {
+                    if let Some(spec) = self.actors.spec(&actor_id) {
+                        self.pending.push(actor_id, Shape::of(spec));
+                    }
+                }
+                ActorEffect::CreateOnNode(target, spec) => {
+                    fx.orders.push((target.node_id, NodeOrder::Create(target, spec)));
+                }
+                ActorEffect::KillOnNode(order) => {
+                    fx.writes.push(stored::put_kill(&order));
+                    fx.orders.push((order.target.node_id, NodeOrder::Kill(order)));
+                }
+                ActorEffect::KillDone(target) => fx.writes.push(stored::delete_kill(&target)),
+                ActorEffect::Settled(target, spec) => self.usage.on_settled(&target, &spec.resources),
+                ActorEffect::Vacated(target, spec) => self.usage.on_vacated(&target, &spec.resources),
+            }
+        }
+    }
+
+    /// Places every actor that some node can take now.
+    fn place_pending(&mut self, now: Now, fx: &mut Effects) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let mut out = Vec::new();
+        for shape in self.pending.shapes() {
+            while let Some(actor_id) = self.pending.first(&shape) {
+                match self.usage.place(&shape.need, shape.strategy) {
+                    Placement::On(node_id) => {
+                        self.pending.remove(&actor_id);
+                        self.actors.on_placed(actor_id, node_id, &mut out);
+                        let target = self.actors.incarnation(&actor_id).filter(|it| it.node_id == node_id);
+                        if let Some(target) = target {
+                            self.usage.on_ordered(target, &shape.need);
+                        }
+                    }
+                    Placement::Never(why) => {
+                        self.pending.remove(&actor_id);
+                        self.actors.on_unplaceable(actor_id, &why, now, &mut out);
+                    }
+                    Placement::Wait(reason) => {
+                        for actor_id in self.pending.tell(&shape, &reason) {
+                            self.actors.on_unplaced(actor_id, &reason, &mut out);
+                        }
+                        break;
+                    }
+                }
+            }
+        }
+        self.note_actor_effects(out, fx);
+    }
+
+    /// Panics if the tables contradict themselves or one another; for tests.
+    pub fn check_invariants(&self) {
+        self.nodes.check_invariants();
+        self.actors.check_invariants();
+        self.usage.check_invariants();
+        let waiting = self.actors.iter().filter(|info| matches!(info.phase, ActorPhase::Waiting { .. }));
+        let waiting: Vec<_> = waiting.map(|info| info.actor_id).collect();
+        assert_eq!(waiting, self.pending.iter().collect::<Vec<_>>(), "whoever waits is in the queue");
+        for info in self.actors.iter() {
+            if let Some(node_id) = info.phase.node_id() {
+                assert!(self.nodes.is_alive(&node_id), "{} is on dead node {node_id}", info.actor_id);
+            }
+            let job_ended = self.jobs.is_finished(&info.job_id) && !info.detached;
+            assert!(info.phase.is_dead() || !job_ended, "{} outlived its job", info.actor_id);
+        }
+    }
+}
