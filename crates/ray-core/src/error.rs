@@ -97,12 +97,14 @@ pub enum RayError {
         holders: String,
     },
     /// The disk to spill to has no room.
-    #[error("out of disk while spilling to {path}: {requested_bytes} bytes requested")]
+    #[error("out of disk while spilling to {path}: {requested_bytes} bytes requested{holders}")]
     OutOfDisk {
         /// Where it was spilled to.
         path: String,
         /// Size of the object.
         requested_bytes: u64,
+        /// The largest holders, as text to append, or nothing.
+        holders: String,
     },
     /// No node has as much as is asked, however long one waits.
     #[error("no node can ever satisfy {requested}: {reason}")]

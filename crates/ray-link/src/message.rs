@@ -361,6 +361,8 @@ pub enum StoreError {
         path: String,
         /// Size of the object.
         requested_bytes: u64,
+        /// The largest holders, for people.
+        holders: String,
     },
     /// The object is sealed already: writing it again is not needed.
     AlreadySealed,
@@ -378,7 +380,9 @@ impl StoreError {
             Self::Full { requested_bytes, used_bytes, capacity_bytes, holders } => {
                 RayError::ObjectStoreFull { requested_bytes, used_bytes, capacity_bytes, holders }
             }
-            Self::OutOfDisk { path, requested_bytes } => RayError::OutOfDisk { path, requested_bytes },
+            Self::OutOfDisk { path, requested_bytes, holders } => {
+                RayError::OutOfDisk { path, requested_bytes, holders }
+            }
             Self::AlreadySealed => RayError::AlreadyExists { what: format!("object {object_id}") },
             Self::Lost { cause } => RayError::ObjectLost { object_id, cause },
         }
