@@ -183,6 +183,17 @@ impl Connection {
         self.reader.next_frame()
     }
 
+    /// Lends out what was read, so that frames can be taken while this connection is written to. Give
+    /// it back by [`Connection::restore_reader`] before the next read.
+    pub const fn lend_reader(&mut self) -> FrameReader {
+        std::mem::replace(&mut self.reader, FrameReader::new(0))
+    }
+
+    /// Takes back what [`Connection::lend_reader`] lent.
+    pub fn restore_reader(&mut self, reader: FrameReader) {
+        self.reader = reader;
+    }
+
     /// The oldest descriptor that came and was not taken yet.
     pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
         (!self.descriptors.is_empty()).then(|| self.descriptors.remove(0))
@@ -312,7 +323,9 @@ mod tests {
         let (_folder, mut client, mut server) = pair();
         client.queue(3, |out| out.extend_from_slice(b"ping"));
         client.flush().unwrap();
-        server.wait_for_frame(SECOND, |frame| assert_eq!((frame.kind, frame.payload), (3, &b"ping"[..]))).unwrap();
+        server
+            .wait_for_frame(SECOND, |frame| assert_eq!((frame.kind, frame.payload), (3, &b"ping"[..])))
+            .unwrap();
         server.queue(4, |out| out.extend_from_slice(b"pong"));
         server.flush().unwrap();
         client.wait_for_frame(SECOND, |frame| assert_eq!(frame.payload, b"pong")).unwrap();

@@ -76,7 +76,11 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn end(&self) -> RayResult<()> {
-        if self.rest.is_empty() { Ok(()) } else { Err(damaged(format!("{} bytes too many", self.rest.len()))) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(damaged(format!("{} bytes too many", self.rest.len())))
+        }
     }
 
     pub(crate) const fn rest(&self) -> &'a [u8] {

@@ -17,7 +17,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use ray_core::id::{LeaseId, TaskId, WorkerId};
+use ray_core::id::{LeaseId, TaskId};
 use ray_core::resource::Resources;
 use rustc_hash::FxHashMap;
 
@@ -81,7 +81,6 @@ struct Class {
 #[derive(Debug)]
 struct Lease {
     class: u64,
-    worker_id: WorkerId,
     /// In the order in which they were sent, which is the order in which they run.
     in_flight: VecDeque<TaskId>,
     idle_since: Option<Instant>,
@@ -147,20 +146,12 @@ impl Dispatcher {
     }
 
     /// The node has granted a lease.
-    pub fn on_lease_granted(
-        &mut self,
-        class: u64,
-        lease_id: LeaseId,
-        worker_id: WorkerId,
-        now: Instant,
-        out: &mut Vec<Action>,
-    ) {
+    pub fn on_lease_granted(&mut self, class: u64, lease_id: LeaseId, now: Instant, out: &mut Vec<Action>) {
         if class as usize >= self.classes.len() {
             out.push(Action::Return { lease_id });
             return;
         }
-        let lease =
-            Lease { class, worker_id, in_flight: VecDeque::new(), idle_since: Some(now), stalled: false };
+        let lease = Lease { class, in_flight: VecDeque::new(), idle_since: Some(now), stalled: false };
         self.leases.insert(lease_id, lease);
         let waiting = self.class(class);
         waiting.leases.push(lease_id);
@@ -247,21 +238,15 @@ impl Dispatcher {
         Some(since + self.lease_idle)
     }
 
-    /// The worker of a lease.
-    pub fn worker_of(&self, lease_id: LeaseId) -> Option<WorkerId> {
-        Some(self.leases.get(&lease_id)?.worker_id)
+    /// How many unfinished tasks this lease holds.
+    pub fn held(&self, lease_id: LeaseId) -> usize {
+        self.leases.get(&lease_id).map_or(0, |lease| lease.in_flight.len())
     }
 
     /// The lease that holds a task, by a look at all of them: for rare events.
     pub fn lease_of(&self, task_id: TaskId) -> Option<LeaseId> {
         let mut leases = self.leases.iter();
         leases.find(|(_, lease)| lease.in_flight.contains(&task_id)).map(|(&id, _)| id)
-    }
-
-    /// The lease on this worker.
-    pub fn lease_on(&self, worker_id: WorkerId) -> Option<LeaseId> {
-        let mut leases = self.leases.iter();
-        leases.find(|(_, lease)| lease.worker_id == worker_id).map(|(&id, _)| id)
     }
 
     /// Tasks of this class that wait for a worker.
@@ -398,7 +383,7 @@ mod tests {
         dispatcher.enqueue(class, task(1), false, &mut out);
         assert_eq!(out, [Action::SetDemand { class, target: 1 }]);
         out.clear();
-        dispatcher.on_lease_granted(class, lease(1), WorkerId::nil(), now, &mut out);
+        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
         assert_eq!(out, [Action::Send { lease_id: lease(1), task_id: task(1) }]);
     }
 
@@ -410,7 +395,7 @@ mod tests {
             dispatcher.enqueue(class, task(number), false, &mut out);
         }
         out.clear();
-        dispatcher.on_lease_granted(class, lease(1), WorkerId::nil(), now, &mut out);
+        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
         assert_eq!(sent(&out), 1);
         out.clear();
         dispatcher.on_reply(lease(1), task(0), 10, now, &mut out);
@@ -421,7 +406,7 @@ mod tests {
     fn long_tasks_are_held_one_ahead_at_most() {
         let (mut dispatcher, class, now) = dispatcher();
         let mut out = Vec::new();
-        dispatcher.on_lease_granted(class, lease(1), WorkerId::nil(), now, &mut out);
+        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
         dispatcher.enqueue(class, task(0), false, &mut out);
         dispatcher.on_reply(lease(1), task(0), 50_000, now, &mut out);
         out.clear();
@@ -435,7 +420,7 @@ mod tests {
     fn what_is_given_back_goes_elsewhere() {
         let (mut dispatcher, class, now) = dispatcher();
         let mut out = Vec::new();
-        dispatcher.on_lease_granted(class, lease(1), WorkerId::nil(), now, &mut out);
+        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
         dispatcher.enqueue(class, task(0), false, &mut out);
         dispatcher.on_reply(lease(1), task(0), 1, now, &mut out);
         for number in 1..4 {
@@ -448,7 +433,7 @@ mod tests {
         assert_eq!(sent(&out), 0, "the stalled lease gets nothing: {out:?}");
         assert!(matches!(out.last(), Some(Action::SetDemand { target: 3, .. })), "{out:?}");
         out.clear();
-        dispatcher.on_lease_granted(class, lease(2), WorkerId::nil(), now, &mut out);
+        dispatcher.on_lease_granted(class, lease(2), now, &mut out);
         assert_eq!(out[0], Action::Send { lease_id: lease(2), task_id: task(2) });
     }
 
@@ -456,8 +441,8 @@ mod tests {
     fn an_idle_lease_goes_back_in_time_or_when_revoked() {
         let (mut dispatcher, class, now) = dispatcher();
         let mut out = Vec::new();
-        dispatcher.on_lease_granted(class, lease(1), WorkerId::nil(), now, &mut out);
-        dispatcher.on_lease_granted(class, lease(2), WorkerId::nil(), now, &mut out);
+        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
+        dispatcher.on_lease_granted(class, lease(2), now, &mut out);
         dispatcher.enqueue(class, task(0), false, &mut out);
         out.clear();
         assert_eq!(dispatcher.next_deadline(), Some(now + IDLE));
@@ -479,7 +464,7 @@ mod tests {
     fn a_lost_lease_names_its_tasks_in_order() {
         let (mut dispatcher, class, now) = dispatcher();
         let mut out = Vec::new();
-        dispatcher.on_lease_granted(class, lease(1), WorkerId::nil(), now, &mut out);
+        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
         dispatcher.enqueue(class, task(0), false, &mut out);
         dispatcher.on_reply(lease(1), task(0), 1, now, &mut out);
         for number in 1..4 {
@@ -536,7 +521,7 @@ mod tests {
                     Event::Grant if running.len() < demand && next_lease < 255 => {
                         next_lease += 1;
                         running.push((lease(next_lease), VecDeque::new()));
-                        dispatcher.on_lease_granted(class, lease(next_lease), WorkerId::nil(), now, &mut out);
+                        dispatcher.on_lease_granted(class, lease(next_lease), now, &mut out);
                     }
                     Event::Reply(pick, us) if !running.is_empty() => {
                         let at = pick % running.len();

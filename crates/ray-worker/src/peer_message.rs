@@ -128,9 +128,13 @@ pub struct TaskHeader<'a> {
     pub target: Target<'a>,
     /// How many objects it returns.
     pub num_returns: u32,
+    /// It may run twice, so replies to earlier tasks need not be written before it starts.
+    pub retriable: bool,
     /// Its name, for logs and errors.
     pub name: &'a str,
 }
+
+const RETRIABLE: u8 = 0x80;
 
 /// What a task calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,13 +158,14 @@ impl<'a> TaskHeader<'a> {
         out.extend_from_slice(self.task_id.as_bytes());
         put_u32(out, self.attempt);
         put_u32(out, self.num_returns);
+        let flag = if self.retriable { RETRIABLE } else { 0 };
         match &self.target {
             Target::Function(function_id) => {
-                out.push(0);
+                out.push(flag);
                 out.extend_from_slice(function_id.as_bytes());
             }
             Target::Method { actor_id, sequence, name } => {
-                out.push(1);
+                out.push(flag | 1);
                 out.extend_from_slice(actor_id.as_bytes());
                 put_u64(out, *sequence);
                 put_bytes(out, name.as_bytes());
@@ -176,7 +181,8 @@ impl<'a> TaskHeader<'a> {
     pub(crate) fn read(fields: &mut Fields<'a>) -> RayResult<Self> {
         let task_id = fields.id(TaskId::LEN)?;
         let (attempt, num_returns) = (fields.u32()?, fields.u32()?);
-        let target = match fields.u8()? {
+        let tag = fields.u8()?;
+        let target = match tag & !RETRIABLE {
             0 => Target::Function(fields.id(FunctionId::LEN)?),
             1 => Target::Method {
                 actor_id: fields.id(ActorId::LEN)?,
@@ -185,7 +191,8 @@ impl<'a> TaskHeader<'a> {
             },
             other => return Err(damaged(format!("a task of kind {other}"))),
         };
-        Ok(Self { task_id, attempt, target, num_returns, name: fields.text()? })
+        let retriable = tag & RETRIABLE != 0;
+        Ok(Self { task_id, attempt, target, num_returns, retriable, name: fields.text()? })
     }
 }
 
@@ -257,10 +264,7 @@ pub fn read_args(bytes: &[u8]) -> RayResult<Vec<Arg<'_>>> {
             1 => ArgValue::Reference(fields.id(ObjectId::LEN)?),
             2 => ArgValue::Stored {
                 object_id: fields.id(ObjectId::LEN)?,
-                owner: Owner {
-                    worker_id: fields.id(WorkerId::LEN)?,
-                    node_id: fields.id(NodeId::LEN)?,
-                },
+                owner: Owner { worker_id: fields.id(WorkerId::LEN)?, node_id: fields.id(NodeId::LEN)? },
                 node_id: fields.id(NodeId::LEN)?,
             },
             other => return Err(damaged(format!("an argument of kind {other}"))),
@@ -367,8 +371,7 @@ fn read_returned(fields: &mut Fields<'_>) -> RayResult<Vec<Returned>> {
         let mut contained = Vec::with_capacity(references);
         for _ in 0..references {
             let object_id = fields.id(ObjectId::LEN)?;
-            let owner =
-                Owner { worker_id: fields.id(WorkerId::LEN)?, node_id: fields.id(NodeId::LEN)? };
+            let owner = Owner { worker_id: fields.id(WorkerId::LEN)?, node_id: fields.id(NodeId::LEN)? };
             contained.push((object_id, owner));
         }
         returned.push(Returned { value, contained });
@@ -402,7 +405,14 @@ mod tests {
     use super::*;
 
     fn header(target: Target<'_>) -> TaskHeader<'_> {
-        TaskHeader { task_id: TaskId::random(), attempt: 3, target, num_returns: 2, name: "double" }
+        TaskHeader {
+            task_id: TaskId::random(),
+            attempt: 3,
+            target,
+            num_returns: 2,
+            retriable: true,
+            name: "double",
+        }
     }
 
     #[test]
@@ -414,8 +424,7 @@ mod tests {
         for target in targets {
             let header = header(target);
             let owner = Owner { worker_id: WorkerId::random(), node_id: NodeId::random() };
-            let stored =
-                ArgValue::Stored { object_id: ObjectId::nil(), owner, node_id: NodeId::random() };
+            let stored = ArgValue::Stored { object_id: ObjectId::nil(), owner, node_id: NodeId::random() };
             let args = [
                 Arg { keyword: None, value: ArgValue::Inline(b"one") },
                 Arg { keyword: Some("two"), value: ArgValue::Reference(ObjectId::nil()) },

@@ -123,10 +123,8 @@ impl ReferenceCounter {
     /// Notes a reference that came from elsewhere, together with `grants` of its owner, with one
     /// handle. If this process owns the object, the handle alone counts.
     pub fn add_borrowed(&mut self, object_id: ObjectId, owner: Owner, grants: u32) {
-        let entry = self
-            .entries
-            .entry(object_id)
-            .or_insert_with(|| Entry::new(Side::Borrowed { owner, grants: 0 }));
+        let entry =
+            self.entries.entry(object_id).or_insert_with(|| Entry::new(Side::Borrowed { owner, grants: 0 }));
         entry.local += 1;
         if let Side::Borrowed { grants: received, .. } = &mut entry.side {
             *received += grants;

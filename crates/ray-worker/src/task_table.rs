@@ -61,6 +61,11 @@ pub enum Call {
         /// The method.
         method: Arc<str>,
     },
+    /// The constructor of an actor: it is registered with the control plane, which has it run.
+    Create {
+        /// The actor.
+        actor_id: ActorId,
+    },
 }
 
 /// Where a task is in its life.

@@ -91,15 +91,34 @@ const PROCESSES: usize = 4;
 #[derive(Debug, Clone)]
 enum Message {
     /// A task with this reference as an argument. The sender covers it until `Done`.
-    Call { argument: ObjectId, owner: Owner, keep: bool },
+    Call {
+        argument: ObjectId,
+        owner: Owner,
+        keep: bool,
+    },
     /// The reply to a call: the receiver of the call has a grant of its own, or has dropped it.
-    Done { argument: ObjectId },
+    Done {
+        argument: ObjectId,
+    },
     /// A reference in a reply, granted by its owner beforehand.
-    Give { object_id: ObjectId, owner: Owner },
+    Give {
+        object_id: ObjectId,
+        owner: Owner,
+    },
     /// Asks the owner for a grant to `borrower`; `then` is sent once it is given.
-    AskGrant { object_id: ObjectId, borrower: usize, asker: usize, then: Box<Then> },
-    Granted { then: Box<Then> },
-    ReturnGrants { object_id: ObjectId, grants: u32 },
+    AskGrant {
+        object_id: ObjectId,
+        borrower: usize,
+        asker: usize,
+        then: Box<Then>,
+    },
+    Granted {
+        then: Box<Then>,
+    },
+    ReturnGrants {
+        object_id: ObjectId,
+        grants: u32,
+    },
 }
 
 /// What the asker does when the grant is there.
@@ -296,7 +315,8 @@ impl World {
     /// Kills a process that owns nothing of the others', so that what it leaves can be judged.
     fn crash(&mut self, at: usize) {
         let owns_something = self.owners.values().any(|&owner| owner == at);
-        let owed = self.channels.iter().any(|(&(from, to), queue)| (from == at || to == at) && !queue.is_empty());
+        let owed =
+            self.channels.iter().any(|(&(from, to), queue)| (from == at || to == at) && !queue.is_empty());
         if owns_something || owed || self.processes.iter().filter(|process| process.alive).count() < 3 {
             return;
         }

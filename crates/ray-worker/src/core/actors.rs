@@ -1,0 +1,490 @@
+//! Creation of actors, and calls to them: the caller's side.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use ray_core::error::{RayError, RayResult};
+use ray_core::id::{ActorId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_core::pb::common::{ActorInfo, ActorSpec, DeathCause, WorkerAddress, actor_info, death_cause};
+use ray_core::pb::gcs::{GetActorReply, GetNamedActorRequest, KillActorRequest, RegisterActorRequest};
+use ray_core::resource::Resources;
+use ray_core::wire;
+use ray_link::message::{GcsMethod, ToRaylet};
+
+use super::CoreWorker;
+use super::link::gcs_error;
+use super::poll::Interrupted;
+use super::state::State;
+use crate::actor_calls::{Action, ActorCalls, ActorState};
+use crate::peer_message::{ExportedFunction, Target};
+use crate::reference_counter::Owner;
+use crate::task_table::{Call, PendingTask, TaskState, Verdict};
+use crate::value::Failure;
+
+/// How long a call of the control plane may take; the node retries while the GCS is away.
+const GCS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An actor as this process knows it.
+#[derive(Debug)]
+pub(super) struct Actor {
+    calls: ActorCalls,
+    class_name: String,
+    /// The task that creates it, if this process does: it keeps the constructor's arguments.
+    creation: Option<Creation>,
+    /// Why the control plane did not take it.
+    refused: Option<RayError>,
+}
+
+#[derive(Debug)]
+struct Creation {
+    task_id: TaskId,
+    /// Without the arguments, which are added when all have values.
+    spec: ActorSpec,
+}
+
+/// A new actor.
+#[derive(Debug)]
+pub struct ActorRequest {
+    /// Its class.
+    pub class: Arc<ExportedFunction>,
+    /// What it takes while it lives.
+    pub resources: Resources,
+    /// What it takes while it is placed.
+    pub placement_resources: Resources,
+    /// Its constructor's arguments, as `write_arg` wrote them.
+    pub args: Vec<u8>,
+    /// Objects that are arguments by themselves, once for each.
+    pub dependencies: Vec<ObjectId>,
+    /// Objects referred to inside arguments.
+    pub nested: Vec<ObjectId>,
+    /// How often it may be made again; -1 = for ever.
+    pub max_restarts: i64,
+    /// How often a lost call may be tried again, for those who look it up.
+    pub max_task_retries: i64,
+    /// How many calls may run at once.
+    pub max_concurrency: u32,
+    /// Its name; empty for none.
+    pub name: String,
+    /// Where its name counts.
+    pub namespace: String,
+    /// Whether it outlives its job.
+    pub detached: bool,
+    /// Given to those who look it up.
+    pub handle_metadata: Vec<u8>,
+}
+
+/// A call of an actor's method.
+#[derive(Debug)]
+pub struct MethodRequest {
+    /// The actor.
+    pub actor_id: ActorId,
+    /// The method.
+    pub method: Arc<str>,
+    /// Its arguments, as `write_arg` wrote them.
+    pub args: Vec<u8>,
+    /// Objects that are arguments by themselves, once for each.
+    pub dependencies: Vec<ObjectId>,
+    /// Objects referred to inside arguments.
+    pub nested: Vec<ObjectId>,
+    /// How many objects it returns.
+    pub num_returns: u32,
+    /// Its name, for logs and errors.
+    pub name: Arc<str>,
+    /// How often it may be tried again; -1 = for ever.
+    pub max_retries: i64,
+}
+
+impl CoreWorker {
+    /// Makes an actor. It is registered as soon as its arguments have values; an actor with a name is
+    /// registered when this returns.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if the name is taken.
+    pub fn create_actor(&self, request: ActorRequest, interrupted: Interrupted<'_>) -> RayResult<ActorId> {
+        let actor_id = ActorId::random();
+        let task_id = actor_id.creation_task_id();
+        let mut state = self.lock();
+        state.check_open()?;
+        let named = !request.name.is_empty();
+        let class_name = request.class.name.clone();
+        let task = creation_task(actor_id, &request);
+        let spec = actor_spec(actor_id, &state, request);
+        let creation = Creation { task_id, spec };
+        let actor = Actor { calls: ActorCalls::new(), class_name, creation: Some(creation), refused: None };
+        state.actors.insert(actor_id, actor);
+        state.tell_node(&ToRaylet::SubscribeActor { actor_id });
+        state.take_task(self, task_id, task);
+        state.settle(self);
+        state.flush(self);
+        drop(state);
+        if named { self.await_registration(actor_id, interrupted).map(|()| actor_id) } else { Ok(actor_id) }
+    }
+
+    /// Waits until the control plane has taken or refused a registration.
+    fn await_registration(&self, actor_id: ActorId, interrupted: Interrupted<'_>) -> RayResult<()> {
+        let mut state = self.lock();
+        if !state.shared.registrations.values().any(|&(registered, _)| registered == actor_id) {
+            return state.registration_result(actor_id);
+        }
+        let waiter = state.add_waiter(1);
+        for (registered, waiting) in state.shared.registrations.values_mut() {
+            if *registered == actor_id {
+                *waiting = Some(waiter);
+            }
+        }
+        let mut patience = super::poll::Patience::until(Some(GCS_TIMEOUT), interrupted);
+        let (mut state, end) = self.wait_for(state, waiter, &mut patience);
+        self.refuse(&state, end, "registration of an actor", GCS_TIMEOUT)?;
+        state.registration_result(actor_id)
+    }
+
+    /// Calls a method. Its objects are returned at once, each with one handle.
+    ///
+    /// # Errors
+    /// If this process has left the cluster.
+    pub fn call_actor(&self, request: MethodRequest) -> RayResult<Vec<ObjectId>> {
+        let mut state = self.lock();
+        state.check_open()?;
+        let actor_id = request.actor_id;
+        state.know_actor(actor_id, "");
+        let task_id = state.next_task_id();
+        let task = PendingTask {
+            call: Call::Method { actor_id, method: request.method },
+            args: request.args.into(),
+            dependencies: request.dependencies.into(),
+            nested: request.nested.into(),
+            num_returns: request.num_returns,
+            name: request.name,
+            attempt: 0,
+            retries_left: request.max_retries,
+            retry_exceptions: false,
+            state: TaskState::Queued,
+            cancelled: false,
+        };
+        let returns = state.take_task(self, task_id, task);
+        // It takes its place among the calls now, whenever its arguments come.
+        let mut out = Vec::new();
+        state.calls_of(actor_id).call(task_id, false, &mut out);
+        state.apply_calls(self, actor_id, out);
+        state.settle(self);
+        self.rouse_background(&state);
+        Ok(returns)
+    }
+
+    /// Notes an actor whose handle came from elsewhere, so that its news are heard early.
+    pub fn attach_actor(&self, actor_id: ActorId, class_name: &str) {
+        let mut state = self.lock();
+        if state.check_open().is_ok() {
+            state.know_actor(actor_id, class_name);
+            self.rouse_background(&state);
+        }
+    }
+
+    /// Ends an actor's process; with `no_restart` the actor too.
+    ///
+    /// # Errors
+    /// If the control plane cannot be reached.
+    pub fn kill_actor(
+        &self,
+        actor_id: ActorId,
+        no_restart: bool,
+        interrupted: Interrupted<'_>,
+    ) -> RayResult<()> {
+        let cause = DeathCause {
+            kind: death_cause::Kind::Killed.into(),
+            message: "it was killed by ray.kill".to_owned(),
+            error: Vec::new(),
+        };
+        let request = KillActorRequest { actor_id: actor_id.into(), no_restart, cause: Some(cause) };
+        let body = request.encode_to_vec().into();
+        match self.call_gcs(GcsMethod::KillActor, body, GCS_TIMEOUT, interrupted) {
+            // It is not registered yet, or forgotten: there is nothing to kill.
+            Err(RayError::NotFound { .. }) | Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The living actor of this name: its id, class and handle metadata.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none.
+    pub fn named_actor(
+        &self,
+        name: &str,
+        namespace: &str,
+        interrupted: Interrupted<'_>,
+    ) -> RayResult<(ActorId, String, Vec<u8>)> {
+        let request = GetNamedActorRequest { name: name.to_owned(), namespace: namespace.to_owned() };
+        let body = request.encode_to_vec().into();
+        let reply = self.call_gcs(GcsMethod::GetNamedActor, body, GCS_TIMEOUT, interrupted)?;
+        let reply = GetActorReply::decode(reply).map_err(|error| RayError::Protocol {
+            peer: "the control plane".to_owned(),
+            reason: error.to_string(),
+        })?;
+        let info = wire::required("actor", reply.actor)?;
+        let actor_id = wire::id("actor_id", &info.actor_id)?;
+        self.attach_actor(actor_id, &info.class_name);
+        Ok((actor_id, info.class_name, info.handle_metadata))
+    }
+}
+
+fn creation_task(actor_id: ActorId, request: &ActorRequest) -> PendingTask {
+    PendingTask {
+        call: Call::Create { actor_id },
+        args: request.args.clone().into(),
+        dependencies: request.dependencies.clone().into(),
+        nested: request.nested.clone().into(),
+        num_returns: 0,
+        name: request.class.name.as_str().into(),
+        attempt: 0,
+        retries_left: 0,
+        retry_exceptions: false,
+        state: TaskState::Queued,
+        cancelled: false,
+    }
+}
+
+fn actor_spec(actor_id: ActorId, state: &State, request: ActorRequest) -> ActorSpec {
+    ActorSpec {
+        actor_id: actor_id.into(),
+        job_id: state.job_id.into(),
+        name: request.name,
+        namespace: request.namespace,
+        class_name: request.class.name.clone(),
+        placement_resources: Some((&request.placement_resources).into()),
+        resources: Some((&request.resources).into()),
+        max_restarts: request.max_restarts,
+        max_task_retries: request.max_task_retries,
+        max_concurrency: request.max_concurrency,
+        detached: request.detached,
+        class_id: request.class.function_id.into(),
+        class_blob: request.class.pickled.to_vec(),
+        creation_task: Vec::new(),
+        owner: Some(WorkerAddress {
+            worker_id: state.me.worker_id.into(),
+            node_id: state.me.node_id.into(),
+            socket_path: state.listener.path().to_string_lossy().into_owned(),
+            tcp_address: String::new(),
+        }),
+        strategy: None,
+        handle_metadata: request.handle_metadata,
+        job_config: state.job_config.to_vec(),
+    }
+}
+
+impl State {
+    /// Notes an actor, and asks to be told of it, if it is new.
+    fn know_actor(&mut self, actor_id: ActorId, class_name: &str) {
+        if !self.actors.contains_key(&actor_id) {
+            let class_name = class_name.to_owned();
+            let actor = Actor { calls: ActorCalls::new(), class_name, creation: None, refused: None };
+            self.actors.insert(actor_id, actor);
+            self.tell_node(&ToRaylet::SubscribeActor { actor_id });
+        }
+    }
+
+    fn calls_of(&mut self, actor_id: ActorId) -> &mut ActorCalls {
+        &mut self.actors.get_mut(&actor_id).expect("an actor is known before it is called").calls
+    }
+
+    /// All arguments of a constructor have values.
+    pub(super) fn register_actor(&mut self, _core: &CoreWorker, actor_id: ActorId, task_id: TaskId) {
+        let Some(task) = self.tasks.get(task_id) else { return };
+        let mut args = Vec::new();
+        self.write_values(&task.args, &mut args);
+        let Some(Actor { creation: Some(creation), .. }) = self.actors.get(&actor_id) else { return };
+        let mut spec = creation.spec.clone();
+        spec.creation_task = args;
+        self.tasks.on_sent(task_id);
+        let request = self.next_request();
+        self.shared.registrations.insert(request, (actor_id, None));
+        let body = RegisterActorRequest { spec: Some(spec) }.encode_to_vec().into();
+        self.tell_node(&ToRaylet::GcsCall { request, method: GcsMethod::RegisterActor, body });
+    }
+
+    /// The control plane has answered a registration. Returns false if it was no registration.
+    pub(super) fn on_registration(
+        &mut self,
+        core: &CoreWorker,
+        request: u64,
+        result: &Result<Bytes, (i32, String)>,
+    ) -> bool {
+        let Some((actor_id, waiter)) = self.shared.registrations.remove(&request) else { return false };
+        if let Err((code, message)) = result {
+            let error = gcs_error(*code, "registration of an actor".to_owned(), message.clone());
+            let dead = ActorState::Dead { cause: error.to_string(), error: Bytes::new() };
+            self.set_actor_state(core, actor_id, u64::MAX, dead);
+            self.finish_creation(core, actor_id, actor_info::State::Dead);
+            if let Some(actor) = self.actors.get_mut(&actor_id) {
+                actor.refused = Some(error);
+            }
+        }
+        if let Some(waiter) = waiter {
+            self.tell_waiter(waiter);
+        }
+        true
+    }
+
+    fn registration_result(&mut self, actor_id: ActorId) -> RayResult<()> {
+        match self.actors.get_mut(&actor_id).and_then(|actor| actor.refused.take()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn on_actor_news(&mut self, core: &CoreWorker, info: &[u8]) {
+        let Ok(info) = ActorInfo::decode(info) else {
+            tracing::error!("news of an actor cannot be read");
+            return;
+        };
+        match read_news(&info) {
+            Ok((actor_id, state)) => {
+                if let Some(actor) = self.actors.get_mut(&actor_id)
+                    && actor.class_name.is_empty()
+                {
+                    actor.class_name.clone_from(&info.class_name);
+                }
+                self.set_actor_state(core, actor_id, info.version, state);
+                if info.max_restarts == 0 || info.state() == actor_info::State::Dead {
+                    self.finish_creation(core, actor_id, info.state());
+                }
+            }
+            Err(error) => tracing::error!(error = %error.chain(), "news of an actor make no sense"),
+        }
+    }
+
+    fn set_actor_state(&mut self, core: &CoreWorker, actor_id: ActorId, version: u64, state: ActorState) {
+        let Some(actor) = self.actors.get_mut(&actor_id) else { return };
+        let mut out = Vec::new();
+        actor.calls.on_state(version, state, &mut out);
+        self.apply_calls(core, actor_id, out);
+        self.settle_crashes(core, super::state::now());
+    }
+
+    /// The actor needs its constructor's arguments no more.
+    fn finish_creation(&mut self, core: &CoreWorker, actor_id: ActorId, state: actor_info::State) {
+        if !matches!(state, actor_info::State::Alive | actor_info::State::Dead) {
+            return;
+        }
+        let creation = self.actors.get_mut(&actor_id).and_then(|actor| actor.creation.take());
+        if let Some(creation) = creation {
+            self.finish_task(core, creation.task_id, Ok(Vec::new()));
+        }
+    }
+
+    /// All arguments of a call have values.
+    pub(super) fn on_call_ready(&mut self, core: &CoreWorker, actor_id: ActorId, task_id: TaskId) {
+        let mut out = Vec::new();
+        self.calls_of(actor_id).on_arguments_ready(task_id, &mut out);
+        self.apply_calls(core, actor_id, out);
+    }
+
+    pub(super) fn on_call_reply(&mut self, actor_id: ActorId, task_id: TaskId) {
+        self.calls_of(actor_id).on_reply(task_id);
+    }
+
+    pub(super) fn requeue_calls(&mut self, core: &CoreWorker, actor_id: ActorId, task_ids: &[TaskId]) {
+        let mut out = Vec::new();
+        self.calls_of(actor_id).requeue(task_ids, &mut out);
+        self.apply_calls(core, actor_id, out);
+    }
+
+    /// A call will not be sent: its argument failed, or it was cancelled.
+    pub(super) fn drop_call(&mut self, core: &CoreWorker, actor_id: ActorId, task_id: TaskId) {
+        let mut out = Vec::new();
+        self.calls_of(actor_id).remove_waiting(task_id, &mut out);
+        self.apply_calls(core, actor_id, out);
+    }
+
+    fn apply_calls(&mut self, core: &CoreWorker, actor_id: ActorId, actions: Vec<Action>) {
+        let mut again = Vec::new();
+        for action in actions {
+            match action {
+                Action::Send { task_id, at, sequence } => {
+                    self.send_call(core, actor_id, task_id, at, sequence)
+                }
+                Action::Lost { task_id } => match self.tasks.on_attempt_failed(task_id, false) {
+                    Verdict::Retry => again.push(task_id),
+                    Verdict::Fail => self.on_call_lost(actor_id, task_id),
+                },
+                Action::Fail { task_id } => {
+                    let failure = self.actor_failure(actor_id, true).expect("an overdue failure is one");
+                    self.finish_task(core, task_id, Err(failure));
+                }
+            }
+        }
+        if !again.is_empty() {
+            self.requeue_calls(core, actor_id, &again);
+        }
+    }
+
+    fn send_call(&mut self, core: &CoreWorker, actor_id: ActorId, task_id: TaskId, at: Owner, sequence: u64) {
+        let Some(task) = self.tasks.get(task_id) else { return };
+        let Call::Method { method, .. } = &task.call else { return };
+        let method = Arc::clone(method);
+        self.push_task(core, at, task_id, Target::Method { actor_id, sequence, name: &method });
+        self.tasks.on_sent(task_id);
+        if self.calls_of(actor_id).sent() == 1 {
+            // The actor has nothing else of this process to do.
+            self.flush_to(core, at.worker_id);
+        }
+    }
+
+    pub(super) fn on_actor_worker_lost(&mut self, core: &CoreWorker, worker_id: WorkerId) {
+        let mut concerned = Vec::new();
+        for (&actor_id, actor) in &mut self.actors {
+            let mut out = Vec::new();
+            actor.calls.on_worker_lost(worker_id, &mut out);
+            if !out.is_empty() {
+                concerned.push((actor_id, out));
+            }
+        }
+        for (actor_id, out) in concerned {
+            self.apply_calls(core, actor_id, out);
+        }
+    }
+
+    /// Why a lost call fails; `None` while it is not known what becomes of the actor.
+    pub(super) fn actor_failure(&self, actor_id: ActorId, overdue: bool) -> Option<Failure> {
+        let actor = self.actors.get(&actor_id)?;
+        match actor.calls.state() {
+            ActorState::Dead { cause, error } => Some(Failure::ActorDied {
+                actor_id,
+                class_name: actor.class_name.clone(),
+                cause: cause.clone(),
+                error: error.clone(),
+            }),
+            ActorState::Alive { .. } => Some(Failure::ActorUnavailable {
+                actor_id,
+                cause: "its process was lost while it ran the call; it has been restarted".to_owned(),
+            }),
+            ActorState::Pending | ActorState::Restarting => overdue.then(|| Failure::ActorUnavailable {
+                actor_id,
+                cause: "its process was lost, and nothing was heard of it since".to_owned(),
+            }),
+        }
+    }
+}
+
+fn read_news(info: &ActorInfo) -> RayResult<(ActorId, ActorState)> {
+    let actor_id = wire::id("actor_id", &info.actor_id)?;
+    let state = match info.state() {
+        actor_info::State::Alive => {
+            let address = wire::required("address", info.address.as_ref())?;
+            let node_id: NodeId = wire::id("node_id", &address.node_id)?;
+            let at = Owner { worker_id: wire::id("worker_id", &address.worker_id)?, node_id };
+            ActorState::Alive { at, num_restarts: info.num_restarts }
+        }
+        actor_info::State::Restarting => ActorState::Restarting,
+        actor_info::State::Dead => {
+            let cause = info.death_cause.clone().unwrap_or_default();
+            ActorState::Dead { cause: cause.message, error: cause.error.into() }
+        }
+        actor_info::State::DependenciesUnready
+        | actor_info::State::PendingCreation
+        | actor_info::State::Unspecified => ActorState::Pending,
+    };
+    Ok((actor_id, state))
+}

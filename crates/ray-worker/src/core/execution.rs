@@ -1,0 +1,550 @@
+//! A worker's side: tasks that come, run on the main thread one by one, and are answered.
+//!
+//! While the main thread runs a task, nobody reads the sockets for a moment ([`LOOK_AFTER`]); then the
+//! background thread takes that over. A task that runs for [`LONG_AFTER`], or waits for objects,
+//! sends the tasks queued behind it back to their callers, and what comes meanwhile at once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use prost::Message as _;
+use ray_core::error::{RayError, RayResult};
+use ray_core::id::{ActorId, ChildTaskIds, FunctionId, JobId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_core::pb::common::ActorSpec;
+use ray_core::wire;
+use ray_link::message::ToRaylet;
+use rustc_hash::FxHashMap;
+
+use super::CoreWorker;
+use super::objects::{ReadyValue, Then};
+use super::peers::keep;
+use super::poll::{End, Patience};
+use super::state::{State, now};
+use crate::codec::{Fields, damaged};
+use crate::memory_store::WaiterId;
+use crate::peer_message::{
+    Arg, ArgValue, Kind, PeerMessage, Returned, Target, TaskHeader, TaskReply, read_args,
+};
+use crate::reference_counter::Owner;
+use crate::value::{Contained, Failure};
+
+/// How long a task runs before the background thread reads the sockets.
+const LOOK_AFTER: Duration = Duration::from_millis(2);
+
+/// How long a task runs before those queued behind it are sent back.
+const LONG_AFTER: Duration = Duration::from_millis(5);
+
+/// How long after the last task the background thread goes on looking, so that a stream of short
+/// tasks does not wake it for each.
+const LOOK_ON: Duration = Duration::from_millis(20);
+
+/// What runs the user's code. Called on the main thread, without locks.
+pub trait Executor {
+    /// Before anything of a job runs: what the driver said of it.
+    fn set_job(&self, job_config: &[u8]);
+
+    /// Runs a task; its results are stored by [`CoreWorker::place_result`].
+    ///
+    /// # Errors
+    /// What the caller gets instead of results.
+    fn execute(&self, core: &Arc<CoreWorker>, task: &Task<'_>) -> Result<Vec<Returned>, Failure>;
+
+    /// Makes this worker's actor.
+    ///
+    /// # Errors
+    /// A text for people and the exception as the front end encodes it.
+    fn create_actor(
+        &self,
+        core: &Arc<CoreWorker>,
+        class: &[u8],
+        class_name: &str,
+        max_concurrency: u32,
+        args: &[ResolvedArg<'_>],
+    ) -> Result<(), (String, Bytes)>;
+
+    /// Runs a function named as "module:name".
+    ///
+    /// # Errors
+    /// What it raised, as text.
+    fn run_named(&self, function: &str, payload: &[u8]) -> Result<Vec<u8>, String>;
+}
+
+/// A task that is about to run.
+#[derive(Debug)]
+pub struct Task<'a> {
+    /// Which, and what it calls.
+    pub header: TaskHeader<'a>,
+    /// Who called it, and owns what it returns.
+    pub caller: WorkerId,
+    /// The pickled function, unless it is a method.
+    pub function: Option<Bytes>,
+    /// Its arguments.
+    pub args: Vec<ResolvedArg<'a>>,
+}
+
+/// An argument that can be decoded.
+#[derive(Debug)]
+pub struct ResolvedArg<'a> {
+    /// Its name, if it is passed by keyword.
+    pub keyword: Option<&'a str>,
+    /// The encoded value.
+    pub value: ReadyArg<'a>,
+}
+
+/// The encoded value of an argument.
+#[derive(Debug)]
+pub enum ReadyArg<'a> {
+    /// It came with the task.
+    Inline(&'a [u8]),
+    /// It lies in shared memory.
+    Ready(ReadyValue),
+}
+
+/// A worker's tasks.
+#[derive(Debug, Default)]
+pub(super) struct Execution {
+    queue: VecDeque<Assignment>,
+    pub(super) running: Option<Running>,
+    /// The main thread, if it serves.
+    main: Option<ThreadId>,
+    /// The main thread waits for something to do.
+    idle_waiter: Option<WaiterId>,
+    /// The running task waits for objects.
+    blocked: bool,
+    pub(super) exit: bool,
+    /// References that came with the running task and are covered by its caller only until the reply.
+    pub(super) borrowed: Vec<ObjectId>,
+    /// When the background thread looks next.
+    look_at: Option<Instant>,
+    last_busy: Option<Instant>,
+    /// The actor that this worker is.
+    pub(super) actor: Option<ActorId>,
+}
+
+/// The task that runs.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) task_id: TaskId,
+    pub(super) name: String,
+    pub(super) children: ChildTaskIds,
+    pub(super) puts: u64,
+    since: Instant,
+}
+
+#[derive(Debug)]
+enum Assignment {
+    Job(Bytes),
+    Task { caller: WorkerId, task_id: TaskId, is_method: bool, retriable: bool, payload: Bytes },
+    Create { spec: Bytes, num_restarts: u64 },
+    Named { task_id: TaskId, function: String, payload: Bytes },
+}
+
+impl Execution {
+    pub(super) fn has_work(&self) -> bool {
+        self.main.is_some() && (self.running.is_some() || !self.queue.is_empty())
+    }
+
+    pub(super) fn look_soon(&mut self, now: Instant) {
+        self.last_busy = Some(now);
+        self.look_at.get_or_insert(now + LOOK_AFTER);
+    }
+
+    pub(super) const fn next_look(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    pub(super) fn on_caller_lost(&mut self, worker_id: WorkerId) {
+        self.queue.retain(
+            |assignment| !matches!(assignment, Assignment::Task { caller, .. } if *caller == worker_id),
+        );
+    }
+
+    /// Whether a task that comes now would wait behind one that blocks or runs long.
+    fn is_stalled(&self, now: Instant) -> bool {
+        self.running.as_ref().is_some_and(|running| self.blocked || now - running.since >= LONG_AFTER)
+    }
+}
+
+impl CoreWorker {
+    /// Serves as a worker on the calling thread until told to exit.
+    ///
+    /// # Errors
+    /// What ended this process's membership, if it was not told to exit.
+    pub fn run(self: &Arc<Self>, executor: &dyn Executor) -> RayResult<()> {
+        self.lock().execution.main = Some(std::thread::current().id());
+        while let Some(assignment) = self.next_assignment()? {
+            match assignment {
+                Assignment::Job(config) => executor.set_job(&config),
+                Assignment::Task { caller, payload, .. } => self.run_task(executor, caller, &payload)?,
+                Assignment::Create { spec, num_restarts } => {
+                    self.run_creation(executor, spec, num_restarts)?
+                }
+                Assignment::Named { task_id, function, payload } => {
+                    let result = executor.run_named(&function, &payload).map(Bytes::from);
+                    self.lock().tell_node(&ToRaylet::TaskDone { task_id, result });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The task that this thread runs, and its name.
+    pub fn running_task(&self) -> Option<(TaskId, String)> {
+        let state = self.lock();
+        state.execution.running.as_ref().map(|running| (running.task_id, running.name.clone()))
+    }
+
+    /// The actor that this process is.
+    pub fn current_actor(&self) -> Option<ActorId> {
+        self.lock().execution.actor
+    }
+
+    /// The actor of this process leaves on purpose: after the running call the process ends.
+    pub fn exit_actor(&self, reason: &str) {
+        let mut state = self.lock();
+        if let Some(actor_id) = state.execution.actor {
+            let reason = reason.to_owned();
+            state.tell_node(&ToRaylet::ActorExiting { actor_id, reason });
+            state.flush_link(self);
+            state.execution.exit = true;
+        }
+    }
+
+    fn next_assignment(&self) -> RayResult<Option<Assignment>> {
+        let mut state = self.lock();
+        loop {
+            if state.execution.exit {
+                state.flush(self);
+                return Ok(None);
+            }
+            state.check_open()?;
+            if let Some(assignment) = state.execution.queue.pop_front() {
+                if matches!(assignment, Assignment::Task { retriable: false, .. }) {
+                    // Should this task end the process, its caller has to know which ran before.
+                    state.flush(self);
+                }
+                return Ok(Some(assignment));
+            }
+            let waiter = state.add_waiter(1);
+            state.execution.idle_waiter = Some(waiter);
+            let mut never = || false;
+            let (woken, end) = self.wait_for(state, waiter, &mut Patience::until(None, &mut never));
+            state = woken;
+            state.execution.idle_waiter = None;
+            if end == End::Closed && !state.execution.exit {
+                state.check_open()?;
+            }
+        }
+    }
+
+    fn run_task(
+        self: &Arc<Self>,
+        executor: &dyn Executor,
+        caller: WorkerId,
+        payload: &[u8],
+    ) -> RayResult<()> {
+        let mut fields = Fields::new(payload);
+        let header = TaskHeader::read(&mut fields)?;
+        let (task_id, attempt) = (header.task_id, header.attempt);
+        let function = self.begin(&header);
+        let start = now();
+        let outcome = self.run_resolved(executor, header, caller, function, fields.rest());
+        let execution_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
+        let reply = TaskReply { task_id, attempt, execution_us, outcome };
+        self.answer(caller, reply)
+    }
+
+    fn run_resolved(
+        self: &Arc<Self>,
+        executor: &dyn Executor,
+        header: TaskHeader<'_>,
+        caller: WorkerId,
+        function: Result<Option<Bytes>, Failure>,
+        args: &[u8],
+    ) -> Result<Vec<Returned>, Failure> {
+        let function = function?;
+        let args = self.resolve(args)?;
+        let task = Task { header, caller, function, args };
+        executor.execute(self, &task)
+    }
+
+    /// Notes that a task begins. Returns the function that it calls, if it calls one.
+    fn begin(&self, header: &TaskHeader<'_>) -> Result<Option<Bytes>, Failure> {
+        let mut state = self.lock();
+        let now = now();
+        state.execution.running = Some(Running {
+            task_id: header.task_id,
+            name: header.name.to_owned(),
+            children: ChildTaskIds::new(header.task_id),
+            puts: 0,
+            since: now,
+        });
+        state.execution.look_soon(now);
+        state.execution.borrowed.clear();
+        self.rouse_background(&state);
+        match &header.target {
+            Target::Function(function_id) => state.function(*function_id).map(Some),
+            Target::Method { .. } => Ok(None),
+        }
+    }
+
+    /// The values of arguments, those in shared memory pinned.
+    fn resolve<'a>(self: &Arc<Self>, args: &'a [u8]) -> Result<Vec<ResolvedArg<'a>>, Failure> {
+        let system = |error: RayError| Failure::System(error.chain());
+        let args = read_args(args).map_err(system)?;
+        let stored: Vec<ObjectId> = args.iter().filter_map(|arg| stored_in(arg)).collect();
+        let mut pinned: FxHashMap<ObjectId, ReadyValue> = FxHashMap::default();
+        if !stored.is_empty() {
+            let values = self.pin_args(&stored)?;
+            pinned.extend(stored.iter().copied().zip(values));
+        }
+        args.into_iter()
+            .map(|Arg { keyword, value }| {
+                let value = match value {
+                    ArgValue::Inline(bytes) => ReadyArg::Inline(bytes),
+                    ArgValue::Stored { object_id, .. } => {
+                        ReadyArg::Ready(pinned.get(&object_id).expect("each was pinned").clone())
+                    }
+                    ArgValue::Reference(object_id) => {
+                        return Err(Failure::System(format!("argument {object_id} came without its value")));
+                    }
+                };
+                Ok(ResolvedArg { keyword, value })
+            })
+            .collect()
+    }
+
+    fn run_creation(
+        self: &Arc<Self>,
+        executor: &dyn Executor,
+        spec: Bytes,
+        num_restarts: u64,
+    ) -> RayResult<()> {
+        let spec = ActorSpec::decode(spec).map_err(|error| damaged(error.to_string()))?;
+        let actor_id: ActorId = wire::id("actor_id", &spec.actor_id)?;
+        self.lock().on_job(wire::id("job_id", &spec.job_id)?, spec.job_config.into());
+        // The job comes first in the queue, if it is new.
+        if let Some(Assignment::Job(config)) = self.lock().execution.queue.pop_front() {
+            executor.set_job(&config);
+        }
+        let header = TaskHeader {
+            task_id: actor_id.creation_task_id(),
+            attempt: 0,
+            target: Target::Method { actor_id, sequence: 0, name: "__init__" },
+            num_returns: 0,
+            retriable: true,
+            name: &spec.class_name,
+        };
+        let begun = self.begin(&header);
+        self.lock().execution.actor = Some(actor_id);
+        let result = begun.and_then(|_| self.resolve(&spec.creation_task)).map_err(|failure| match failure {
+            Failure::Raised(error) => (String::new(), error),
+            other => (other.into_error(ObjectId::nil()).to_string(), Bytes::new()),
+        });
+        let result = result.and_then(|args| {
+            executor.create_actor(self, &spec.class_blob, &spec.class_name, spec.max_concurrency, &args)
+        });
+        let message = ToRaylet::ActorCreated { actor_id, num_restarts, result };
+        let mut state = self.lock();
+        let kept = state.end_running();
+        state.grant_then(self, kept, self.me.worker_id, Then::TellNode(message));
+        state.flush(self);
+        Ok(())
+    }
+
+    /// Sends a reply, as soon as every reference that it hands over, or that stays here, is granted.
+    fn answer(&self, caller: WorkerId, reply: TaskReply) -> RayResult<()> {
+        let mut payload = Vec::new();
+        reply.write(&mut payload)?;
+        let handed_over: Vec<Contained> = match reply.outcome {
+            Ok(returned) => returned.into_iter().flat_map(|returned| returned.contained).collect(),
+            Err(_) => Vec::new(),
+        };
+        let mut state = self.lock();
+        let kept = state.end_running();
+        let to = Owner { worker_id: caller, node_id: NodeId::nil() };
+        let send = Then::Send { to, kind: Kind::TaskReply, payload };
+        if handed_over.is_empty() && kept.is_empty() {
+            state.run_then(self, send);
+        } else {
+            let then = Then::Nested(Box::new((handed_over, caller, send)));
+            state.grant_then(self, kept, self.me.worker_id, then);
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// The running task has ended. Returns the references that came with it and stay here without a
+    /// grant, each with a handle.
+    fn end_running(&mut self) -> Vec<Contained> {
+        self.execution.running = None;
+        self.execution.last_busy = Some(now());
+        let mut kept = Vec::new();
+        for object_id in std::mem::take(&mut self.execution.borrowed) {
+            if self.references.lacks_grant(object_id)
+                && let Some(owner) = self.references.borrowed_from(object_id)
+                && !kept.iter().any(|&(other, _)| other == object_id)
+            {
+                self.references.add_local(object_id);
+                kept.push((object_id, owner));
+            }
+        }
+        kept
+    }
+
+    fn function(&self, function_id: FunctionId) -> Result<Bytes, Failure> {
+        let unknown = || Failure::System(format!("function {function_id} was not defined before its task"));
+        self.functions.get(&function_id).cloned().ok_or_else(unknown)
+    }
+
+    /// Whoever connects says what job it acts for. A worker serves one job; the first counts.
+    pub(super) fn on_job(&mut self, job_id: JobId, job_config: Bytes) {
+        if self.job_id.is_nil() && !job_id.is_nil() {
+            self.job_id = job_id;
+            self.job_config = job_config.clone();
+            self.execution.queue.push_front(Assignment::Job(job_config));
+        }
+    }
+
+    pub(super) fn on_task_pushed(
+        &mut self,
+        core: &CoreWorker,
+        caller: WorkerId,
+        payload: &[u8],
+    ) -> RayResult<()> {
+        let header = TaskHeader::read(&mut Fields::new(payload))?;
+        let (task_id, retriable) = (header.task_id, header.retriable);
+        let is_method = matches!(header.target, Target::Method { .. });
+        if !is_method && self.execution.is_stalled(now()) {
+            self.give_back(core, caller, vec![task_id]);
+            return Ok(());
+        }
+        let payload = keep(payload);
+        self.assign(Assignment::Task { caller, task_id, is_method, retriable, payload });
+        Ok(())
+    }
+
+    pub(super) fn on_create_actor(&mut self, spec: Bytes, num_restarts: u64) {
+        self.assign(Assignment::Create { spec, num_restarts });
+    }
+
+    pub(super) fn on_run_task(&mut self, task_id: TaskId, function: String, payload: Bytes) {
+        self.assign(Assignment::Named { task_id, function, payload });
+    }
+
+    pub(super) fn on_exit(&mut self, reason: &str) {
+        tracing::info!(reason, "told to exit");
+        self.execution.exit = true;
+        self.wake_main();
+        if self.execution.main.is_none() {
+            self.close(RayError::Unavailable { peer: "the node".to_owned(), cause: reason.to_owned() });
+        }
+    }
+
+    fn assign(&mut self, assignment: Assignment) {
+        self.execution.queue.push_back(assignment);
+        self.wake_main();
+    }
+
+    pub(super) fn wake_main(&mut self) {
+        if let Some(waiter) = self.execution.idle_waiter {
+            self.tell_waiter(waiter);
+        }
+    }
+
+    pub(super) fn on_cancel(&mut self, core: &CoreWorker, from: Owner, task_id: TaskId) {
+        let queue = &mut self.execution.queue;
+        let queued = |assignment: &Assignment| match assignment {
+            Assignment::Task { task_id: queued, .. } => *queued == task_id,
+            Assignment::Job(_) | Assignment::Create { .. } | Assignment::Named { .. } => false,
+        };
+        let Some(at) = queue.iter().position(queued) else { return };
+        let Some(Assignment::Task { payload, .. }) = queue.remove(at) else { return };
+        let Ok(header) = TaskHeader::read(&mut Fields::new(&payload)) else { return };
+        let outcome = Err(Failure::Cancelled(task_id));
+        let reply = TaskReply { task_id, attempt: header.attempt, execution_us: 0, outcome };
+        let mut bytes = Vec::new();
+        if reply.write(&mut bytes).is_ok() {
+            self.run_then(core, Then::Send { to: from, kind: Kind::TaskReply, payload: bytes });
+        }
+    }
+
+    /// The running task waits for objects: others should not wait for it. Returns whether it is the
+    /// main thread of a worker that waits.
+    pub(super) fn on_block(&mut self, core: &CoreWorker) -> bool {
+        let is_main = self.execution.main == Some(std::thread::current().id());
+        if !is_main || self.execution.running.is_none() || self.execution.blocked {
+            return false;
+        }
+        self.execution.blocked = true;
+        self.give_back_queued(core);
+        self.tell_node(&ToRaylet::Blocked);
+        true
+    }
+
+    pub(super) fn on_unblock(&mut self, core: &CoreWorker) {
+        self.execution.blocked = false;
+        self.tell_node(&ToRaylet::Unblocked);
+        self.flush_link(core);
+    }
+
+    /// The background thread's look at a worker's main thread.
+    pub(super) fn watch_execution(&mut self, core: &CoreWorker, now: Instant) {
+        if self.execution.look_at.is_none_or(|look_at| look_at > now) {
+            return;
+        }
+        let runs = self.execution.running.as_ref().map(|running| now - running.since);
+        self.execution.look_at = match runs {
+            Some(time) if time >= LONG_AFTER => {
+                self.give_back_queued(core);
+                None
+            }
+            Some(_) => Some(now + LOOK_AFTER),
+            None => self.execution.last_busy.filter(|&busy| now - busy < LOOK_ON).map(|_| now + LOOK_AFTER),
+        };
+        if runs.is_some_and(|time| time >= LOOK_AFTER) && !self.polling {
+            core.take_over(self);
+        }
+    }
+
+    fn give_back_queued(&mut self, core: &CoreWorker) {
+        let mut by_caller: Vec<(WorkerId, Vec<TaskId>)> = Vec::new();
+        self.execution.queue.retain(|assignment| {
+            let Assignment::Task { caller, task_id, is_method: false, .. } = assignment else { return true };
+            match by_caller.iter_mut().find(|(known, _)| known == caller) {
+                Some((_, task_ids)) => task_ids.push(*task_id),
+                None => by_caller.push((*caller, vec![*task_id])),
+            }
+            false
+        });
+        for (caller, task_ids) in by_caller {
+            self.give_back(core, caller, task_ids);
+        }
+    }
+
+    fn give_back(&mut self, core: &CoreWorker, caller: WorkerId, task_ids: Vec<TaskId>) {
+        let to = Owner { worker_id: caller, node_id: NodeId::nil() };
+        self.tell(core, to, &PeerMessage::GiveBack { task_ids });
+    }
+}
+
+fn stored_in(arg: &Arg<'_>) -> Option<ObjectId> {
+    match arg.value {
+        ArgValue::Stored { object_id, .. } => Some(object_id),
+        ArgValue::Inline(_) | ArgValue::Reference(_) => None,
+    }
+}
+
+impl ReadyArg<'_> {
+    /// The encoded value.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Inline(bytes) => bytes,
+            Self::Ready(value) => value.bytes(),
+        }
+    }
+}

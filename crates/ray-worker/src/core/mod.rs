@@ -1,0 +1,304 @@
+//! The shell around the machines: sockets, threads and shared memory of one process.
+//!
+//! All state is behind one lock, held for short steps and never while waiting or calling the front
+//! end. Two kinds of threads come to it:
+//!
+//! * the user's threads, which submit, and wait in `get` and `wait`; in a worker also the main
+//!   thread, which waits for tasks. The first of them that waits becomes the *poller*: it reads the
+//!   sockets itself, so that a reply wakes the thread that wants it and no other.
+//! * the background thread, which reads the sockets while nobody waits, writes what was left unwritten,
+//!   watches over deadlines, and tells the front end what it should know.
+//!
+//! | file | what is decided there |
+//! |---|---|
+//! | `poll` | who reads the sockets, and how a thread waits |
+//! | `state` | what is known; the background's duties |
+//! | `link` | the conversation with the node |
+//! | `peers` | connections to other core workers and their messages |
+//! | `tasks` | submission, dispatch, replies, retries |
+//! | `actors` | creation of actors, calls to them |
+//! | `objects` | values, shared memory, references and grants |
+//! | `execution` | a worker's side: tasks that come, what goes back |
+
+mod actors;
+mod execution;
+mod link;
+mod objects;
+mod peers;
+mod poll;
+mod state;
+mod tasks;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ray_core::config::WorkerConfig;
+use ray_core::error::{RayError, RayResult};
+use ray_core::id::{JobId, NodeId, WorkerId};
+use ray_link::message::{FromRaylet, JobDescription, LinkMessage as _, Role, ToRaylet, connection_error};
+use ray_link::{Connection, Interest, Listener, Poller, Waker};
+use ray_object_store::shm::{Access, ShmRegion};
+
+pub use self::actors::{ActorRequest, MethodRequest};
+pub use self::execution::{Executor, ReadyArg, ResolvedArg, Task};
+pub use self::objects::{Pinned, ReadyValue};
+pub use self::poll::Interrupted;
+use self::state::State;
+pub use self::tasks::TaskRequest;
+use crate::reference_counter::Owner;
+
+/// How long a node may take to answer a registration.
+const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the front end should know, told from the background thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notification {
+    /// A worker printed.
+    Log {
+        /// The process.
+        pid: u32,
+        /// Name of its task or actor.
+        name: String,
+        /// Standard error rather than standard output.
+        is_stderr: bool,
+        /// Whole lines.
+        lines: Vec<String>,
+    },
+    /// Something that a person should read.
+    Warning(String),
+}
+
+/// Who gets notifications.
+pub trait Listening: Send + Sync {
+    /// Takes one; may block, for it is called outside of all locks.
+    fn notify(&self, notification: Notification);
+}
+
+/// What this process joins its node as.
+#[derive(Debug, Clone)]
+pub enum Membership {
+    /// As the driver of a new job.
+    Driver {
+        /// Where names of actors are looked up unless told otherwise.
+        namespace: String,
+        /// The command line.
+        entrypoint: String,
+        /// For people and tools.
+        metadata: BTreeMap<String, String>,
+        /// What workers have to know before they run the job's code, as the front end encoded it.
+        job_config: Bytes,
+    },
+    /// As a worker, whose id the node chose.
+    Worker {
+        /// The id.
+        worker_id: WorkerId,
+    },
+}
+
+/// This process as a member of a cluster.
+#[derive(Debug)]
+pub struct CoreWorker {
+    state: Mutex<State>,
+    /// All sockets.
+    sockets: Poller,
+    /// `sockets`, as long as nobody polls them, and `waker`: what the background thread waits for.
+    background: Poller,
+    waker: Waker,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    me: Owner,
+    session_dir: PathBuf,
+    gcs_address: String,
+    region: Arc<ShmRegion>,
+    config: WorkerConfig,
+}
+
+/// Tokens of [`CoreWorker::sockets`]; peers follow.
+const LINK_TOKEN: u64 = 0;
+const LISTENER_TOKEN: u64 = 1;
+const FIRST_PEER_TOKEN: u64 = 2;
+
+/// Tokens of [`CoreWorker::background`].
+const SOCKETS_TOKEN: u64 = 0;
+const WAKER_TOKEN: u64 = 1;
+
+impl CoreWorker {
+    /// Joins the node that listens at `socket`.
+    ///
+    /// # Errors
+    /// If no node listens there, or it does not take this process.
+    pub fn connect(
+        socket: &Path,
+        membership: Membership,
+        config: WorkerConfig,
+        listening: Box<dyn Listening>,
+    ) -> RayResult<Arc<Self>> {
+        let max_frame = config.max_frame_bytes as usize;
+        let peer = || format!("the node at {}", socket.display());
+        let mut link =
+            Connection::connect(socket, max_frame).map_err(|error| connection_error(peer(), error))?;
+        let folder = socket.parent().unwrap_or(Path::new("."));
+        let (worker_id, role, job_id, job_config) = register_as(membership);
+        let listener = Listener::bind(&worker_socket(folder, worker_id))
+            .map_err(|error| connection_error(format!("a socket in {}", folder.display()), error))?;
+        ToRaylet::Register {
+            worker_id,
+            role,
+            pid: std::process::id(),
+            socket_path: listener.path().to_string_lossy().into_owned(),
+        }
+        .queue(&mut link)?;
+        let answer = link
+            .wait_for_frame(REGISTRATION_TIMEOUT, FromRaylet::read)
+            .map_err(|error| connection_error(peer(), error))??;
+        let (node_id, gcs_address, session_dir, capacity) = match answer {
+            FromRaylet::Registered { node_id, gcs_address, session_dir, store_capacity } => {
+                (node_id, gcs_address, session_dir, store_capacity)
+            }
+            FromRaylet::Rejected { reason } => {
+                return Err(RayError::Unavailable { peer: peer(), cause: reason });
+            }
+            other => {
+                let reason = format!("it answered a registration by {other:?}");
+                return Err(RayError::Protocol { peer: peer(), reason });
+            }
+        };
+        let region = open_region(&mut link, capacity, &peer())?;
+        let me = Owner { worker_id, node_id };
+        let state = State::new(me, job_id, job_config, folder.to_owned(), link, listener, &config);
+        Self::start(state, me, session_dir.into(), gcs_address, region, config, listening)
+    }
+
+    fn start(
+        state: State,
+        me: Owner,
+        session_dir: PathBuf,
+        gcs_address: String,
+        region: Arc<ShmRegion>,
+        config: WorkerConfig,
+        listening: Box<dyn Listening>,
+    ) -> RayResult<Arc<Self>> {
+        let refused = |error| RayError::io("cannot wait for sockets", error);
+        let (sockets, background) = (Poller::new().map_err(refused)?, Poller::new().map_err(refused)?);
+        let waker = Waker::new().map_err(refused)?;
+        sockets.add(&state.link, LINK_TOKEN, Interest::Read).map_err(refused)?;
+        sockets.add(&state.listener, LISTENER_TOKEN, Interest::Read).map_err(refused)?;
+        background.add(&sockets, SOCKETS_TOKEN, Interest::Read).map_err(refused)?;
+        background.add(&waker, WAKER_TOKEN, Interest::Read).map_err(refused)?;
+        let core = Arc::new(Self {
+            state: Mutex::new(state),
+            sockets,
+            background,
+            waker,
+            thread: Mutex::new(None),
+            me,
+            session_dir,
+            gcs_address,
+            region,
+            config,
+        });
+        let of_thread = Arc::clone(&core);
+        let thread = std::thread::Builder::new()
+            .name("ray-background".to_owned())
+            .spawn(move || of_thread.run_background(&*listening))
+            .map_err(|error| RayError::io("cannot start the background thread", error))?;
+        *core.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(core)
+    }
+
+    /// This process.
+    pub const fn me(&self) -> Owner {
+        self.me
+    }
+
+    /// Its node.
+    pub const fn node_id(&self) -> NodeId {
+        self.me.node_id
+    }
+
+    /// The job on whose behalf this process acts; nil in a worker that has not run a task yet.
+    pub fn job_id(&self) -> JobId {
+        self.lock().job_id
+    }
+
+    /// Folder of logs and sockets.
+    pub fn session_dir(&self) -> &Path {
+        &self.session_dir
+    }
+
+    /// "host:port" of the control plane.
+    pub fn gcs_address(&self) -> &str {
+        &self.gcs_address
+    }
+
+    /// Size up to which values travel inside messages, in bytes.
+    pub const fn inline_limit(&self) -> usize {
+        self.config.inline_limit_bytes as usize
+    }
+
+    /// Whether this process is still a member; if not, why.
+    ///
+    /// # Errors
+    /// What ended the membership.
+    pub fn check_open(&self) -> RayResult<()> {
+        self.lock().check_open()
+    }
+
+    /// Leaves the cluster. Whoever waits gets an error. With `stop_node`, asks the node to end.
+    pub fn shutdown(&self, stop_node: bool) {
+        {
+            let mut state = self.lock();
+            if state.check_open().is_ok() {
+                if stop_node {
+                    state.tell_node(&ToRaylet::Shutdown { reason: "the driver has ended".to_owned() });
+                }
+                state.flush(self);
+                state.close(RayError::ShutDown);
+            }
+        }
+        self.waker.wake();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            // A panic of the thread was printed when it happened, and there is nothing to save.
+            drop(thread.join());
+        }
+        self.lock().disconnect();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while the state was changed leaves it in an unknown condition: go no further.
+        self.state.lock().expect("no thread panicked while it held the state")
+    }
+}
+
+/// Where the process with this id listens, beside its node's socket.
+fn worker_socket(folder: &Path, worker_id: WorkerId) -> PathBuf {
+    folder.join(worker_id.hex())
+}
+
+fn register_as(membership: Membership) -> (WorkerId, Role, JobId, Bytes) {
+    match membership {
+        Membership::Worker { worker_id } => (worker_id, Role::Worker, JobId::nil(), Bytes::new()),
+        Membership::Driver { namespace, entrypoint, metadata, job_config } => {
+            let job_id = JobId::random();
+            let job = JobDescription { job_id, namespace, entrypoint, metadata };
+            (WorkerId::random(), Role::Driver(job), job_id, job_config)
+        }
+    }
+}
+
+fn open_region(link: &mut Connection, capacity: u64, peer: &str) -> RayResult<Arc<ShmRegion>> {
+    let descriptor = link.take_descriptor().ok_or_else(|| RayError::Protocol {
+        peer: peer.to_owned(),
+        reason: "it sent no shared memory with its registration".to_owned(),
+    })?;
+    let region = ShmRegion::from_fd(descriptor, Access::ReadWrite)?;
+    if region.capacity() < capacity {
+        let reason = format!("it sent {} bytes of shared memory instead of {capacity}", region.capacity());
+        return Err(RayError::Protocol { peer: peer.to_owned(), reason });
+    }
+    Ok(Arc::new(region))
+}

@@ -1,0 +1,693 @@
+//! Values, shared memory, references and grants.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, MutexGuard, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ray_core::error::{RayError, RayResult};
+use ray_core::id::{ActorId, LeaseId, ObjectId, TaskId, WorkerId};
+use ray_link::message::{StoreError, ToRaylet};
+use ray_object_store::shm::ShmSlice;
+use rustc_hash::FxHashMap;
+
+use super::CoreWorker;
+use super::poll::{End, Interrupted, Patience};
+use super::state::{Answer, State};
+use crate::memory_store::WaiterId;
+use crate::peer_message::{Kind, PeerMessage, Returned};
+use crate::reference_counter::Owner;
+use crate::value::{Contained, Encoded, Failure, Value};
+
+/// What a core worker keeps in tables of no machine's own.
+#[derive(Debug, Default)]
+pub(super) struct SharedObjects {
+    /// Objects of shared memory that this process reads, as long as it does.
+    pins: FxHashMap<ObjectId, Weak<Pinned>>,
+    /// Requests for objects of shared memory.
+    requests: FxHashMap<u64, PinRequest>,
+    /// Values that were asked of their owners.
+    pub(super) fetching: FxHashMap<ObjectId, WorkerId>,
+    /// Owned objects of shared memory that nobody refers to any more.
+    pub(super) freed: Vec<ObjectId>,
+    /// Tasks whose arguments all have values since the last settling.
+    pub(super) ready_tasks: VecDeque<TaskId>,
+    /// Leases that this process holds, and whom they let it use.
+    pub(super) leases: FxHashMap<LeaseId, Owner>,
+    pub(super) lease_on: FxHashMap<WorkerId, LeaseId>,
+    /// Registrations of actors that the control plane has not answered, and who waits for one.
+    pub(super) registrations: FxHashMap<u64, (ActorId, Option<WaiterId>)>,
+    /// Requests for grants: of whom, and for what.
+    asked: FxHashMap<u64, (WorkerId, u64)>,
+    /// What is held back until all its grants are there.
+    held_back: FxHashMap<u64, HeldBack>,
+    /// Borrowers that wait for values which are there now.
+    answer_peers: VecDeque<(WorkerId, ObjectId)>,
+}
+
+/// A request for objects of shared memory.
+#[derive(Debug)]
+struct PinRequest {
+    waiter: WaiterId,
+    got: Vec<(ObjectId, Result<(u64, u64), StoreError>)>,
+}
+
+/// Something that hands references over, and waits until their owners have granted them.
+#[derive(Debug)]
+struct HeldBack {
+    missing: usize,
+    borrower: WorkerId,
+    /// Kept until then, one handle each.
+    references: Vec<Contained>,
+    then: Then,
+}
+
+/// What is done once the grants are there.
+#[derive(Debug)]
+pub(super) enum Then {
+    /// A frame to another core worker.
+    Send {
+        /// To whom.
+        to: Owner,
+        /// Its kind.
+        kind: Kind,
+        /// Its payload.
+        payload: Vec<u8>,
+    },
+    /// A message to the node.
+    TellNode(ToRaylet),
+    /// Something else waits for the same.
+    Nested(Box<(Vec<Contained>, WorkerId, Then)>),
+}
+
+/// An object of shared memory that stays where it is as long as this lives.
+#[derive(Debug)]
+pub struct Pinned {
+    core: Arc<CoreWorker>,
+    object_id: ObjectId,
+    slice: ShmSlice,
+}
+
+impl Pinned {
+    /// The object's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.slice
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let mut state = self.core.lock();
+        let last = state.shared.pins.get(&self.object_id).is_some_and(|pin| pin.strong_count() == 0);
+        if last {
+            state.shared.pins.remove(&self.object_id);
+        }
+        if state.check_open().is_ok() {
+            state.tell_node(&ToRaylet::ReleaseObject { object_id: self.object_id, count: 1 });
+            self.core.rouse_background(&state);
+        }
+    }
+}
+
+/// A value that can be read now.
+#[derive(Debug, Clone)]
+pub enum ReadyValue {
+    /// A small one.
+    Inline(Bytes),
+    /// A large one, where it lies in shared memory.
+    Pinned(Arc<Pinned>),
+}
+
+impl ReadyValue {
+    /// The encoded value.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Inline(bytes) => bytes,
+            Self::Pinned(pinned) => pinned.bytes(),
+        }
+    }
+}
+
+impl CoreWorker {
+    /// Stores a value; the object has one handle.
+    ///
+    /// # Errors
+    /// `ObjectStoreFull` or `OutOfDisk` if a large one finds no room.
+    pub fn put(&self, encoded: Encoded<'_>, interrupted: Interrupted<'_>) -> RayResult<ObjectId> {
+        let object_id = {
+            let mut state = self.lock();
+            state.check_open()?;
+            state.next_put_id()
+        };
+        let inner: Vec<ObjectId> = encoded.contained.iter().map(|&(inner, _)| inner).collect();
+        let value = self.place(object_id, self.me.worker_id, encoded, interrupted)?;
+        let mut state = self.lock();
+        state.references.add_owned(object_id);
+        state.references.set_contained(object_id, inner);
+        state.memory.set(object_id, value);
+        self.rouse_background(&state);
+        Ok(object_id)
+    }
+
+    /// Stores what a task returned, on behalf of its caller. Every reference in it gets a handle, which
+    /// is dropped once the caller has taken over.
+    ///
+    /// # Errors
+    /// As [`CoreWorker::put`].
+    pub fn place_result(
+        &self,
+        object_id: ObjectId,
+        caller: WorkerId,
+        encoded: Encoded<'_>,
+        interrupted: Interrupted<'_>,
+    ) -> RayResult<Returned> {
+        let contained = encoded.contained.clone();
+        if !contained.is_empty() {
+            let mut state = self.lock();
+            for &(inner, _) in &contained {
+                state.references.add_local(inner);
+            }
+        }
+        let placed = self.place(object_id, caller, encoded, interrupted);
+        if placed.is_err() {
+            contained.iter().for_each(|&(inner, _)| self.drop_reference(inner));
+        }
+        Ok(Returned { value: placed?, contained })
+    }
+
+    fn place(
+        &self,
+        object_id: ObjectId,
+        owner: WorkerId,
+        encoded: Encoded<'_>,
+        interrupted: Interrupted<'_>,
+    ) -> RayResult<Value> {
+        let size = encoded.payload.len();
+        if size <= self.inline_limit() {
+            return Ok(Value::Inline(encoded.payload.into_bytes()?));
+        }
+        let stored = Value::Stored { node_id: self.me.node_id, size: size as u64 };
+        let message = |request| ToRaylet::CreateObject { request, object_id, size: size as u64, owner };
+        let answer = self.ask_node("room in the object store", None, interrupted, message)?;
+        let offset = match answer {
+            Answer::Created(Ok(offset)) => offset,
+            Answer::Created(Err(StoreError::AlreadySealed)) => return Ok(stored),
+            Answer::Created(Err(error)) => return Err(error.into_error(object_id)),
+            Answer::Awaited(_) | Answer::Gcs(_) | Answer::Flushed => {
+                let reason = "another answer than one to a request for room".to_owned();
+                return Err(RayError::Protocol { peer: "the node".to_owned(), reason });
+            }
+        };
+        let written = self
+            .region
+            .slice_mut(offset, size as u64)
+            .map_err(RayError::from)
+            .and_then(|mut place| encoded.payload.write_into(&mut place));
+        let mut state = self.lock();
+        state.tell_node(&match &written {
+            Ok(()) => ToRaylet::SealObject { object_id },
+            Err(_) => ToRaylet::AbortObject { object_id },
+        });
+        // A reader is told of the object by another connection: the node has to know it first.
+        state.flush_link(self);
+        written.map(|()| stored)
+    }
+
+    /// The values of these objects, in order; or the first failure in that order, as soon as any
+    /// object has failed.
+    ///
+    /// # Errors
+    /// `GetTimeout`, or what ended this process's membership. What interrupted the wait is known to
+    /// who said so.
+    pub fn get(
+        self: &Arc<Self>,
+        object_ids: &[ObjectId],
+        timeout: Option<Duration>,
+        interrupted: Interrupted<'_>,
+    ) -> RayResult<Result<Vec<ReadyValue>, (ObjectId, Failure)>> {
+        let mut patience = Patience::until(timeout, interrupted);
+        let state = self.await_values(object_ids, timeout, &mut patience)?;
+        if let Some(failed) = state.first_failure(object_ids) {
+            return Ok(Err(failed));
+        }
+        self.read_values(state, object_ids, timeout, &mut patience)
+    }
+
+    /// Waits until each object has a value, or one has failed.
+    fn await_values<'a>(
+        &'a self,
+        object_ids: &[ObjectId],
+        timeout: Option<Duration>,
+        patience: &mut Patience<'_>,
+    ) -> RayResult<MutexGuard<'a, State>> {
+        let mut state = self.lock();
+        state.check_open()?;
+        for &object_id in object_ids {
+            state.ensure_value(self, object_id);
+        }
+        if object_ids.iter().all(|&object_id| state.memory.get(object_id).is_some())
+            || state.first_failure(object_ids).is_some()
+        {
+            return Ok(state);
+        }
+        let waiter = state.add_waiter(0);
+        state.waiter(waiter).fail_fast = true;
+        let missing = object_ids.iter().filter(|&&object_id| state.memory.wait(object_id, waiter)).count();
+        state.waiter(waiter).remaining = missing;
+        state.settle(self);
+        let blocked = state.on_block(self);
+        let (mut state, end) = self.wait_for(state, waiter, patience);
+        if blocked {
+            state.on_unblock(self);
+        }
+        if end != End::Done || missing > 0 {
+            for &object_id in object_ids {
+                state.memory.forget_waiter(object_id, waiter);
+            }
+        }
+        let what = if end == End::Timeout { describe(object_ids, &state) } else { String::new() };
+        self.refuse(&state, end, &what, timeout.unwrap_or_default())?;
+        Ok(state)
+    }
+
+    /// Reads values that are all there, pinning those in shared memory.
+    fn read_values<'a>(
+        self: &'a Arc<Self>,
+        state: MutexGuard<'a, State>,
+        object_ids: &[ObjectId],
+        timeout: Option<Duration>,
+        patience: &mut Patience<'_>,
+    ) -> RayResult<Result<Vec<ReadyValue>, (ObjectId, Failure)>> {
+        let mut values: Vec<Option<ReadyValue>> = Vec::with_capacity(object_ids.len());
+        let mut missing = Vec::new();
+        for &object_id in object_ids {
+            values.push(match state.memory.get(object_id) {
+                Some(Value::Inline(bytes)) => Some(ReadyValue::Inline(bytes.clone())),
+                _ => state.shared.pins.get(&object_id).and_then(Weak::upgrade).map(ReadyValue::Pinned),
+            });
+            if values.last().is_some_and(Option::is_none) && !missing.contains(&object_id) {
+                missing.push(object_id);
+            }
+        }
+        if missing.is_empty() {
+            drop(state);
+            return Ok(Ok(values.into_iter().flatten().collect()));
+        }
+        let pinned = match self.pin(state, missing, timeout, patience)? {
+            Ok(pinned) => pinned,
+            Err(failed) => return Ok(Err(failed)),
+        };
+        let value = |(value, object_id): (Option<ReadyValue>, &ObjectId)| {
+            value.or_else(|| pinned.get(object_id).cloned().map(ReadyValue::Pinned))
+        };
+        Ok(Ok(values.into_iter().zip(object_ids).filter_map(value).collect()))
+    }
+
+    /// Has the node pin objects of its shared memory for this process.
+    fn pin<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        object_ids: Vec<ObjectId>,
+        timeout: Option<Duration>,
+        patience: &mut Patience<'_>,
+    ) -> RayResult<Result<FxHashMap<ObjectId, Arc<Pinned>>, (ObjectId, Failure)>> {
+        let request = state.next_request();
+        let waiter = state.add_waiter(object_ids.len());
+        state.shared.requests.insert(request, PinRequest { waiter, got: Vec::new() });
+        state.tell_node(&ToRaylet::GetObjects { request, object_ids: object_ids.clone() });
+        let (mut state, end) = self.wait_for(state, waiter, patience);
+        let answered = state.shared.requests.remove(&request).map_or_else(Vec::new, |request| request.got);
+        if end != End::Done {
+            state.tell_node(&ToRaylet::CancelGet { request });
+        }
+        let ended = self.refuse(&state, end, "an object of shared memory", timeout.unwrap_or_default());
+        drop(state);
+        // Made without the lock, for dropping one takes it.
+        let mut pinned = FxHashMap::default();
+        let mut failed = None;
+        for (object_id, result) in answered {
+            match result {
+                Ok((offset, size)) => {
+                    let slice = self.region.slice(offset, size)?;
+                    let core = Arc::clone(self);
+                    pinned.insert(object_id, Arc::new(Pinned { core, object_id, slice }));
+                }
+                Err(error) => failed = Some((object_id, store_failure(object_id, error))),
+            }
+        }
+        ended?;
+        if let Some(failed) = failed {
+            return Ok(Err(failed));
+        }
+        let mut state = self.lock();
+        for (&object_id, pin) in &pinned {
+            state.shared.pins.insert(object_id, Arc::downgrade(pin));
+        }
+        Ok(Ok(pinned))
+    }
+
+    /// The values of arguments that lie in shared memory.
+    pub(super) fn pin_args(self: &Arc<Self>, object_ids: &[ObjectId]) -> Result<Vec<ReadyValue>, Failure> {
+        let mut never = || false;
+        let mut patience = Patience::until(None, &mut never);
+        let state = self.lock();
+        let read = self.read_values(state, object_ids, None, &mut patience);
+        read.map_err(|error| Failure::System(error.chain()))?.map_err(|(_, failure)| failure)
+    }
+
+    /// Waits until `num_returns` objects have a value or failed, or the time is over. Tells of each
+    /// object whether it is ready; more may be than were asked for.
+    ///
+    /// # Errors
+    /// What ended this process's membership.
+    pub fn wait(
+        &self,
+        object_ids: &[ObjectId],
+        num_returns: usize,
+        timeout: Option<Duration>,
+        interrupted: Interrupted<'_>,
+    ) -> RayResult<Vec<bool>> {
+        let mut patience = Patience::until(timeout, interrupted);
+        let mut state = self.lock();
+        state.check_open()?;
+        for &object_id in object_ids {
+            state.ensure_value(self, object_id);
+        }
+        let ready = object_ids.iter().filter(|&&object_id| state.memory.get(object_id).is_some()).count();
+        if ready < num_returns {
+            let waiter = state.add_waiter(num_returns - ready);
+            for &object_id in object_ids {
+                state.memory.wait(object_id, waiter);
+            }
+            state.settle(self);
+            let blocked = state.on_block(self);
+            let (woken, end) = self.wait_for(state, waiter, &mut patience);
+            state = woken;
+            if blocked {
+                state.on_unblock(self);
+            }
+            for &object_id in object_ids {
+                state.memory.forget_waiter(object_id, waiter);
+            }
+            if end != End::Timeout {
+                self.refuse(&state, end, "an object", timeout.unwrap_or_default())?;
+            }
+        }
+        Ok(object_ids.iter().map(|&object_id| state.memory.get(object_id).is_some()).collect())
+    }
+
+    /// Adds a handle to an object that came as a reference, in an argument or a value.
+    pub fn add_reference(&self, object_id: ObjectId, owner: Owner) {
+        let mut state = self.lock();
+        if owner.worker_id == self.me.worker_id && state.references.add_local(object_id) {
+            return;
+        }
+        state.references.add_borrowed(object_id, owner, 0);
+        if state.references.lacks_grant(object_id) {
+            state.execution.borrowed.push(object_id);
+        }
+    }
+
+    /// Adds a handle to a known object.
+    pub fn copy_reference(&self, object_id: ObjectId) {
+        self.lock().references.add_local(object_id);
+    }
+
+    /// Drops a handle.
+    pub fn drop_reference(&self, object_id: ObjectId) {
+        let mut state = self.lock();
+        let mut effects = Vec::new();
+        state.references.remove_local(object_id, &mut effects);
+        if !effects.is_empty() {
+            state.apply_reference_effects(self, effects);
+            self.rouse_background(&state);
+        }
+    }
+
+    /// Who owns an object that this process refers to.
+    pub fn owner_of(&self, object_id: ObjectId) -> Owner {
+        self.lock().references.borrowed_from(object_id).unwrap_or(self.me)
+    }
+
+    /// How many objects this process refers to, and how many bytes of values it keeps for them.
+    pub fn reference_usage(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.references.len(), state.memory.inline_bytes())
+    }
+}
+
+impl State {
+    /// Sees to it that the value of an object comes: if this process does not know the object, its
+    /// owner is asked.
+    pub(super) fn ensure_value(&mut self, core: &CoreWorker, object_id: ObjectId) {
+        if self.memory.contains(object_id) {
+            return;
+        }
+        self.memory.expect(object_id);
+        match self.references.borrowed_from(object_id) {
+            Some(owner) => {
+                self.shared.fetching.insert(object_id, owner.worker_id);
+                self.tell(core, owner, &PeerMessage::GetObject { object_id });
+            }
+            None => {
+                let cause = "nothing refers to it any more".to_owned();
+                self.set_value(object_id, Value::Failed(Failure::Lost { object_id, cause }));
+            }
+        }
+    }
+
+    /// An object has its value now.
+    pub(super) fn set_value(&mut self, object_id: ObjectId, value: Value) {
+        let failed = matches!(value, Value::Failed(_));
+        let told = self.memory.set(object_id, value);
+        for waiter in told.threads {
+            if failed && self.waiters[waiter].as_ref().is_some_and(|waiter| waiter.fail_fast) {
+                self.waiter(waiter).remaining = 1;
+            }
+            self.tell_waiter(waiter);
+        }
+        self.shared.answer_peers.extend(told.peers.into_iter().map(|peer| (peer, object_id)));
+        let mut ready = Vec::new();
+        self.tasks.on_object_ready(object_id, &mut ready);
+        self.shared.ready_tasks.extend(ready);
+    }
+
+    /// A value came, with references that were granted to this process.
+    pub(super) fn take_value(
+        &mut self,
+        core: &CoreWorker,
+        object_id: ObjectId,
+        value: Value,
+        contained: &[Contained],
+    ) {
+        for &(inner, owner) in contained {
+            if owner.worker_id != self.me.worker_id {
+                self.references.add_borrowed(inner, owner, 1);
+            } else if !self.references.add_local(inner) {
+                tracing::error!(object_id = %inner, "a reference to an object that was freed came back");
+            }
+        }
+        if self.references.contains(object_id) {
+            let inner = contained.iter().map(|&(inner, _)| inner).collect();
+            self.references.set_contained(object_id, inner);
+            self.set_value(object_id, value);
+        } else if let Value::Stored { .. } = value {
+            self.shared.freed.push(object_id);
+        }
+        let mut effects = Vec::new();
+        for &(inner, _) in contained {
+            self.references.remove_local(inner, &mut effects);
+        }
+        self.apply_reference_effects(core, effects);
+    }
+
+    fn first_failure(&self, object_ids: &[ObjectId]) -> Option<(ObjectId, Failure)> {
+        object_ids.iter().find_map(|&object_id| match self.memory.get(object_id) {
+            Some(Value::Failed(failure)) => Some((object_id, failure.clone())),
+            Some(Value::Inline(_) | Value::Stored { .. }) | None => None,
+        })
+    }
+
+    /// Tells the node of the objects that nobody refers to any more.
+    pub(super) fn delete_freed(&mut self) {
+        if !self.shared.freed.is_empty() {
+            let object_ids = std::mem::take(&mut self.shared.freed);
+            self.tell_node(&ToRaylet::DeleteObjects { object_ids });
+        }
+    }
+
+    pub(super) fn on_object_pinned(
+        &mut self,
+        request: u64,
+        object_id: ObjectId,
+        result: Result<(u64, u64), StoreError>,
+    ) {
+        if let Some(pending) = self.shared.requests.get_mut(&request) {
+            pending.got.push((object_id, result));
+            let waiter = pending.waiter;
+            self.tell_waiter(waiter);
+        } else if result.is_ok() {
+            // It came after it was taken back.
+            self.tell_node(&ToRaylet::ReleaseObject { object_id, count: 1 });
+        }
+    }
+
+    /// A borrower asks for a value.
+    pub(super) fn on_get_object(&mut self, core: &CoreWorker, from: Owner, object_id: ObjectId) {
+        if !self.memory.contains(object_id) && self.references.contains(object_id) {
+            self.ensure_value(core, object_id);
+        }
+        if !self.memory.wait_as_peer(object_id, from.worker_id) {
+            self.answer_peer(core, from, object_id);
+        }
+    }
+
+    /// Answers the borrowers that waited for values which are there now.
+    pub(super) fn answer_next_peer(&mut self, core: &CoreWorker) -> bool {
+        let Some((worker_id, object_id)) = self.shared.answer_peers.pop_front() else { return false };
+        let to = Owner { worker_id, node_id: ray_core::id::NodeId::nil() };
+        self.answer_peer(core, to, object_id);
+        true
+    }
+
+    fn answer_peer(&mut self, core: &CoreWorker, to: Owner, object_id: ObjectId) {
+        let value = self.memory.get(object_id).cloned().unwrap_or_else(|| {
+            let cause = "its owner has freed it".to_owned();
+            Value::Failed(Failure::Lost { object_id, cause })
+        });
+        let contained: Vec<Contained> = self
+            .references
+            .contained(object_id)
+            .iter()
+            .map(|&inner| (inner, self.references.borrowed_from(inner).unwrap_or(self.me)))
+            .collect();
+        for &(inner, _) in &contained {
+            self.references.add_local(inner);
+        }
+        let message = PeerMessage::ObjectValue { object_id, value, contained: contained.clone() };
+        let payload =
+            ray_core::serialize::to_bytes(&message).expect("messages between workers can be encoded");
+        let then = Then::Send { to, kind: Kind::Other, payload };
+        self.grant_then(core, contained, to.worker_id, then);
+    }
+
+    /// The owner of a borrowed object has answered.
+    pub(super) fn on_object_value(
+        &mut self,
+        core: &CoreWorker,
+        object_id: ObjectId,
+        value: Value,
+        contained: &[Contained],
+    ) {
+        self.shared.fetching.remove(&object_id);
+        self.take_value(core, object_id, value, contained);
+    }
+
+    /// Does `then` as soon as each of these references is granted to `borrower` by its owner. Each
+    /// has a handle for this purpose, which is dropped afterwards.
+    pub(super) fn grant_then(
+        &mut self,
+        core: &CoreWorker,
+        references: Vec<Contained>,
+        borrower: WorkerId,
+        then: Then,
+    ) {
+        let id = self.next_request();
+        let mut by_owner: FxHashMap<WorkerId, (Owner, Vec<ObjectId>)> = FxHashMap::default();
+        for &(object_id, owner) in &references {
+            if owner.worker_id == borrower {
+                // The owner needs no promise of its own.
+            } else if owner.worker_id == self.me.worker_id {
+                self.references.grant(object_id, borrower);
+            } else {
+                by_owner.entry(owner.worker_id).or_insert((owner, Vec::new())).1.push(object_id);
+            }
+        }
+        let mut missing = 0;
+        for (worker_id, (owner, object_ids)) in by_owner {
+            let request = self.next_request();
+            // An owner that cannot be reached is dead, and what it owned with it.
+            if self.tell(core, owner, &PeerMessage::AskGrants { request, object_ids, borrower }) {
+                self.shared.asked.insert(request, (worker_id, id));
+                missing += 1;
+            }
+        }
+        self.shared.held_back.insert(id, HeldBack { missing, borrower, references, then });
+        self.release_held_back(core, id);
+    }
+
+    pub(super) fn on_granted(&mut self, core: &CoreWorker, request: u64) {
+        let Some((_, id)) = self.shared.asked.remove(&request) else { return };
+        if let Some(held_back) = self.shared.held_back.get_mut(&id) {
+            held_back.missing -= 1;
+            self.release_held_back(core, id);
+        }
+    }
+
+    /// What a dead owner should have granted is not waited for.
+    pub(super) fn on_granter_lost(&mut self, core: &CoreWorker, worker_id: WorkerId) {
+        let asked = self.shared.asked.iter().filter(|(_, (owner, _))| *owner == worker_id);
+        let requests: Vec<u64> = asked.map(|(&request, _)| request).collect();
+        for request in requests {
+            self.on_granted(core, request);
+        }
+    }
+
+    fn release_held_back(&mut self, core: &CoreWorker, id: u64) {
+        if self.shared.held_back.get(&id).is_none_or(|held_back| held_back.missing > 0) {
+            return;
+        }
+        let Some(HeldBack { borrower, references, then, .. }) = self.shared.held_back.remove(&id) else {
+            return;
+        };
+        let mut effects = Vec::new();
+        for (object_id, owner) in references {
+            if borrower == self.me.worker_id && owner.worker_id != borrower {
+                self.references.add_grant(object_id);
+            }
+            self.references.remove_local(object_id, &mut effects);
+        }
+        self.run_then(core, then);
+        self.apply_reference_effects(core, effects);
+    }
+
+    pub(super) fn run_then(&mut self, core: &CoreWorker, then: Then) {
+        match then {
+            Then::Send { to, kind, payload } => {
+                self.send(core, to, kind, |out| out.extend_from_slice(&payload));
+            }
+            Then::TellNode(message) => self.tell_node(&message),
+            Then::Nested(nested) => {
+                let (references, borrower, then) = *nested;
+                self.grant_then(core, references, borrower, then);
+            }
+        }
+    }
+}
+
+fn store_failure(object_id: ObjectId, error: StoreError) -> Failure {
+    match error {
+        StoreError::Lost { cause } => Failure::Lost { object_id, cause },
+        other => {
+            let out_of_disk = matches!(other, StoreError::OutOfDisk { .. });
+            Failure::StoreFull { out_of_disk, message: other.into_error(object_id).to_string() }
+        }
+    }
+}
+
+/// What a get waited for in vain.
+fn describe(object_ids: &[ObjectId], state: &State) -> String {
+    let missing = object_ids.iter().filter(|&&object_id| state.memory.get(object_id).is_none());
+    let (mut names, mut count) = (Vec::new(), 0);
+    for &object_id in missing {
+        count += 1;
+        if names.len() < 3 {
+            let task = state.tasks.get(object_id.task_id());
+            names.push(match task {
+                Some(task) => format!("{object_id} (of task {})", task.name),
+                None => object_id.to_string(),
+            });
+        }
+    }
+    format!("{count} of {} object(s), among them {},", object_ids.len(), names.join(", "))
+}

@@ -1,0 +1,401 @@
+//! Connections to other core workers, and their messages.
+
+use bytes::Bytes;
+use ray_core::error::RayResult;
+use ray_core::id::{FunctionId, NodeId, ObjectId, WorkerId};
+use ray_core::serialize;
+use ray_link::message::connection_error;
+use ray_link::{Connection, Frame, Interest, Readiness};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::state::State;
+use super::{CoreWorker, FIRST_PEER_TOKEN, worker_socket};
+use crate::codec::damaged;
+use crate::peer_message::{DefineFunction, ExportedFunction, Hello, Kind, PeerMessage, TaskReply};
+use crate::reference_counter::{Effect, Owner};
+use crate::value::{Failure, Value};
+
+/// A connection with more than this queued is written at once, in bytes.
+const FLUSH_AT: usize = 16 * 1024;
+
+/// The other core workers that this one is connected to.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    slots: Vec<Option<Peer>>,
+    by_worker: FxHashMap<WorkerId, usize>,
+    /// Slots with something queued.
+    dirty: Vec<usize>,
+    /// Processes to which no connection could be made: treated as dead at the next settling.
+    unreachable: Vec<(WorkerId, String)>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    connection: Connection,
+    /// Unknown until it says hello.
+    worker_id: Option<WorkerId>,
+    sent_functions: FxHashSet<FunctionId>,
+    dirty: bool,
+}
+
+impl Peers {
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn add(
+        &mut self,
+        core: &CoreWorker,
+        connection: Connection,
+        worker_id: Option<WorkerId>,
+    ) -> Option<usize> {
+        let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        if let Err(error) = core.sockets.add(&connection, FIRST_PEER_TOKEN + slot as u64, Interest::Read) {
+            tracing::error!(%error, "a connection cannot be waited for");
+            return None;
+        }
+        let peer = Peer { connection, worker_id, sent_functions: FxHashSet::default(), dirty: false };
+        self.slots[slot] = Some(peer);
+        Some(slot)
+    }
+
+    fn mark(&mut self, slot: usize) {
+        if let Some(peer) = &mut self.slots[slot]
+            && !peer.dirty
+        {
+            peer.dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+}
+
+impl State {
+    pub(super) fn accept_peers(&mut self, core: &CoreWorker) {
+        loop {
+            match self.listener.accept(self.max_frame) {
+                Ok(Some(connection)) => drop(self.peers.add(core, connection, None)),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::error!(%error, "connections cannot be accepted");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The connection to this process, made if there is none.
+    fn peer_of(&mut self, core: &CoreWorker, at: Owner) -> Option<usize> {
+        if let Some(&slot) = self.peers.by_worker.get(&at.worker_id) {
+            return Some(slot);
+        }
+        let cause = if at.node_id != self.me.node_id && at.node_id != NodeId::nil() {
+            format!("it is on node {}, which this node is not connected to", at.node_id)
+        } else {
+            match Connection::connect(&worker_socket(&self.sockets_dir, at.worker_id), self.max_frame) {
+                Ok(connection) => return self.greet(core, at, connection),
+                Err(error) => format!("it cannot be reached: {error}"),
+            }
+        };
+        self.peers.unreachable.push((at.worker_id, cause));
+        self.flush_soon();
+        None
+    }
+
+    fn greet(&mut self, core: &CoreWorker, at: Owner, connection: Connection) -> Option<usize> {
+        let slot = self.peers.add(core, connection, Some(at.worker_id))?;
+        self.peers.by_worker.insert(at.worker_id, slot);
+        let hello = Hello {
+            worker_id: self.me.worker_id,
+            node_id: self.me.node_id,
+            job_id: self.job_id,
+            job_config: self.job_config.clone(),
+        };
+        self.queue(slot, Kind::Hello, |out| encode(out, &hello));
+        Some(slot)
+    }
+
+    fn queue(&mut self, slot: usize, kind: Kind, write: impl FnOnce(&mut Vec<u8>)) {
+        let Some(peer) = &mut self.peers.slots[slot] else { return };
+        peer.connection.queue(kind as u8, write);
+        self.peers.mark(slot);
+        self.flush_soon();
+    }
+
+    /// Queues a frame for this process. Returns false if it cannot be reached; then its death follows.
+    pub(super) fn send(
+        &mut self,
+        core: &CoreWorker,
+        to: Owner,
+        kind: Kind,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
+        let Some(slot) = self.peer_of(core, to) else { return false };
+        self.queue(slot, kind, write);
+        let queued = self.peers.slots[slot].as_ref().map_or(0, |peer| peer.connection.queued_bytes());
+        if queued >= FLUSH_AT {
+            self.flush_peer(core, slot);
+        }
+        true
+    }
+
+    /// Queues a message for this process. Returns false if it cannot be reached; then its death follows.
+    pub(super) fn tell(&mut self, core: &CoreWorker, to: Owner, message: &PeerMessage) -> bool {
+        self.send(core, to, Kind::Other, |out| encode(out, message))
+    }
+
+    /// Makes sure that this process knows the function before the next task. False if unreachable.
+    pub(super) fn define_function(
+        &mut self,
+        core: &CoreWorker,
+        to: Owner,
+        function: &ExportedFunction,
+    ) -> bool {
+        let Some(slot) = self.peer_of(core, to) else { return false };
+        let Some(peer) = &mut self.peers.slots[slot] else { return false };
+        if peer.sent_functions.insert(function.function_id) {
+            let define =
+                DefineFunction { function_id: function.function_id, pickled: function.pickled.clone() };
+            self.queue(slot, Kind::DefineFunction, |out| encode(out, &define));
+        }
+        true
+    }
+
+    /// Writes now what is queued for this process, for it has nothing to do until it comes.
+    pub(super) fn flush_to(&mut self, core: &CoreWorker, worker_id: WorkerId) {
+        if let Some(&slot) = self.peers.by_worker.get(&worker_id) {
+            self.flush_peer(core, slot);
+        }
+    }
+
+    pub(super) fn flush_peers(&mut self, core: &CoreWorker) {
+        for slot in std::mem::take(&mut self.peers.dirty) {
+            if let Some(peer) = &mut self.peers.slots[slot] {
+                peer.dirty = false;
+            }
+            self.flush_peer(core, slot);
+        }
+    }
+
+    fn flush_peer(&mut self, core: &CoreWorker, slot: usize) {
+        let Some(peer) = &mut self.peers.slots[slot] else { return };
+        if peer.connection.queued_bytes() == 0 {
+            return;
+        }
+        match peer.connection.flush() {
+            Ok(true) => {}
+            Ok(false) => {
+                let token = FIRST_PEER_TOKEN + slot as u64;
+                // Only a lost connection is not in the set, and that is noticed by reading.
+                let _ = core.sockets.modify(&peer.connection, token, Interest::ReadWrite);
+            }
+            // Its end is noticed by reading, after what it said last.
+            Err(error) => tracing::debug!(%error, "a peer cannot be written to"),
+        }
+    }
+
+    pub(super) fn on_peer_ready(&mut self, core: &CoreWorker, slot: usize, ready: Readiness) {
+        let Some(Some(peer)) = self.peers.slots.get_mut(slot) else { return };
+        if ready.writable {
+            match peer.connection.flush() {
+                Ok(true) => {
+                    let token = FIRST_PEER_TOKEN + slot as u64;
+                    // As above.
+                    let _ = core.sockets.modify(&peer.connection, token, Interest::Read);
+                }
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "a peer cannot be written to"),
+            }
+        }
+        if !ready.readable {
+            return;
+        }
+        // Frames that came before an end still count.
+        let filled = peer.connection.fill();
+        let taken = self.take_peer_frames(core, slot);
+        let result = filled.map(drop).map_err(|error| connection_error("a core worker", error));
+        if let Err(error) = taken {
+            tracing::error!(error = %error.chain(), "a core worker broke the protocol; its connection is closed");
+            self.on_peer_lost(core, slot);
+        } else if result.is_err() {
+            self.on_peer_lost(core, slot);
+        }
+    }
+
+    fn take_peer_frames(&mut self, core: &CoreWorker, slot: usize) -> RayResult<()> {
+        let Some(Some(peer)) = self.peers.slots.get_mut(slot) else { return Ok(()) };
+        let mut reader = peer.connection.lend_reader();
+        let result = loop {
+            match reader.next_frame() {
+                Ok(None) => break Ok(()),
+                Ok(Some(frame)) => {
+                    if let Err(error) = self.on_peer_frame(core, slot, frame) {
+                        break Err(error);
+                    }
+                }
+                Err(error) => break Err(connection_error("a core worker", error.into())),
+            }
+        };
+        if let Some(peer) = &mut self.peers.slots[slot] {
+            peer.connection.restore_reader(reader);
+        }
+        result
+    }
+
+    fn on_peer_frame(&mut self, core: &CoreWorker, slot: usize, frame: Frame<'_>) -> RayResult<()> {
+        let kind = Kind::try_from(frame.kind)?;
+        if kind == Kind::Hello {
+            return self.on_hello(slot, decode(frame)?);
+        }
+        let Some(worker_id) = self.peers.slots[slot].as_ref().and_then(|peer| peer.worker_id) else {
+            return Err(damaged("something else than a hello came first".to_owned()));
+        };
+        match kind {
+            Kind::Hello => {}
+            Kind::DefineFunction => {
+                let define: DefineFunction = decode(frame)?;
+                self.functions.insert(define.function_id, define.pickled);
+            }
+            Kind::PushTask => self.on_task_pushed(core, worker_id, frame.payload)?,
+            Kind::TaskReply => self.on_task_reply(core, worker_id, TaskReply::read(frame.payload)?),
+            Kind::Other => self.on_peer_message(core, worker_id, decode(frame)?),
+        }
+        Ok(())
+    }
+
+    fn on_hello(&mut self, slot: usize, hello: Hello) -> RayResult<()> {
+        if let Some(peer) = &mut self.peers.slots[slot] {
+            peer.worker_id = Some(hello.worker_id);
+        }
+        // Both sides may have connected at once: then each sends on the connection that it made.
+        self.peers.by_worker.entry(hello.worker_id).or_insert(slot);
+        self.on_job(hello.job_id, hello.job_config);
+        Ok(())
+    }
+
+    fn on_peer_message(&mut self, core: &CoreWorker, from: WorkerId, message: PeerMessage) {
+        let sender = Owner { worker_id: from, node_id: NodeId::nil() };
+        match message {
+            PeerMessage::GiveBack { task_ids } => self.on_given_back(core, from, &task_ids),
+            PeerMessage::Cancel { task_id } => self.on_cancel(core, sender, task_id),
+            PeerMessage::GetObject { object_id } => self.on_get_object(core, sender, object_id),
+            PeerMessage::ObjectValue { object_id, value, contained } => {
+                self.on_object_value(core, object_id, value, &contained);
+            }
+            PeerMessage::AskGrants { request, object_ids, borrower } => {
+                for object_id in object_ids {
+                    self.references.grant(object_id, borrower);
+                }
+                self.tell(core, sender, &PeerMessage::Granted { request });
+            }
+            PeerMessage::Granted { request } => self.on_granted(core, request),
+            PeerMessage::ReturnGrants { grants } => {
+                let mut effects = Vec::new();
+                for (object_id, count) in grants {
+                    self.references.return_grants(object_id, from, count, &mut effects);
+                }
+                self.apply_reference_effects(core, effects);
+            }
+        }
+    }
+
+    fn on_peer_lost(&mut self, core: &CoreWorker, slot: usize) {
+        let Some(peer) = self.peers.slots[slot].take() else { return };
+        // The descriptor closes with it, but a copy in a forked process would keep it in the set.
+        let _ = core.sockets.remove(&peer.connection);
+        if let Some(worker_id) = peer.worker_id {
+            if self.peers.by_worker.get(&worker_id) == Some(&slot) {
+                self.peers.by_worker.remove(&worker_id);
+            }
+            self.on_worker_lost(core, worker_id);
+        }
+    }
+
+    /// A process is gone. Hearing it again changes nothing.
+    pub(super) fn on_worker_lost(&mut self, core: &CoreWorker, worker_id: WorkerId) {
+        if let Some(slot) = self.peers.by_worker.remove(&worker_id)
+            && let Some(peer) = self.peers.slots[slot].take()
+        {
+            // As above.
+            let _ = core.sockets.remove(&peer.connection);
+        }
+        self.on_lease_worker_lost(core, worker_id);
+        self.on_actor_worker_lost(core, worker_id);
+        let mut effects = Vec::new();
+        self.references.on_worker_died(worker_id, &mut effects);
+        self.apply_reference_effects(core, effects);
+        self.on_owner_lost(worker_id);
+        self.on_granter_lost(core, worker_id);
+        self.execution.on_caller_lost(worker_id);
+    }
+
+    /// What follows from what happened, until nothing does.
+    pub(super) fn settle(&mut self, core: &CoreWorker) {
+        loop {
+            if let Some((worker_id, cause)) = self.peers.unreachable.pop() {
+                self.causes.push_back((worker_id, cause));
+                self.on_worker_lost(core, worker_id);
+            } else if let Some(task_id) = self.shared.ready_tasks.pop_front() {
+                self.on_task_ready(core, task_id);
+            } else if self.answer_next_peer(core) {
+                // There may be more.
+            } else {
+                break;
+            }
+        }
+        self.delete_freed();
+    }
+
+    /// Does what the reference counter says.
+    pub(super) fn apply_reference_effects(&mut self, core: &CoreWorker, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Free(object_id) => {
+                    if let (Some(Value::Stored { .. }), _) = self.memory.remove(object_id) {
+                        self.shared.freed.push(object_id);
+                        self.flush_soon();
+                    }
+                }
+                Effect::ReturnGrants { owner, object_id, grants } => {
+                    self.forget_borrowed(object_id);
+                    if grants > 0 {
+                        let message = PeerMessage::ReturnGrants { grants: vec![(object_id, grants)] };
+                        self.tell(core, owner, &message);
+                    }
+                }
+            }
+        }
+    }
+
+    fn forget_borrowed(&mut self, object_id: ObjectId) {
+        self.memory.remove(object_id);
+        self.shared.fetching.remove(&object_id);
+    }
+
+    /// Objects that are asked of a dead owner get an error.
+    fn on_owner_lost(&mut self, owner: WorkerId) {
+        let asked = self.shared.fetching.iter().filter(|(_, from)| **from == owner);
+        let orphans: Vec<ObjectId> = asked.map(|(&object_id, _)| object_id).collect();
+        let cause = self.cause_of(owner).unwrap_or("its process ended").to_owned();
+        for object_id in orphans {
+            self.shared.fetching.remove(&object_id);
+            let failure = Failure::OwnerDied { object_id, owner, cause: cause.clone() };
+            self.set_value(object_id, Value::Failed(failure));
+        }
+    }
+}
+
+fn encode<T: serde::Serialize>(out: &mut Vec<u8>, message: &T) {
+    out.extend(serialize::to_bytes(message).expect("messages between workers can be encoded"));
+}
+
+fn decode<T: serde::de::DeserializeOwned>(frame: Frame<'_>) -> RayResult<T> {
+    serialize::from_bytes(frame.payload).map_err(|error| damaged(error.chain()))
+}
+
+/// Bytes that outlive their frame.
+pub(super) fn keep(payload: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(payload)
+}

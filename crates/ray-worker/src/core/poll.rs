@@ -1,0 +1,260 @@
+//! Who reads the sockets, and how a thread waits.
+//!
+//! ```text
+//!                 a thread waits, nobody polls            it stops waiting, another one waits
+//!  background  --------------------------------> poller ------------------------------> poller
+//!      ^                                            |
+//!      +--------------------------------------------+
+//!                    it stops waiting, nobody else waits
+//! ```
+//! The background thread waits for a set that holds the set of sockets; the poller takes that out of
+//! it while it polls. So neither costs the other a wake-up.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ray_core::error::{RayError, RayResult};
+use ray_link::{Interest, Readiness};
+
+use super::state::{State, now};
+use super::{
+    CoreWorker, FIRST_PEER_TOKEN, LINK_TOKEN, LISTENER_TOKEN, Listening, SOCKETS_TOKEN, WAKER_TOKEN,
+};
+use crate::memory_store::WaiterId;
+
+/// Whether a wait should end, asked now and then without any lock held.
+pub type Interrupted<'a> = &'a mut dyn FnMut() -> bool;
+
+/// Why a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Done,
+    Timeout,
+    Interrupted,
+    Closed,
+}
+
+/// What every wait has in common.
+pub(super) struct Patience<'a> {
+    pub(super) deadline: Option<Instant>,
+    pub(super) interrupted: Interrupted<'a>,
+}
+
+impl Patience<'_> {
+    pub(super) fn until(timeout: Option<Duration>, interrupted: Interrupted<'_>) -> Patience<'_> {
+        // A timeout beyond what the clock can say is none.
+        Patience { deadline: timeout.and_then(|timeout| now().checked_add(timeout)), interrupted }
+    }
+}
+
+impl CoreWorker {
+    /// Waits until nothing remains for `waiter`, and removes it.
+    pub(super) fn wait_for<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        waiter: WaiterId,
+        patience: &mut Patience<'_>,
+    ) -> (MutexGuard<'a, State>, End) {
+        let mut end = None;
+        while end.is_none() {
+            let (next, reached) = if state.polling {
+                self.park(state, waiter, patience)
+            } else {
+                self.poll_sockets(state, waiter, patience)
+            };
+            (state, end) = (next, reached);
+        }
+        state.waiters[waiter] = None;
+        (state, end.expect("the loop ends with a reason"))
+    }
+
+    /// Whether the wait is over, and if not, how long to sleep at most.
+    fn look(&self, state: &State, waiter: WaiterId, deadline: Option<Instant>) -> Result<Duration, End> {
+        if state.waiters[waiter].as_ref().is_none_or(|waiter| waiter.remaining == 0) {
+            return Err(End::Done);
+        }
+        if state.check_open().is_err() {
+            return Err(End::Closed);
+        }
+        let poll = Duration::from_millis(self.config.get_poll_ms);
+        let Some(deadline) = deadline else { return Ok(poll) };
+        match deadline.checked_duration_since(now()) {
+            Some(rest) if !rest.is_zero() => Ok(poll.min(rest)),
+            Some(_) | None => Err(End::Timeout),
+        }
+    }
+
+    /// Sleeps while another thread polls. Returns without a reason when this thread should poll.
+    fn park<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        waiter: WaiterId,
+        patience: &mut Patience<'_>,
+    ) -> (MutexGuard<'a, State>, Option<End>) {
+        state.flush(self);
+        while state.polling {
+            let limit = match self.look(&state, waiter, patience.deadline) {
+                Ok(limit) => limit,
+                Err(end) => return (state, Some(end)),
+            };
+            let own = state.waiter(waiter);
+            own.parked = true;
+            let condvar = Arc::clone(&own.condvar);
+            let slept = condvar.wait_timeout(state, limit);
+            let (woken, timeout) = slept.unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            state.waiter(waiter).parked = false;
+            if timeout.timed_out() {
+                drop(state);
+                let interrupted = (patience.interrupted)();
+                state = self.lock();
+                if interrupted {
+                    return (state, Some(End::Interrupted));
+                }
+            }
+        }
+        (state, None)
+    }
+
+    /// Reads the sockets until the wait is over.
+    fn poll_sockets<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        waiter: WaiterId,
+        patience: &mut Patience<'_>,
+    ) -> (MutexGuard<'a, State>, Option<End>) {
+        state.polling = true;
+        self.arm(&mut state, false);
+        let mut ready = Vec::new();
+        let end = loop {
+            state.flush(self);
+            let limit = match self.look(&state, waiter, patience.deadline) {
+                Ok(limit) => limit,
+                Err(end) => break end,
+            };
+            self.rouse_background(&state);
+            drop(state);
+            let waited = self.sockets.wait(&mut ready, Some(limit));
+            let interrupted = ready.is_empty() && (patience.interrupted)();
+            state = self.lock();
+            if let Err(error) = waited {
+                state.close(RayError::io("cannot wait for sockets", error));
+            }
+            state.on_ready(self, &ready);
+            if interrupted {
+                break End::Interrupted;
+            }
+        };
+        state.polling = false;
+        self.hand_over(&mut state);
+        (state, Some(end))
+    }
+
+    /// Lets the next who waits poll, or the background thread.
+    pub(super) fn hand_over(&self, state: &mut State) {
+        match state.waiters.iter().flatten().find(|waiter| waiter.parked) {
+            Some(waiter) => waiter.condvar.notify_all(),
+            // The background thread takes over once what runs has run for a moment.
+            None if state.execution.has_work() => state.execution.look_soon(now()),
+            None => self.arm(state, true),
+        }
+        self.rouse_background(state);
+    }
+
+    /// Has the background thread read the sockets, though a task runs.
+    pub(super) fn take_over(&self, state: &mut State) {
+        self.arm(state, true);
+    }
+
+    fn arm(&self, state: &mut State, armed: bool) {
+        if state.armed != armed {
+            let interest = if armed { Interest::Read } else { Interest::None };
+            // It is in the set from the start, so this cannot fail but for a fault of the program.
+            self.background.modify(&self.sockets, SOCKETS_TOKEN, interest).expect("the set holds it");
+            state.armed = armed;
+        }
+    }
+
+    /// Makes sure that the background thread wakes in time for what falls due next.
+    pub(super) fn rouse_background(&self, state: &State) {
+        let Some(sleeps_until) = state.background_sleeps_until else { return };
+        let due = state.next_deadline();
+        let late = match (due, sleeps_until) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(due), Some(until)) => due < until,
+        };
+        if late || !state.notifications.is_empty() {
+            self.waker.wake();
+        }
+    }
+
+    /// The background thread, from start to end.
+    pub(super) fn run_background(&self, listening: &dyn Listening) {
+        let mut ready = Vec::new();
+        let mut state = self.lock();
+        while state.check_open().is_ok() {
+            let sleep = state.next_deadline().map(|due| due.saturating_duration_since(now()));
+            state.background_sleeps_until = Some(sleep.map(|sleep| now() + sleep));
+            drop(state);
+            let waited = self.background.wait(&mut ready, sleep);
+            state = self.lock();
+            state.background_sleeps_until = None;
+            if let Err(error) = waited {
+                state.close(RayError::io("cannot wait for sockets", error));
+            }
+            if ready.iter().any(|ready| ready.token == WAKER_TOKEN) {
+                self.waker.reset();
+            }
+            if !state.polling && ready.iter().any(|ready| ready.token == SOCKETS_TOKEN) {
+                self.read_once(&mut state, &mut ready);
+            }
+            state.tick(self, now());
+            if !state.notifications.is_empty() {
+                let notifications = state.take_notifications();
+                drop(state);
+                notifications.into_iter().for_each(|notification| listening.notify(notification));
+                state = self.lock();
+            }
+        }
+    }
+
+    fn read_once(&self, state: &mut State, ready: &mut Vec<Readiness>) {
+        match self.sockets.wait(ready, Some(Duration::ZERO)) {
+            Ok(()) => state.on_ready(self, ready),
+            Err(error) => state.close(RayError::io("cannot wait for sockets", error)),
+        }
+    }
+
+    /// Ends a wait that did not end well.
+    pub(super) fn refuse(&self, state: &State, end: End, what: &str, waited: Duration) -> RayResult<()> {
+        match end {
+            End::Done => Ok(()),
+            End::Timeout => Err(RayError::GetTimeout { what: what.to_owned(), waited }),
+            // The front end knows what interrupted it.
+            End::Interrupted => Err(RayError::InvalidArgument("interrupted".to_owned())),
+            End::Closed => state.check_open(),
+        }
+    }
+}
+
+impl State {
+    /// Reads and writes where the sockets are ready.
+    pub(super) fn on_ready(&mut self, core: &CoreWorker, ready: &[Readiness]) {
+        for event in ready {
+            match event.token {
+                LINK_TOKEN => self.on_link_ready(core, *event),
+                LISTENER_TOKEN => self.accept_peers(core),
+                token => self.on_peer_ready(core, (token - FIRST_PEER_TOKEN) as usize, *event),
+            }
+        }
+        self.settle(core);
+    }
+
+    /// Writes what is queued, as far as the sockets take it.
+    pub(super) fn flush(&mut self, core: &CoreWorker) {
+        self.flush_by = None;
+        self.flush_link(core);
+        self.flush_peers(core);
+    }
+}

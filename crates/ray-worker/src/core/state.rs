@@ -1,0 +1,306 @@
+//! What a core worker knows, and the duties that fall due with time.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ray_core::config::WorkerConfig;
+use ray_core::error::{RayError, RayResult};
+use ray_core::id::{ActorId, ChildTaskIds, FunctionId, JobId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_link::message::{LinkMessage as _, ToRaylet};
+use ray_link::{Connection, Listener};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::actors::Actor;
+use super::execution::Execution;
+use super::objects::SharedObjects;
+use super::peers::Peers;
+use super::tasks::Crash;
+use super::{CoreWorker, Notification};
+use crate::dispatcher::Dispatcher;
+use crate::memory_store::{MemoryStore, WaiterId};
+use crate::reference_counter::{Owner, ReferenceCounter};
+use crate::task_table::TaskTable;
+
+/// Notifications that wait for the front end at most; what is more is dropped and counted.
+const MAX_NOTIFICATIONS: usize = 10_000;
+
+/// How long what was queued on a connection may stay unwritten while nobody waits for it.
+const FLUSH_AFTER: Duration = Duration::from_micros(200);
+
+/// Everything behind the lock.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) me: Owner,
+    pub(super) job_id: JobId,
+    pub(super) job_config: Bytes,
+    /// Where the sockets of this node's processes are.
+    pub(super) sockets_dir: PathBuf,
+    pub(super) max_frame: usize,
+
+    pub(super) link: Connection,
+    pub(super) listener: Listener,
+    pub(super) peers: Peers,
+
+    pub(super) references: ReferenceCounter,
+    pub(super) memory: MemoryStore,
+    pub(super) shared: SharedObjects,
+    pub(super) tasks: TaskTable,
+    pub(super) dispatcher: Dispatcher,
+    pub(super) actors: FxHashMap<ActorId, Actor>,
+    pub(super) functions: FxHashMap<FunctionId, Bytes>,
+    pub(super) execution: Execution,
+    /// Attempts that failed for good, waiting to hear how their worker ended.
+    pub(super) crashes: Vec<Crash>,
+    /// How processes ended, the newest last.
+    pub(super) causes: VecDeque<(WorkerId, String)>,
+    /// Classes whose infeasibility was told.
+    pub(super) warned: FxHashSet<u64>,
+    /// Answers of the node that a thread waits for, by request.
+    pub(super) answers: FxHashMap<u64, Answer>,
+
+    pub(super) next_request: u64,
+    /// Ids of the tasks and objects that this process makes outside of any task.
+    pub(super) root_task: TaskId,
+    pub(super) children: ChildTaskIds,
+    pub(super) next_put: u64,
+
+    pub(super) waiters: Vec<Option<Waiter>>,
+    /// Some thread reads the sockets.
+    pub(super) polling: bool,
+    /// The background thread is told when the sockets are ready.
+    pub(super) armed: bool,
+    /// When the background thread wakes by itself; `None` while it is awake or waits for ever.
+    pub(super) background_sleeps_until: Option<Option<Instant>>,
+    /// Something is queued and not written; by when it has to be.
+    pub(super) flush_by: Option<Instant>,
+    pub(super) notifications: VecDeque<Notification>,
+    dropped_notifications: usize,
+    closed: Option<Closed>,
+}
+
+/// What the node answered to a request that a thread waits for.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Nothing yet.
+    Awaited(WaiterId),
+    /// A place in shared memory, or why not.
+    Created(Result<u64, ray_link::message::StoreError>),
+    /// A reply of the control plane, or its gRPC code and message.
+    Gcs(Result<Bytes, (i32, String)>),
+    /// All that was printed has been told.
+    Flushed,
+}
+
+/// A waiting thread.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    /// What it still waits for; it may go on at 0.
+    pub(super) remaining: usize,
+    pub(super) condvar: Arc<Condvar>,
+    /// It sleeps on the condition variable.
+    pub(super) parked: bool,
+    /// The first failure ends the wait.
+    pub(super) fail_fast: bool,
+}
+
+#[derive(Debug)]
+enum Closed {
+    ShutDown,
+    NodeLost(NodeId, String),
+}
+
+impl State {
+    pub(super) fn new(
+        me: Owner,
+        job_id: JobId,
+        job_config: Bytes,
+        sockets_dir: PathBuf,
+        link: Connection,
+        listener: Listener,
+        config: &WorkerConfig,
+    ) -> Self {
+        let root_task = TaskId::random();
+        Self {
+            me,
+            job_id,
+            job_config,
+            sockets_dir,
+            max_frame: config.max_frame_bytes as usize,
+            link,
+            listener,
+            peers: Peers::default(),
+            references: ReferenceCounter::new(),
+            memory: MemoryStore::default(),
+            shared: SharedObjects::default(),
+            tasks: TaskTable::default(),
+            dispatcher: Dispatcher::new(
+                config.max_inflight_per_worker,
+                Duration::from_millis(config.lease_idle_ms),
+            ),
+            actors: FxHashMap::default(),
+            functions: FxHashMap::default(),
+            execution: Execution::default(),
+            crashes: Vec::new(),
+            causes: VecDeque::new(),
+            warned: FxHashSet::default(),
+            answers: FxHashMap::default(),
+            next_request: 0,
+            root_task,
+            children: ChildTaskIds::new(root_task),
+            next_put: 0,
+            waiters: Vec::new(),
+            polling: false,
+            armed: true,
+            background_sleeps_until: None,
+            flush_by: None,
+            notifications: VecDeque::new(),
+            dropped_notifications: 0,
+            closed: None,
+        }
+    }
+
+    pub(super) fn check_open(&self) -> RayResult<()> {
+        match &self.closed {
+            None => Ok(()),
+            Some(Closed::ShutDown) => Err(RayError::ShutDown),
+            Some(Closed::NodeLost(node_id, cause)) => {
+                Err(RayError::NodeDied { node_id: *node_id, cause: cause.clone() })
+            }
+        }
+    }
+
+    /// Ends the membership: whoever waits is woken, and finds out why.
+    pub(super) fn close(&mut self, why: RayError) {
+        if self.closed.is_none() {
+            self.closed = Some(match why {
+                RayError::ShutDown => Closed::ShutDown,
+                other => Closed::NodeLost(self.me.node_id, other.chain()),
+            });
+            for waiter in self.waiters.iter().flatten() {
+                waiter.condvar.notify_all();
+            }
+        }
+    }
+
+    /// Closes what is connected, so that the others learn that this process is gone.
+    pub(super) fn disconnect(&mut self) {
+        self.peers.clear();
+        self.memory = MemoryStore::default();
+    }
+
+    pub(super) fn next_request(&mut self) -> u64 {
+        self.next_request += 1;
+        self.next_request
+    }
+
+    /// Queues a message to the node. A message that cannot be encoded is a fault of this program.
+    pub(super) fn tell_node(&mut self, message: &ToRaylet) {
+        message.queue(&mut self.link).expect("messages of the link can be encoded");
+        self.flush_soon();
+    }
+
+    /// What is queued is written by the next who waits, or by the background thread in time.
+    pub(super) fn flush_soon(&mut self) {
+        if self.flush_by.is_none() {
+            self.flush_by = Some(now() + FLUSH_AFTER);
+        }
+    }
+
+    pub(super) fn notify(&mut self, notification: Notification) {
+        if self.notifications.len() < MAX_NOTIFICATIONS {
+            self.notifications.push_back(notification);
+        } else {
+            self.dropped_notifications += 1;
+        }
+    }
+
+    /// What the front end has to be told now.
+    pub(super) fn take_notifications(&mut self) -> VecDeque<Notification> {
+        let mut taken = std::mem::take(&mut self.notifications);
+        let dropped = std::mem::take(&mut self.dropped_notifications);
+        if dropped > 0 {
+            taken.push_back(Notification::Warning(format!(
+                "{dropped} messages came too fast and were dropped"
+            )));
+        }
+        taken
+    }
+
+    pub(super) fn add_waiter(&mut self, remaining: usize) -> WaiterId {
+        let waiter = Waiter { remaining, condvar: Arc::new(Condvar::new()), parked: false, fail_fast: false };
+        if let Some(free) = self.waiters.iter().position(Option::is_none) {
+            self.waiters[free] = Some(waiter);
+            return free;
+        }
+        self.waiters.push(Some(waiter));
+        self.waiters.len() - 1
+    }
+
+    pub(super) fn waiter(&mut self, id: WaiterId) -> &mut Waiter {
+        self.waiters[id].as_mut().expect("a waiter is removed by its own thread only")
+    }
+
+    /// One of the things that this thread waits for has happened.
+    pub(super) fn tell_waiter(&mut self, id: WaiterId) {
+        if let Some(Some(waiter)) = self.waiters.get_mut(id) {
+            waiter.remaining = waiter.remaining.saturating_sub(1);
+            if waiter.remaining == 0 && waiter.parked {
+                waiter.condvar.notify_all();
+            }
+        }
+    }
+
+    /// How this process ended, if it was told.
+    pub(super) fn cause_of(&self, worker_id: WorkerId) -> Option<&str> {
+        self.causes.iter().rev().find(|(known, _)| *known == worker_id).map(|(_, cause)| cause.as_str())
+    }
+
+    /// What falls due with time.
+    pub(super) fn tick(&mut self, core: &CoreWorker, now: Instant) {
+        let mut out = Vec::new();
+        self.dispatcher.tick(now, &mut out);
+        self.apply_dispatch(core, out);
+        self.settle_crashes(core, now);
+        self.watch_execution(core, now);
+        self.settle(core);
+        if self.flush_by.is_some_and(|by| by <= now) {
+            self.flush(core);
+        }
+    }
+
+    /// When [`State::tick`] has something to do next.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let crashes = self.crashes.iter().map(|crash| crash.give_up_at).min();
+        [self.dispatcher.next_deadline(), crashes, self.flush_by, self.execution.next_look()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The id of the next object that this process puts: of the running task, so that a task that
+    /// runs again names its objects as before.
+    pub(super) fn next_put_id(&mut self) -> ObjectId {
+        if let Some(running) = &mut self.execution.running {
+            running.puts += 1;
+            return ObjectId::for_put(running.task_id, running.puts - 1);
+        }
+        self.next_put += 1;
+        ObjectId::for_put(self.root_task, self.next_put - 1)
+    }
+
+    /// The id of the next task that this process submits.
+    pub(super) fn next_task_id(&mut self) -> TaskId {
+        match &mut self.execution.running {
+            Some(running) => running.children.next_id(),
+            None => self.children.next_id(),
+        }
+    }
+}
+
+/// The one place that reads the clock.
+pub(super) fn now() -> Instant {
+    Instant::now()
+}

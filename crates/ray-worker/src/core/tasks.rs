@@ -1,0 +1,455 @@
+//! Submission, dispatch, replies, retries: the caller's side of a task.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ray_core::error::RayResult;
+use ray_core::id::{ActorId, LeaseId, ObjectId, TaskId, WorkerId};
+use ray_core::resource::Resources;
+use ray_link::message::{LeasedWorker, ToRaylet};
+
+use super::state::{State, now};
+use super::{CoreWorker, Notification};
+use crate::dispatcher::Action;
+use crate::peer_message::{
+    ArgValue, ExportedFunction, Kind, PeerMessage, Returned, Target, TaskHeader, TaskReply, read_args,
+    write_arg,
+};
+use crate::reference_counter::Owner;
+use crate::task_table::{Call, PendingTask, TaskState, Verdict};
+use crate::value::{Failure, Value};
+
+/// How long an error waits for the news how the process ended.
+const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a lost call waits for the news what becomes of its actor.
+const ACTOR_NEWS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A call of a remote function.
+#[derive(Debug)]
+pub struct TaskRequest {
+    /// The function.
+    pub function: Arc<ExportedFunction>,
+    /// What it takes while it runs.
+    pub resources: Resources,
+    /// Its arguments, as [`write_arg`] wrote them.
+    pub args: Vec<u8>,
+    /// Objects that are arguments by themselves, once for each.
+    pub dependencies: Vec<ObjectId>,
+    /// Objects referred to inside arguments.
+    pub nested: Vec<ObjectId>,
+    /// How many objects it returns.
+    pub num_returns: u32,
+    /// Its name, for logs and errors.
+    pub name: Arc<str>,
+    /// How often it may be tried again; -1 = for ever.
+    pub max_retries: i64,
+    /// Whether an exception counts as a failure to retry.
+    pub retry_exceptions: bool,
+}
+
+/// A task that failed for good, whose error waits for the news of its cause.
+#[derive(Debug)]
+pub(super) struct Crash {
+    task_id: TaskId,
+    victim: Victim,
+    pub(super) give_up_at: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Worker(WorkerId),
+    Actor(ActorId),
+}
+
+impl CoreWorker {
+    /// Submits a task. Its objects are returned at once, each with one handle.
+    ///
+    /// # Errors
+    /// If this process has left the cluster.
+    pub fn submit_task(&self, request: TaskRequest) -> RayResult<Vec<ObjectId>> {
+        let mut state = self.lock();
+        state.check_open()?;
+        let class = state.dispatcher.class_of(&request.resources);
+        let task_id = state.next_task_id();
+        let task = PendingTask {
+            call: Call::Function { function: request.function, class },
+            args: request.args.into(),
+            dependencies: request.dependencies.into(),
+            nested: request.nested.into(),
+            num_returns: request.num_returns,
+            name: request.name,
+            attempt: 0,
+            retries_left: request.max_retries,
+            retry_exceptions: request.retry_exceptions,
+            state: TaskState::Queued,
+            cancelled: false,
+        };
+        let returns = state.take_task(self, task_id, task);
+        state.settle(self);
+        self.rouse_background(&state);
+        Ok(returns)
+    }
+
+    /// Cancels the task that makes this object. One that runs is left to end unless `force`, which
+    /// ends its worker. Returns whether the task was still pending.
+    pub fn cancel_task(&self, object_id: ObjectId, force: bool) -> bool {
+        let mut state = self.lock();
+        let task_id = object_id.task_id();
+        let Some(task_state) = state.tasks.cancel(task_id) else { return false };
+        match task_state {
+            TaskState::Waiting { .. } | TaskState::Queued => state.drop_unsent(self, task_id),
+            TaskState::Sent => state.cancel_sent(self, task_id, force),
+        }
+        state.settle(self);
+        state.flush(self);
+        true
+    }
+}
+
+impl State {
+    /// Notes a task and its objects, and sends it if it can be sent.
+    pub(super) fn take_task(
+        &mut self,
+        core: &CoreWorker,
+        task_id: TaskId,
+        task: PendingTask,
+    ) -> Vec<ObjectId> {
+        let returns: Vec<ObjectId> =
+            (0..u64::from(task.num_returns)).map(|index| ObjectId::for_return(task_id, index)).collect();
+        for &object_id in &returns {
+            self.references.add_owned(object_id);
+            self.memory.expect(object_id);
+        }
+        for &object_id in task.dependencies.iter().chain(&task.nested) {
+            self.references.add_submitted(object_id);
+        }
+        for &object_id in &task.dependencies {
+            self.ensure_value(core, object_id);
+        }
+        let memory = &self.memory;
+        if self.tasks.submit(task_id, task, |object_id| memory.get(object_id).is_some()) {
+            self.shared.ready_tasks.push_back(task_id);
+        }
+        returns
+    }
+
+    /// All arguments of a task have values.
+    pub(super) fn on_task_ready(&mut self, core: &CoreWorker, task_id: TaskId) {
+        let Some(task) = self.tasks.get(task_id) else { return };
+        let failed = task.dependencies.iter().find_map(|&object_id| match self.memory.get(object_id) {
+            Some(Value::Failed(failure)) => Some(failure.clone()),
+            Some(Value::Inline(_) | Value::Stored { .. }) | None => None,
+        });
+        let call = task.call.clone();
+        if let Some(failure) = failed {
+            if let Call::Method { actor_id, .. } = call {
+                self.drop_call(core, actor_id, task_id);
+            }
+            self.finish_task(core, task_id, Err(failure));
+            return;
+        }
+        match call {
+            Call::Function { class, .. } => {
+                let mut out = Vec::new();
+                self.dispatcher.enqueue(class, task_id, false, &mut out);
+                self.apply_dispatch(core, out);
+            }
+            Call::Method { actor_id, .. } => self.on_call_ready(core, actor_id, task_id),
+            Call::Create { actor_id } => self.register_actor(core, actor_id, task_id),
+        }
+    }
+
+    pub(super) fn apply_dispatch(&mut self, core: &CoreWorker, actions: Vec<Action>) {
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            match action {
+                Action::Send { lease_id, task_id } => {
+                    if !self.push_to_lease(core, lease_id, task_id) {
+                        // It was dropped while it was queued: the lease is free for another.
+                        let mut out = Vec::new();
+                        self.dispatcher.on_reply(lease_id, task_id, 0, now(), &mut out);
+                        actions.extend(out);
+                    }
+                }
+                Action::SetDemand { class, target } => {
+                    let resources = self.dispatcher.resources(class).clone();
+                    let job_id = self.job_id;
+                    self.tell_node(&ToRaylet::SetLeaseDemand { class, resources, job_id, target });
+                }
+                Action::Return { lease_id } => {
+                    if let Some(worker) = self.shared.leases.remove(&lease_id) {
+                        self.shared.lease_on.remove(&worker.worker_id);
+                    }
+                    self.tell_node(&ToRaylet::ReturnLease { lease_id });
+                }
+            }
+        }
+    }
+
+    /// Sends a task to the worker of a lease. Returns false if there is no such task any more.
+    fn push_to_lease(&mut self, core: &CoreWorker, lease_id: LeaseId, task_id: TaskId) -> bool {
+        let Some(task) = self.tasks.get(task_id) else { return false };
+        let Call::Function { function, .. } = &task.call else { return false };
+        let function = Arc::clone(function);
+        let Some(&at) = self.shared.leases.get(&lease_id) else { return false };
+        let target = Target::Function(function.function_id);
+        if self.define_function(core, at, &function) {
+            self.push_task(core, at, task_id, target);
+        }
+        self.tasks.on_sent(task_id);
+        if self.dispatcher.held(lease_id) == 1 {
+            // The worker has nothing else to do.
+            self.flush_to(core, at.worker_id);
+        }
+        true
+    }
+
+    /// Writes a task for its worker: the header, then the arguments with their values.
+    pub(super) fn push_task(&mut self, core: &CoreWorker, at: Owner, task_id: TaskId, target: Target<'_>) {
+        let Some(task) = self.tasks.get(task_id) else { return };
+        let name = Arc::clone(&task.name);
+        let header = TaskHeader {
+            task_id,
+            attempt: task.attempt,
+            target,
+            num_returns: task.num_returns,
+            retriable: task.retries_left != 0,
+            name: &name,
+        };
+        let mut message = Vec::with_capacity(128 + task.args.len());
+        header.write(&mut message);
+        if task.dependencies.is_empty() {
+            message.extend_from_slice(&task.args);
+        } else {
+            self.write_values(&task.args, &mut message);
+        }
+        self.send(core, at, Kind::PushTask, |out| out.extend_from_slice(&message));
+    }
+
+    /// Appends arguments with references replaced by values.
+    pub(super) fn write_values(&self, args: &[u8], out: &mut Vec<u8>) {
+        for arg in read_args(args).expect("this process wrote the arguments") {
+            let value = match arg.value {
+                ArgValue::Reference(object_id) => match self.memory.get(object_id) {
+                    Some(Value::Inline(bytes)) => ArgValue::Inline(bytes),
+                    Some(&Value::Stored { node_id, .. }) => {
+                        let owner = self.references.borrowed_from(object_id).unwrap_or(self.me);
+                        ArgValue::Stored { object_id, owner, node_id }
+                    }
+                    // A task is not ready before its arguments have values, and fails with them.
+                    Some(Value::Failed(_)) | None => ArgValue::Reference(object_id),
+                },
+                other => other,
+            };
+            write_arg(out, arg.keyword, &value);
+        }
+    }
+
+    pub(super) fn on_lease_granted(
+        &mut self,
+        core: &CoreWorker,
+        class: u64,
+        lease_id: LeaseId,
+        worker: LeasedWorker,
+    ) {
+        let at = Owner { worker_id: worker.worker_id, node_id: worker.node_id };
+        self.shared.leases.insert(lease_id, at);
+        self.shared.lease_on.insert(at.worker_id, lease_id);
+        let mut out = Vec::new();
+        self.dispatcher.on_lease_granted(class, lease_id, now(), &mut out);
+        self.apply_dispatch(core, out);
+    }
+
+    pub(super) fn on_lease_infeasible(&mut self, class: u64, reason: &str) {
+        if self.warned.insert(class) {
+            let resources = self.dispatcher.resources(class);
+            let count = self.dispatcher.queued(class);
+            let text = format!(
+                "{count} task(s) that need {resources} cannot be scheduled: {reason}. They stay \
+                 pending until a node with these resources joins the cluster."
+            );
+            self.notify(Notification::Warning(text));
+        }
+    }
+
+    pub(super) fn on_task_reply(&mut self, core: &CoreWorker, from: WorkerId, reply: TaskReply) {
+        let Some(task) = self.tasks.get(reply.task_id) else { return };
+        if task.attempt != reply.attempt {
+            return;
+        }
+        let raised = matches!(reply.outcome, Err(Failure::Raised(_)));
+        let call = task.call.clone();
+        let mut out = Vec::new();
+        match &call {
+            Call::Function { .. } => {
+                if let Some(&lease_id) = self.shared.lease_on.get(&from) {
+                    let (task_id, spent) = (reply.task_id, reply.execution_us);
+                    self.dispatcher.on_reply(lease_id, task_id, spent, now(), &mut out);
+                }
+            }
+            Call::Method { actor_id, .. } => self.on_call_reply(*actor_id, reply.task_id),
+            Call::Create { .. } => return,
+        }
+        if raised && self.tasks.on_attempt_failed(reply.task_id, true) == Verdict::Retry {
+            match call {
+                Call::Function { class, .. } => {
+                    self.dispatcher.enqueue(class, reply.task_id, false, &mut out);
+                }
+                Call::Method { actor_id, .. } => self.requeue_calls(core, actor_id, &[reply.task_id]),
+                Call::Create { .. } => {}
+            }
+        } else {
+            self.finish_task(core, reply.task_id, reply.outcome);
+        }
+        self.apply_dispatch(core, out);
+    }
+
+    /// A task has ended: its objects get their values, and its arguments are let go.
+    pub(super) fn finish_task(
+        &mut self,
+        core: &CoreWorker,
+        task_id: TaskId,
+        outcome: Result<Vec<Returned>, Failure>,
+    ) {
+        let Some(task) = self.tasks.remove(task_id) else { return };
+        let outcome = outcome.and_then(|returned| {
+            let expected = task.num_returns as usize;
+            if returned.len() == expected {
+                return Ok(returned);
+            }
+            let count = returned.len();
+            Err(Failure::System(format!("{} returned {count} objects instead of {expected}", task.name)))
+        });
+        let ids = (0..u64::from(task.num_returns)).map(|index| ObjectId::for_return(task_id, index));
+        match outcome {
+            Ok(returned) => {
+                for (object_id, returned) in ids.zip(returned) {
+                    self.take_value(core, object_id, returned.value, &returned.contained);
+                }
+            }
+            Err(failure) => {
+                for object_id in ids {
+                    self.take_value(core, object_id, Value::Failed(failure.clone()), &[]);
+                }
+            }
+        }
+        let mut effects = Vec::new();
+        for &object_id in task.dependencies.iter().chain(&task.nested) {
+            self.references.remove_submitted(object_id, &mut effects);
+        }
+        self.apply_reference_effects(core, effects);
+    }
+
+    /// A worker does not start these tasks for now.
+    pub(super) fn on_given_back(&mut self, core: &CoreWorker, from: WorkerId, task_ids: &[TaskId]) {
+        let mut out = Vec::new();
+        if let Some(&lease_id) = self.shared.lease_on.get(&from) {
+            self.dispatcher.on_given_back(lease_id, task_ids, &mut out);
+        }
+        for &task_id in task_ids.iter().rev() {
+            self.requeue_first(task_id, &mut out);
+        }
+        self.apply_dispatch(core, out);
+    }
+
+    fn requeue_first(&mut self, task_id: TaskId, out: &mut Vec<Action>) {
+        if !self.tasks.on_given_back(task_id) {
+            return;
+        }
+        if let Some(PendingTask { call: Call::Function { class, .. }, .. }) = self.tasks.get(task_id) {
+            self.dispatcher.enqueue(*class, task_id, true, out);
+        }
+    }
+
+    /// The worker of a lease is gone. The task that ran is tried again if it may be; those behind it
+    /// were not started, or may run twice (see `TaskHeader::retriable`), and are queued again.
+    pub(super) fn on_lease_worker_lost(&mut self, core: &CoreWorker, worker_id: WorkerId) {
+        let Some(lease_id) = self.shared.lease_on.remove(&worker_id) else { return };
+        self.shared.leases.remove(&lease_id);
+        let mut out = Vec::new();
+        let mut lost = self.dispatcher.on_lease_lost(lease_id, &mut out);
+        let ran = lost.pop_front();
+        for &task_id in lost.iter().rev() {
+            self.requeue_first(task_id, &mut out);
+        }
+        if let Some(task_id) = ran {
+            let class = match self.tasks.get(task_id) {
+                Some(PendingTask { call: Call::Function { class, .. }, .. }) => Some(*class),
+                Some(_) | None => None,
+            };
+            match (self.tasks.on_attempt_failed(task_id, false), class) {
+                (Verdict::Retry, Some(class)) => self.dispatcher.enqueue(class, task_id, true, &mut out),
+                (Verdict::Retry | Verdict::Fail, _) => {
+                    self.await_cause(task_id, Victim::Worker(worker_id), CAUSE_TIMEOUT);
+                }
+            }
+        }
+        self.apply_dispatch(core, out);
+    }
+
+    /// A call was lost with its actor's process, and is not tried again.
+    pub(super) fn on_call_lost(&mut self, actor_id: ActorId, task_id: TaskId) {
+        self.await_cause(task_id, Victim::Actor(actor_id), ACTOR_NEWS_TIMEOUT);
+    }
+
+    fn await_cause(&mut self, task_id: TaskId, victim: Victim, patience: Duration) {
+        self.crashes.push(Crash { task_id, victim, give_up_at: now() + patience });
+        self.flush_soon();
+    }
+
+    /// Fails the tasks whose end is known now, or has been waited for long enough.
+    pub(super) fn settle_crashes(&mut self, core: &CoreWorker, now: Instant) {
+        let crashes = std::mem::take(&mut self.crashes);
+        for crash in crashes {
+            let overdue = crash.give_up_at <= now;
+            let cancelled = self.tasks.get(crash.task_id).is_some_and(|task| task.cancelled);
+            let failure = if cancelled {
+                Some(Failure::Cancelled(crash.task_id))
+            } else {
+                match crash.victim {
+                    Victim::Worker(worker_id) => self.crash_failure(crash.task_id, worker_id, overdue),
+                    Victim::Actor(actor_id) => self.actor_failure(actor_id, overdue),
+                }
+            };
+            match failure {
+                Some(failure) => self.finish_task(core, crash.task_id, Err(failure)),
+                None => self.crashes.push(crash),
+            }
+        }
+    }
+
+    fn crash_failure(&self, task_id: TaskId, worker_id: WorkerId, overdue: bool) -> Option<Failure> {
+        let cause = match self.cause_of(worker_id) {
+            Some(cause) => cause,
+            None if overdue => "its connection was closed",
+            None => return None,
+        };
+        let (name, attempts) =
+            self.tasks.get(task_id).map_or((String::new(), 0), |task| (task.name.to_string(), task.attempt));
+        let tried = if attempts == 0 { String::new() } else { format!(" (after {attempts} retries)") };
+        Some(Failure::WorkerCrashed { task_id, name, worker_id, cause: format!("{cause}{tried}") })
+    }
+
+    /// Takes a cancelled task out of the queue that it is in.
+    fn drop_unsent(&mut self, core: &CoreWorker, task_id: TaskId) {
+        match self.tasks.get(task_id).map(|task| task.call.clone()) {
+            Some(Call::Function { class, .. }) => drop(self.dispatcher.remove_queued(class, task_id)),
+            Some(Call::Method { actor_id, .. }) => self.drop_call(core, actor_id, task_id),
+            Some(Call::Create { .. }) | None => {}
+        }
+        self.finish_task(core, task_id, Err(Failure::Cancelled(task_id)));
+    }
+
+    fn cancel_sent(&mut self, core: &CoreWorker, task_id: TaskId, force: bool) {
+        let Some(lease_id) = self.dispatcher.lease_of(task_id) else { return };
+        let Some(&at) = self.shared.leases.get(&lease_id) else { return };
+        if force {
+            let reason = "its task was cancelled with force".to_owned();
+            self.tell_node(&ToRaylet::KillWorker { lease_id, reason });
+        } else {
+            self.tell(core, at, &PeerMessage::Cancel { task_id });
+        }
+    }
+}
