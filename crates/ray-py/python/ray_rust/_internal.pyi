@@ -1,7 +1,7 @@
 """The compiled core: ids, object references and the core worker of this process."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Optional, Union
+from typing import Any, Optional, Protocol, Union, type_check_only
 
 __version__: str
 
@@ -126,7 +126,7 @@ class CoreWorker:
     ) -> tuple[list[ObjectRef], list[ObjectRef]]: ...
     def submit_task(
         self, function: ExportedFunction, args: Sequence[Any], kwargs: dict[str, Any], options: TaskOptions
-    ) -> Union[None, ObjectRef, list[ObjectRef]]:
+    ) -> Union[ObjectRef, list[ObjectRef], None]:
         """None for num_returns=0, a reference for 1, a list for more."""
 
     def create_actor(
@@ -160,7 +160,7 @@ class CoreWorker:
         num_returns: int,
         max_task_retries: int,
         task_name: str,
-    ) -> Union[None, ObjectRef, list[ObjectRef]]: ...
+    ) -> Union[ObjectRef, list[ObjectRef], None]: ...
     def kill_actor(self, actor_id: ActorID, no_restart: bool) -> None: ...
     def get_named_actor(self, name: str, namespace: str) -> Optional[tuple[ActorID, bytes]]:
         """The id and handle metadata of a living actor of that name."""
@@ -180,7 +180,8 @@ class CoreWorker:
     def run(self) -> None:
         """In a worker's main thread: executes tasks until told to exit, then returns."""
 
-class Executor:
+@type_check_only
+class Executor(Protocol):
     """What `connect_worker` needs of its `executor` argument (any object with these methods)."""
 
     def set_job(self, job_config: bytes) -> None:

@@ -1,0 +1,71 @@
+"""Ray Rust: tasks, actors and objects across processes, with the interface of Ray.
+
+import ray_rust as ray
+
+@ray.remote
+def square(x):
+return x * x
+
+print(ray.get([square.remote(i) for i in range(4)]))
+"""
+
+from ray_rust import actor, exceptions, remote_function
+from ray_rust._internal import (
+    ActorID,
+    JobID,
+    NodeID,
+    ObjectID,
+    ObjectRef,
+    PlacementGroupID,
+    TaskID,
+    WorkerID,
+    __version__,
+)
+from ray_rust._private.api import (
+    available_resources,
+    cancel,
+    cluster_resources,
+    get,
+    get_actor,
+    kill,
+    nodes,
+    put,
+    wait,
+)
+from ray_rust._private.decorator import remote
+from ray_rust._private.session import is_initialized
+from ray_rust._private.worker import init, shutdown
+from ray_rust.actor import method
+from ray_rust.runtime_context import get_runtime_context
+from ray_rust.task_result import TaskResult
+
+__all__ = [
+    "ActorID",
+    "JobID",
+    "NodeID",
+    "ObjectID",
+    "ObjectRef",
+    "PlacementGroupID",
+    "TaskID",
+    "TaskResult",
+    "WorkerID",
+    "__version__",
+    "actor",
+    "available_resources",
+    "cancel",
+    "cluster_resources",
+    "exceptions",
+    "get",
+    "get_actor",
+    "get_runtime_context",
+    "init",
+    "is_initialized",
+    "kill",
+    "method",
+    "nodes",
+    "put",
+    "remote",
+    "remote_function",
+    "shutdown",
+    "wait",
+]

@@ -1,0 +1,1 @@
+"""Parts that are not for users; they may change at any time."""

@@ -1,0 +1,169 @@
+"""The calls of the public interface that go to the core."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+from ray_rust._internal import ObjectRef
+from ray_rust._private.session import connected_core, current_session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ray_rust.actor import ActorHandle
+
+
+class InvalidReferenceError(TypeError, ValueError):
+    """By its nature the first; callers of Ray expect the second."""
+
+
+def put(value: Any) -> ObjectRef:
+    """Stores a value; tasks that get the reference, here and elsewhere, read it without a copy if it is large."""
+    if isinstance(value, ObjectRef):
+        raise TypeError(
+            "put() of an ObjectRef is not allowed, because a reference to a reference is mostly a mistake; "
+            "put it in a list if it is meant"
+        )
+    return connected_core().put(value)
+
+
+def get(object_refs: Union[ObjectRef, Sequence[ObjectRef]], *, timeout: Optional[float] = None) -> Any:
+    """The value of a reference, or the list of values of a list; waits until they are there.
+
+    Raises what the task raised, or GetTimeoutError after `timeout` seconds.
+    """
+    if timeout is not None:
+        timeout = _check_timeout("get", timeout)
+    if isinstance(object_refs, ObjectRef):
+        return connected_core().get((object_refs,), timeout)[0]
+    if not isinstance(object_refs, (list, tuple)):
+        raise InvalidReferenceError(
+            f"get() takes an ObjectRef or a list of them, not {_short(object_refs)} of type {_type_name(object_refs)}"
+        )
+    for index, ref in enumerate(object_refs):
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(f"get() was given {_short(ref)} of type {_type_name(ref)} at index {index} of its list")
+    return connected_core().get(object_refs, timeout)
+
+
+def wait(
+    object_refs: Sequence[ObjectRef],
+    *,
+    num_returns: int = 1,
+    timeout: Optional[float] = None,
+    fetch_local: bool = True,
+    timeout_ms: Optional[float] = None,
+) -> tuple[list[ObjectRef], list[ObjectRef]]:
+    """Waits until `num_returns` of the references are ready, at most `timeout` seconds.
+
+    Returns those that are ready, at most `num_returns`, and the others, both in the order given.
+    `timeout_ms` says the time in milliseconds instead.
+    """
+    _check_wait_list(object_refs)
+    if timeout_ms is not None:
+        if timeout is not None:
+            raise ValueError("wait() takes timeout (seconds) or timeout_ms, not both")
+        timeout = timeout_ms / 1000
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"the timeout of wait() cannot be negative, is {timeout} s")
+    core = connected_core()
+    if not object_refs:
+        return [], []
+    if isinstance(num_returns, bool) or not isinstance(num_returns, int):
+        raise TypeError(f"num_returns of wait() has to be a whole number, is {num_returns!r}")
+    if not 1 <= num_returns <= len(object_refs):
+        raise ValueError(
+            f"num_returns of wait() has to be from 1 to the number of references ({len(object_refs)}), is {num_returns}"
+        )
+    return core.wait(object_refs, num_returns, timeout, fetch_local)
+
+
+def _check_wait_list(object_refs: Any) -> None:
+    if isinstance(object_refs, ObjectRef):
+        raise TypeError("wait() takes a list of references, not a single ObjectRef")
+    if not isinstance(object_refs, list):
+        raise TypeError(f"wait() takes a list of references, not a {_type_name(object_refs)}")
+    for index, ref in enumerate(object_refs):
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(f"wait() was given {_short(ref)} of type {_type_name(ref)} at index {index} of its list")
+    if len(set(object_refs)) != len(object_refs):
+        raise ValueError("wait() was given the same reference twice")
+
+
+def _check_timeout(function: str, timeout: float) -> Optional[float]:
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"the timeout of {function}() has to be a number of seconds, is {timeout!r}")
+    if timeout == -1:  # Ray's other word for None
+        return None
+    if not timeout >= 0:
+        raise ValueError(f"the timeout of {function}() cannot be negative, is {timeout} s")
+    return timeout
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _type_name(value: Any) -> str:
+    return type(value).__name__
+
+
+# Tasks and actors
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """Ends the actor's process at once; with `no_restart=False` it is restarted if its options allow."""
+    from ray_rust.actor import ActorHandle
+
+    if not isinstance(actor, ActorHandle):
+        raise InvalidReferenceError(f"kill() takes an actor handle, not a {_type_name(actor)}; cancel() ends tasks")
+    connected_core().kill_actor(actor._actor_id, no_restart)  # noqa: SLF001
+
+
+def cancel(object_ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+    """Cancels the task that makes this object: before it starts, else by KeyboardInterrupt in it.
+
+    `force` kills its process instead. `recursive` has no effect yet: tasks that the task has
+    submitted go on.
+    """
+    if not isinstance(object_ref, ObjectRef):
+        raise TypeError(f"cancel() takes an ObjectRef, not a {_type_name(object_ref)}; kill() ends actors")
+    connected_core().cancel_task(object_ref, force)
+
+
+def get_actor(name: str, namespace: Optional[str] = None) -> ActorHandle:
+    """The living actor of this name. ValueError if there is none."""
+    from ray_rust.actor import handle_from_metadata
+
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"get_actor() needs a name that is not empty, not {name!r}")
+    if namespace is not None and (not isinstance(namespace, str) or not namespace):
+        raise ValueError(f"namespace has to be text that is not empty, is {namespace!r}")
+    session = current_session()
+    namespace = namespace or session.namespace
+    found = session.core.get_named_actor(name, namespace)
+    if found is None:
+        raise ValueError(
+            f"no actor named {name!r} lives in namespace {namespace!r}: it was never created, it died, "
+            "or it is in another namespace"
+        )
+    return handle_from_metadata(*found)
+
+
+# The cluster
+
+
+def nodes() -> list[dict[str, Any]]:
+    """Every node, dead ones too, with its resources and labels."""
+    return connected_core().nodes()
+
+
+def cluster_resources() -> dict[str, float]:
+    """What all living nodes have together."""
+    return connected_core().cluster_resources()
+
+
+def available_resources() -> dict[str, float]:
+    """What of it is free now."""
+    return connected_core().available_resources()

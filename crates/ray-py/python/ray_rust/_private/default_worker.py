@@ -1,0 +1,119 @@
+"""A worker process: what the compiled core asks of Python while it runs tasks."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import sys
+import types
+from typing import Any, Callable, Optional
+
+from ray_rust import _internal
+from ray_rust._private import serialization, session
+
+# In the environment that the node gives its workers: where it listens.
+SOCKET_VARIABLE = "RAY_RUST_NODE_SOCKET"
+_LOG_DIRECTORY_VARIABLE = "RAY_RUST_WORKER_LOG_DIR"
+
+
+def run(order: dict[str, Any]) -> int:
+    """Works until the node says that it is enough. Returns the exit status."""
+    os.environ.update(order.get("env", {}))
+    socket_path = order.get("socket_path") or os.environ.pop(SOCKET_VARIABLE)
+    worker_id = bytes.fromhex(order["worker_id"])
+    speaker = _redirect_output(order["stdout"], order["stderr"])
+    _enable_crash_reports()
+    # Functions of the driver's script say that they are of `__main__`, which is not the daemon's here.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.argv = [""]
+    _internal.init_logging(f"worker-{order['worker_id'][:8]}-{os.getpid()}", os.path.dirname(order["stdout"]))
+    executor = _Executor(speaker)
+    core = _internal.CoreWorker.connect_worker(socket_path, worker_id, executor)
+    session.set_session(session.Session(core, "", None, is_driver=False))
+    executor.core = core
+    core.run()
+    return 0
+
+
+class _Speaker:
+    """Whom output belongs to; each stream says so before the first line of another."""
+
+    __slots__ = ("announcement",)
+
+    def __init__(self) -> None:
+        self.announcement = ""
+
+
+class _OutputStream(io.TextIOWrapper):
+    """Standard output of a worker: a file, in which lines say whose the following are.
+
+    The line is written only when something is printed, so that tasks that print nothing cost nothing.
+    """
+
+    def __init__(self, buffer: Any, speaker: _Speaker) -> None:
+        super().__init__(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        self._speaker = speaker
+        self._announced = ""
+        self._at_line_start = True
+
+    def write(self, text: str) -> int:
+        announcement = self._speaker.announcement
+        if announcement != self._announced:
+            self._announced = announcement
+            super().write(announcement if self._at_line_start else "\n" + announcement)
+        if text:
+            self._at_line_start = text[-1] == "\n"
+        return super().write(text)
+
+
+def _redirect_output(stdout: str, stderr: str) -> _Speaker:
+    speaker = _Speaker()
+    for descriptor, path in ((1, stdout), (2, stderr)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        # Code that is not Python writes to the descriptors themselves.
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.stdout = _OutputStream(open(1, "wb", closefd=False), speaker)  # noqa: SIM115 - lives as long as the process
+    sys.stderr = _OutputStream(open(2, "wb", closefd=False), speaker)  # noqa: SIM115
+    sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
+    return speaker
+
+
+def _enable_crash_reports() -> None:
+    """A process that a fault kills leaves its Python stack among its output."""
+    import faulthandler
+
+    faulthandler.enable(file=2)
+
+
+class _Executor:
+    """See `_internal.Executor`."""
+
+    def __init__(self, speaker: _Speaker) -> None:
+        self._speaker = speaker
+        self.core: Optional[_internal.CoreWorker] = None
+
+    def set_job(self, job_config: bytes) -> None:
+        config = json.loads(job_config)
+        os.environ.update(config["env_vars"])
+        known = set(config["sys_path"])
+        # The driver's order comes first: what it imports is what its tasks import.
+        sys.path[:] = config["sys_path"] + [entry for entry in sys.path if entry not in known]
+        try:
+            os.chdir(config["working_dir"])
+        except OSError as error:
+            print(f"the driver's working directory is not here: {error}", file=sys.stderr)  # noqa: T201
+        core = self.core or session.connected_core()
+        session.set_session(session.Session(core, config["namespace"], None, is_driver=False))
+
+    def load(self, pickled: bytes) -> Callable[..., Any]:
+        function: Callable[..., Any] = pickle.loads(pickled)
+        return function
+
+    def announce(self, kind: str, name: str) -> None:
+        self._speaker.announcement = f":{kind}_name:{name}\n"
+
+    def encode_error(self, error: BaseException, task_name: str) -> bytes:
+        return serialization.encode_error(error, task_name)

@@ -1,0 +1,181 @@
+"""Makes workers: a process that has imported what they need, and forks.
+
+Forking takes milliseconds where starting Python takes tenths of a second. It works only as long as
+this process has a single thread, so it imports nothing that starts one, and waits in one place for
+both its orders and the ends of its children.
+
+    node -> here   {"fork": {"worker_id": hex, "stdout": path, "stderr": path, "env": {name: text}}}
+    here -> node   {"forked": {"worker_id": hex, "pid": pid}}
+                   {"exited": {"pid": pid, "code": code or null, "signal": number or null}}
+
+One message per line, in JSON. When the node closes the connection, the workers are killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import select
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Optional
+
+from ray_rust import _internal
+
+if TYPE_CHECKING:
+    import socket
+    from types import FrameType
+
+_READ_BYTES = 65536
+
+
+def serve(connection: socket.socket) -> None:
+    """Takes orders until the connection ends. In a worker it does not return."""
+    parent = os.getppid()
+    _internal.set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != parent:  # the daemon ended before the kernel was told
+        return
+    _preimport()
+    # What is here now stays for ever: collections in workers neither visit nor copy it.
+    gc.collect()
+    gc.freeze()
+    _ForkServer(connection).run()
+
+
+def _preimport() -> None:
+    """What every worker needs, and nothing that starts a thread."""
+    import asyncio  # noqa: F401
+    import faulthandler  # noqa: F401
+    import inspect  # noqa: F401
+    import logging  # noqa: F401
+    import pickle  # noqa: F401
+    import traceback  # noqa: F401
+
+    import cloudpickle  # noqa: F401
+
+    import ray_rust  # noqa: F401
+    from ray_rust._private import default_worker, serialization, signature  # noqa: F401
+
+
+class _ForkServer:
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._input = b""
+        self._children: set[int] = set()
+        # A child's end writes a byte here, which ends the wait.
+        self._wakeup, self._wakeup_writer = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(self._wakeup_writer, False)
+        signal.signal(signal.SIGCHLD, _on_signal)
+        # The daemon ends us by closing the connection; a signal sent to its group is for it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._wakeup_writer, warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        poll.register(self._wakeup, select.POLLIN)
+        try:
+            connected = True
+            while connected:
+                for descriptor, _ in poll.poll():
+                    if descriptor == self._wakeup:
+                        self._drain_wakeup()
+                    else:
+                        connected = self._read()
+                self._reap()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the daemon is gone
+        finally:
+            self._kill_all()
+
+    def _drain_wakeup(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wakeup, 4096):
+                pass
+
+    def _read(self) -> bool:
+        """Whether the connection is still there."""
+        received = self._connection.recv(_READ_BYTES)
+        if not received:
+            return False
+        *lines, self._input = (self._input + received).split(b"\n")
+        for line in lines:
+            self._fork(json.loads(line)["fork"])
+        return True
+
+    def _fork(self, order: dict[str, Any]) -> None:
+        server = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            # The node notices that the worker does not report, and tries again later.
+            print(f"cannot fork a worker: {error}", file=sys.stderr, flush=True)  # noqa: T201 - goes to the log
+            return
+        if pid == 0:
+            self._become_worker(order, server)
+        self._children.add(pid)
+        self._send({"forked": {"worker_id": order["worker_id"], "pid": pid}})
+
+    def _become_worker(self, order: dict[str, Any], server: int) -> None:
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            _internal.set_parent_death_signal(signal.SIGKILL)
+            if os.getppid() == server:
+                self._connection.close()
+                os.close(self._wakeup)
+                os.close(self._wakeup_writer)
+                from ray_rust._private import default_worker
+
+                status = default_worker.run(order)
+        except BaseException:  # noqa: BLE001 - also SystemExit must not lead back into the server's loop
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            _flush_streams()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._children.discard(pid)
+            code, killed_by = _ending(status)
+            self._send({"exited": {"pid": pid, "code": code, "signal": killed_by}})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def _kill_all(self) -> None:
+        for pid in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _ending(status: int) -> tuple[Optional[int], Optional[int]]:
+    """Exit code, or number of the signal."""
+    if os.WIFSIGNALED(status):
+        return None, os.WTERMSIG(status)
+    return os.WEXITSTATUS(status), None
+
+
+def _on_signal(number: int, frame: Optional[FrameType]) -> None:
+    """Without a handler in Python the wake-up descriptor is not written."""
+
+
+def _flush_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()

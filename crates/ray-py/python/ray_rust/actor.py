@@ -1,0 +1,480 @@
+"""Objects that live in a process of their own: actors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional
+
+from ray_rust._internal import ActorID, ExportedFunction, TaskOptions
+from ray_rust._private import options as option_checks
+from ray_rust._private import session
+from ray_rust.remote_function import explain_argument
+
+if TYPE_CHECKING:
+    from ray_rust._internal import CoreWorker
+
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "ActorProxy", "exit_actor", "method"]
+
+_WHAT = "an actor"
+_METHOD_WHAT = "an actor method"
+_OPTIONS_ATTRIBUTE = "__ray_method_options__"
+
+
+def method(*args: Any, **options: Any) -> Any:
+    """Decorator: options of an actor's method, such as `@method(num_returns=2)`."""
+    if args:
+        raise TypeError("@method takes options by name, as in @method(num_returns=2)")
+    if not options:
+        raise TypeError("@method needs an option, as in @method(num_returns=2)")
+    checked = option_checks.check(options, option_checks.METHOD_OPTIONS, _METHOD_WHAT)
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        setattr(function, _OPTIONS_ATTRIBUTE, checked)
+        return function
+
+    return decorate
+
+
+class ClassDescription:
+    """What a handle has to know of the actor's class: its name, and its methods with their options.
+
+    It travels with handles, so that who gets one need not be able to import the class.
+    """
+
+    def __init__(self, module_name: str, class_name: str, methods: dict[str, tuple[Any, dict[str, Any]]]) -> None:
+        self.module_name = module_name
+        self.class_name = class_name
+        self.methods = methods
+
+    @classmethod
+    def of(cls, actor_class: type) -> ClassDescription:
+        """Looks at all methods, inherited ones too."""
+        from ray_rust._private.signature import Signature
+
+        methods: dict[str, tuple[Any, dict[str, Any]]] = {}
+        for name, function, is_bound in _methods_of(actor_class):
+            _refuse_unsupported(actor_class, name, function)
+            options = getattr(function, _OPTIONS_ATTRIBUTE, {})
+            methods[name] = (Signature.of(function, skip_self=is_bound), options)
+        for name, signature in _system_signatures().items():
+            methods.setdefault(name, (signature, {}))
+        return cls(actor_class.__module__, actor_class.__qualname__.rpartition(".")[2], methods)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (ClassDescription, (self.module_name, self.class_name, self.methods))
+
+
+def _methods_of(actor_class: type) -> list[tuple[str, Callable[..., Any], bool]]:
+    """Name, function, and whether its first parameter is filled in."""
+    found = []
+    for name in dir(actor_class):
+        if name in ("__class__", "__new__", "__init_subclass__", "__subclasshook__", "__class_getitem__"):
+            continue
+        member = _static_member(actor_class, name)
+        if isinstance(member, staticmethod):
+            found.append((name, member.__func__, False))
+        elif isinstance(member, classmethod):
+            found.append((name, member.__func__, True))
+        elif callable(member) and not isinstance(member, type) and hasattr(member, "__code__"):
+            found.append((name, member, True))
+    return found
+
+
+def _static_member(cls: type, name: str) -> Any:
+    for base in cls.__mro__:
+        if name in vars(base):
+            return vars(base)[name]
+    return None
+
+
+_CO_COROUTINE_OR_GENERATOR = 0x20 | 0x80 | 0x200
+
+
+def _refuse_unsupported(actor_class: type, name: str, function: Callable[..., Any]) -> None:
+    code = getattr(function, "__code__", None)
+    if code is None or not code.co_flags & _CO_COROUTINE_OR_GENERATOR:
+        return
+    # Those that only other code of the class calls may be anything.
+    if name.startswith("_"):
+        return
+    kind = "a generator" if code.co_flags & 0x20 else "a coroutine"
+    raise NotImplementedError(
+        f"{actor_class.__name__}.{name} is {kind} function; such methods of actors are not supported yet"
+    )
+
+
+# Methods that every actor has
+
+
+def _ray_ready(self: Any) -> bool:
+    return True
+
+
+def _ray_terminate(self: Any) -> None:
+    exit_actor()
+
+
+def _ray_call(self: Any, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return function(self, *args, **kwargs)
+
+
+_SYSTEM_METHODS: dict[str, Callable[..., Any]] = {
+    "__ray_ready__": _ray_ready,
+    "__ray_terminate__": _ray_terminate,
+    "__ray_call__": _ray_call,
+}
+_known_system_signatures: dict[str, Any] = {}
+
+
+def _system_signatures() -> dict[str, Any]:
+    from ray_rust._private.signature import Signature
+
+    if not _known_system_signatures:
+        for name, function in _SYSTEM_METHODS.items():
+            _known_system_signatures[name] = Signature.of(function, skip_self=True)
+    return _known_system_signatures
+
+
+class _Exported:
+    """Pickles as the class with the methods that every actor has."""
+
+    def __init__(self, actor_class: type) -> None:
+        self._class = actor_class
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_with_system_methods, (self._class,))
+
+
+def _with_system_methods(actor_class: type) -> type:
+    # Added to the class itself, in the actor's process: a subclass would change what the class sees of
+    # itself, such as its name, `__init_subclass__` and private attributes.
+    for name, function in _SYSTEM_METHODS.items():
+        if not hasattr(actor_class, name):
+            try:
+                setattr(actor_class, name, function)
+            except TypeError:  # a class made in C
+                break
+    return actor_class
+
+
+def exit_actor() -> NoReturn:
+    """Ends the actor that calls this, for good: this call and later ones fail with ActorDiedError."""
+    import os
+    import time
+
+    core = session.connected_core()
+    actor_id = core.current_actor_id()
+    if actor_id is None:
+        raise TypeError("exit_actor() was called outside of an actor")
+    core.kill_actor(actor_id, True)
+    # The node ends this process in a moment; until then the call must not have a result.
+    time.sleep(_EXIT_PATIENCE_S)
+    os._exit(1)
+
+
+_EXIT_PATIENCE_S = 30.0
+
+
+class ActorClass:
+    """A class to be made with `.remote(...)`, which returns a handle to the new actor at once."""
+
+    def __init__(self, actor_class: type, options: dict[str, Any]) -> None:
+        self._set(actor_class, option_checks.check(options, option_checks.ACTOR_OPTIONS, _WHAT))
+
+    def _set(self, actor_class: type, options: dict[str, Any]) -> None:
+        self.__ray_actor_class__ = actor_class
+        self._default_options = options
+        self._description = ClassDescription.of(actor_class)
+        self._exported: Optional[ExportedFunction] = None
+        self.__name__ = actor_class.__name__
+        self.__qualname__ = actor_class.__qualname__
+        self.__module__ = actor_class.__module__
+        self.__doc__ = actor_class.__doc__
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
+        raise TypeError(
+            f"a class cannot inherit from the actor class {self.__name__}: "
+            "inherit from the plain class and decorate that"
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(f"an actor cannot be made directly: use {self.__name__}.remote(...)")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "__ray_actor_class__" not in self.__dict__:
+            raise AttributeError(name)
+        # Constants and static methods of the class.
+        return getattr(self.__ray_actor_class__, name)
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+        """Makes an actor; its constructor runs later, in the actor's process."""
+        return self._create(args, kwargs, self._default_options)
+
+    def options(self, **actor_options: Any) -> _ActorClassWithOptions:
+        """This class with other options."""
+        merged = option_checks.merge(self._default_options, actor_options, option_checks.ACTOR_OPTIONS, _WHAT)
+        return _ActorClassWithOptions(self, merged)
+
+    def _remote(
+        self, args: tuple[Any, ...] = (), kwargs: Optional[dict[str, Any]] = None, **actor_options: Any
+    ) -> ActorHandle:
+        """As `.options(**actor_options).remote(*args, **kwargs)`."""
+        return self.options(**actor_options).remote(*args, **(kwargs or {}))
+
+    def _create(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> ActorHandle:
+        if options.get("get_if_exists") and "name" not in options:
+            raise ValueError("get_if_exists needs a name")
+        self._check_arguments(args, kwargs)
+        connection = session.current_session()
+        namespace = options.get("namespace", connection.namespace)
+        if options.get("get_if_exists"):
+            return self._get_or_create(connection.core, args, kwargs, options, namespace)
+        return self._register(connection.core, args, kwargs, options, namespace)
+
+    def _get_or_create(
+        self, core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any], namespace: str
+    ) -> ActorHandle:
+        name = options["name"]
+        found = core.get_named_actor(name, namespace)
+        if found is None:
+            try:
+                return self._register(core, args, kwargs, options, namespace)
+            except ValueError:
+                # Somebody else was faster.
+                found = core.get_named_actor(name, namespace)
+                if found is None:
+                    raise
+        return handle_from_metadata(*found)
+
+    def _register(
+        self, core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any], namespace: str
+    ) -> ActorHandle:
+        import pickle
+
+        placement, placement_cpus = option_checks.actor_placement(options)
+        max_task_retries = options.get("max_task_retries", 0)
+        max_concurrency = options.get("max_concurrency", 1)
+        detached = options.get("lifetime") == "detached"
+        metadata = pickle.dumps((self._description, max_task_retries), protocol=5)
+        actor_id = core.create_actor(
+            self._exported or self._export(),
+            args,
+            kwargs,
+            TaskOptions(
+                name=self._description.class_name,
+                num_cpus=placement.num_cpus,
+                num_gpus=placement.num_gpus,
+                memory=placement.memory,
+                resources=placement.resources,
+                num_returns=1,
+                max_retries=0,
+                retry_exceptions=False,
+            ),
+            placement_cpus=placement_cpus,
+            max_restarts=options.get("max_restarts", 0),
+            max_task_retries=max_task_retries,
+            max_concurrency=max_concurrency,
+            actor_name=options.get("name", ""),
+            namespace=namespace,
+            detached=detached,
+            handle_metadata=metadata,
+        )
+        # Calls that run side by side have no order in which the end could be the last.
+        ends_with_handle = not detached and max_concurrency == 1
+        return ActorHandle(actor_id, self._description, max_task_retries, metadata, ends_with_handle=ends_with_handle)
+
+    def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        constructor = self._description.methods.get("__init__")
+        if constructor is not None:
+            constructor[0].check(f"{self.__name__}.__init__", args, kwargs)
+        elif (args or kwargs) and _static_member(self.__ray_actor_class__, "__new__") is object.__new__:
+            raise TypeError(f"{self.__name__}() takes no arguments")
+
+    def _export(self) -> ExportedFunction:
+        from ray_rust._private.serialization import dumps_function
+
+        try:
+            pickled = dumps_function(_Exported(self.__ray_actor_class__), f"the actor class {self.__name__!r}")
+        except TypeError:
+            # Once more without the wrapping, for an error that shows the way from the class.
+            dumps_function(self.__ray_actor_class__, f"the actor class {self.__name__!r}")
+            raise
+        self._exported = ExportedFunction(pickled, self._description.class_name)
+        return self._exported
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_new_actor_class, (), {"class": self.__ray_actor_class__, "options": self._default_options})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._set(state["class"], state["options"])
+
+    def __repr__(self) -> str:
+        return f"ActorClass({self.__name__})"
+
+
+def _new_actor_class() -> ActorClass:
+    return ActorClass.__new__(ActorClass)
+
+
+class _ActorClassWithOptions:
+    """An actor class with options of its own."""
+
+    __slots__ = ("_class", "_options")
+
+    def __init__(self, actor_class: ActorClass, options: dict[str, Any]) -> None:
+        self._class = actor_class
+        self._options = options
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+        """As `ActorClass.remote`."""
+        return self._class._create(args, kwargs, self._options)  # noqa: SLF001
+
+    def options(self, **actor_options: Any) -> _ActorClassWithOptions:
+        """These options, overridden by others."""
+        merged = option_checks.merge(self._options, actor_options, option_checks.ACTOR_OPTIONS, _WHAT)
+        return _ActorClassWithOptions(self._class, merged)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self._class(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_ActorClassWithOptions, (self._class, self._options))
+
+
+class ActorHandle:
+    """Stands for an actor: `handle.method.remote(...)` calls it.
+
+    Calls through one process's handles run in the order in which they were made. The actor ends, after
+    the calls made so far, when the handle that `.remote()` returned is gone; unless the handle was sent to
+    another process or the actor is detached: such an actor ends with its job, or by `kill`.
+    """
+
+    def __init__(
+        self,
+        actor_id: ActorID,
+        description: ClassDescription,
+        max_task_retries: int,
+        metadata: bytes,
+        *,
+        ends_with_handle: bool = False,
+    ) -> None:
+        self._actor_id = actor_id
+        self._description = description
+        self._max_task_retries = max_task_retries
+        self._metadata = metadata
+        self._ends_with_handle = ends_with_handle
+
+    @property
+    def _ray_actor_id(self) -> ActorID:
+        return self._actor_id
+
+    def __class_getitem__(cls, item: Any) -> Any:
+        return cls
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        # Only what is not found otherwise comes here.
+        description = self.__dict__.get("_description")
+        if description is None:
+            raise AttributeError(name)
+        found = description.methods.get(name)
+        if found is None:
+            raise AttributeError(
+                f"the actor class {description.class_name} has no method {name!r}"
+                " (attributes of an actor can be read by its methods only)"
+            )
+        return ActorMethod(self, name, found[0], found[1])
+
+    def __dir__(self) -> list[str]:
+        return sorted(self._description.methods)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ActorHandle):
+            return NotImplemented
+        return bool(self._actor_id == other._actor_id)
+
+    def __hash__(self) -> int:
+        return hash(self._actor_id)
+
+    def __repr__(self) -> str:
+        return f"Actor({self._description.class_name}, {self._actor_id.hex()})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # From now on others may use the actor, whom nobody here counts.
+        self._ends_with_handle = False
+        return (_handle_from_binary, (self._actor_id.binary(), self._metadata))
+
+    def __del__(self) -> None:
+        if not self.__dict__.get("_ends_with_handle"):
+            return
+        actor_id = self._actor_id
+        session.defer(lambda: _terminate(actor_id))
+
+
+ActorProxy = ActorHandle
+
+
+def _terminate(actor_id: ActorID) -> None:
+    session.connected_core().submit_actor_task(actor_id, "__ray_terminate__", (), {}, 0, 0, "__ray_terminate__")
+
+
+def handle_from_metadata(actor_id: ActorID, metadata: bytes) -> ActorHandle:
+    """A handle that does not keep its actor alive."""
+    import pickle
+
+    description, max_task_retries = pickle.loads(metadata)
+    return ActorHandle(actor_id, description, max_task_retries, metadata)
+
+
+def _handle_from_binary(actor_id: bytes, metadata: bytes) -> ActorHandle:
+    return handle_from_metadata(ActorID(actor_id), metadata)
+
+
+class ActorMethod:
+    """A method of an actor, to be called with `.remote(...)`."""
+
+    __slots__ = ("_handle", "_max_task_retries", "_name", "_num_returns", "_options", "_signature", "_task_name")
+
+    def __init__(self, handle: ActorHandle, name: str, signature: Any, options: dict[str, Any]) -> None:
+        self._handle = handle
+        self._name = name
+        self._signature = signature
+        self._options = options
+        self._num_returns: int = options.get("num_returns", 1)
+        self._max_task_retries: int = options.get("max_task_retries", handle._max_task_retries)  # noqa: SLF001
+        class_name = handle._description.class_name  # noqa: SLF001
+        self._task_name: str = options.get("name") or f"{class_name}.{name}"
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls it. Returns a reference; None with num_returns=0, a list of references with more than 1."""
+        self._signature.check(self._task_name, args, kwargs)
+        try:
+            return session.connected_core().submit_actor_task(
+                self._handle._actor_id,  # noqa: SLF001
+                self._name,
+                args,
+                kwargs,
+                self._num_returns,
+                self._max_task_retries,
+                self._task_name,
+            )
+        except TypeError as error:
+            raise explain_argument(error, self._task_name) from error.__cause__
+
+    def options(self, **method_options: Any) -> ActorMethod:
+        """This method with other options."""
+        merged = option_checks.merge(self._options, method_options, option_checks.METHOD_OPTIONS, _METHOD_WHAT)
+        return ActorMethod(self._handle, self._name, self._signature, merged)
+
+    def _remote(
+        self, args: tuple[Any, ...] = (), kwargs: Optional[dict[str, Any]] = None, **method_options: Any
+    ) -> Any:
+        """As `.options(**method_options).remote(*args, **kwargs)`."""
+        return self.options(**method_options).remote(*args, **(kwargs or {}))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise TypeError(f"a method of an actor cannot be called directly: use {self._name}.remote(...)")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (ActorMethod, (self._handle, self._name, self._signature, self._options))
+
+    def __repr__(self) -> str:
+        return f"<ActorMethod {self._task_name}>"

@@ -1,0 +1,173 @@
+"""The command `ray-rust`: start, stop and look at clusters from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Optional
+
+from ray_rust import __version__
+from ray_rust._private import node as nodes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_STOP_GRACE_S = 5.0
+_POLL_S = 0.02
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Runs the command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (RuntimeError, ConnectionError, ValueError) as error:
+        print(f"ray-rust: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ray-rust", description="Start, stop and look at clusters.")
+    parser.add_argument("--version", action="version", version=f"ray-rust {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    start = commands.add_parser("start", help="start a node on this machine")
+    kind = start.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--head", action="store_true", help="start a new cluster, which init() then joins")
+    kind.add_argument("--address", metavar="HOST:PORT", help="join the cluster of this address")
+    start.add_argument("--port", type=int, help="of the head's control plane (default: a free one)")
+    start.add_argument("--num-cpus", type=float, metavar="N", help="processors to offer (default: all)")
+    start.add_argument("--num-gpus", type=float, metavar="N", help="graphics processors to offer (default: all)")
+    start.add_argument("--resources", type=json.loads, metavar="JSON", help="of your own, as '{\"gizmo\": 2}'")
+    start.add_argument("--labels", type=json.loads, metavar="JSON", help='as \'{"region": "eu"}\'')
+    start.add_argument("--object-store-memory", type=int, metavar="BYTES", help="shared memory for objects")
+    start.add_argument("--block", action="store_true", help="stay in the foreground until the node ends")
+    _add_temp_dir(start)
+    start.set_defaults(run=_start)
+
+    stop = commands.add_parser("stop", help="stop the nodes of this machine that were started by hand")
+    stop.add_argument("--all", action="store_true", help="also those that belong to a running driver")
+    stop.add_argument("--force", action="store_true", help="kill them at once")
+    _add_temp_dir(stop)
+    stop.set_defaults(run=_stop)
+
+    status = commands.add_parser("status", help="show the nodes of a cluster and what is free")
+    status.add_argument("--address", metavar="HOST:PORT", help="of the cluster (default: the one started by hand)")
+    _add_temp_dir(status)
+    status.set_defaults(run=_status)
+    return parser
+
+
+def _add_temp_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--temp-dir", metavar="DIR", help="where sessions are kept (default: /tmp/ray_rust)")
+
+
+def _start(options: argparse.Namespace) -> int:
+    directory = nodes.temp_dir(options.temp_dir)
+    if options.head:
+        running = nodes.advertised_node(directory)
+        if running is not None:
+            print(f"a cluster runs already at {running.gcs_address}; stop it first: ray-rust stop", file=sys.stderr)
+            return 1
+    node = nodes.start_node(_node_config(options, directory))
+    info = node.info
+    print(f"node {info.node_id[:8]} runs (pid {info.pid}); its logs are in {info.session_dir}/logs")
+    if options.head:
+        print("to use it:           ray_rust.init()")
+        print(f"to add a node:       ray-rust start --address={info.gcs_address}")
+    print("to stop it:          ray-rust stop", flush=True)
+    if not options.block:
+        return 0
+    try:
+        return abs(node.wait_for_ever())
+    except KeyboardInterrupt:
+        _end([info], force=False)
+        node.wait()
+        return 0
+
+
+def _node_config(options: argparse.Namespace, directory: str) -> dict[str, Any]:
+    given = {
+        "port": options.port,
+        "num_cpus": options.num_cpus,
+        "num_gpus": options.num_gpus,
+        "resources": options.resources,
+        "labels": options.labels,
+        "object_store_memory": options.object_store_memory,
+        "gcs_address": options.address,
+    }
+    config = {name: value for name, value in given.items() if value is not None}
+    return {"head": options.head, "temp_dir": directory, **config}
+
+
+def _stop(options: argparse.Namespace) -> int:
+    directory = nodes.temp_dir(options.temp_dir)
+    living = [node for node in nodes.living_nodes(directory) if options.all or not node.owned_by_driver]
+    if not living:
+        print("no node runs")
+        return 0
+    left = _end(living, force=options.force)
+    print(f"stopped {len(living) - len(left)} of {len(living)} nodes")
+    return 1 if left else 0
+
+
+def _end(living: list[nodes.NodeInfo], *, force: bool) -> list[nodes.NodeInfo]:
+    """Ends these nodes; returns those that do not."""
+    for number in [signal.SIGKILL] if force else [signal.SIGTERM, signal.SIGKILL]:
+        living = [node for node in living if nodes.is_alive(node)]
+        for node in living:
+            try:
+                os.kill(node.pid, number)
+            except ProcessLookupError:
+                continue
+        deadline = time.monotonic() + _STOP_GRACE_S
+        while living and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+            living = [node for node in living if nodes.is_alive(node)]
+    return living
+
+
+def _status(options: argparse.Namespace) -> int:
+    import ray_rust
+
+    directory = nodes.temp_dir(options.temp_dir)
+    address = options.address
+    if address is None:
+        node = nodes.advertised_node(directory)
+        if node is None:
+            print("no cluster runs on this machine (clusters that belong to a driver are shown with --address)")
+            return 1
+        address = node.gcs_address
+    ray_rust.init(address, log_to_driver=False, _temp_dir=directory)
+    try:
+        print(_describe(address, ray_rust.nodes(), ray_rust.cluster_resources(), ray_rust.available_resources()))
+    finally:
+        ray_rust.shutdown()
+    return 0
+
+
+def _describe(address: str, members: list[dict[str, Any]], total: dict[str, float], available: dict[str, float]) -> str:
+    lines = [f"cluster at {address}", "nodes:"]
+    for member in members:
+        state = "alive" if member["Alive"] else "dead"
+        lines.append(f"  {member['NodeID'][:8]}  {state:5}  {member.get('NodeManagerAddress', '')}")
+    lines.append("resources (used of total):")
+    for name in sorted(total):
+        used = total[name] - available.get(name, 0.0)
+        lines.append(f"  {_amount(name, used)} of {_amount(name, total[name])} {name}")
+    return "\n".join(lines)
+
+
+_GIB = 1 << 30
+
+
+def _amount(name: str, value: float) -> str:
+    return f"{value / _GIB:.2f} GiB" if name.endswith("memory") else f"{value:g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
