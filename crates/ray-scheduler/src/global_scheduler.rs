@@ -53,6 +53,9 @@ impl GlobalScheduler {
     }
 
     /// Chooses a node and commits the resources there.
+    ///
+    /// # Panics
+    /// If a policy of the caller's own picks a node that does not have them free.
     pub fn place(&mut self, request: &Request) -> Decision {
         let decision = self.schedule(request);
         if let Decision::Placed(node_id) = decision {
