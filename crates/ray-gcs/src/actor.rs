@@ -130,6 +130,8 @@ pub struct ActorSpec {
     pub strategy: Strategy,
     /// Method names with their options, as the language front end encoded them.
     pub handle_metadata: Arc<[u8]>,
+    /// What a worker has to know before it runs the job's code, as the language front end encoded it.
+    pub job_config: Arc<[u8]>,
 }
 
 /// Where an actor stands; drawn in [`crate::actor_table`].

@@ -42,6 +42,7 @@ fn spec(n: u8, max_restarts: MaxRestarts) -> ActorSpec {
         owner: None,
         strategy: ray_scheduler::Strategy::Default,
         handle_metadata: Arc::new([7]),
+        job_config: Arc::default(),
     }
 }
 

@@ -104,8 +104,8 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// The control plane that was kept; an empty one if nothing was.
     ///
-    /// Its effects open the links to the nodes that were alive; these get the orders that they have not
-    /// acknowledged, and all of `dead_after` to say that they are still there.
+    /// Its effects open the links to the nodes that were alive and repeat the orders that these have
+    /// not acknowledged; they get all of `dead_after` to say that they are still there.
     pub fn restore(limits: Limits, stored: StoredTables, now: Now, fx: &mut Effects) -> Self {
         let mut plane = Self {
             nodes: NodeTable::restore(limits.nodes, stored.nodes, now),
@@ -154,6 +154,11 @@ impl ControlPlane {
             if let Some(spec) = self.actors.spec(&incarnation.actor_id) {
                 self.usage.on_ordered(incarnation, &Shape::of(spec).need);
             }
+        }
+        for node in self.nodes.iter().filter(|node| node.is_alive()) {
+            let node_id = node.spec.node_id;
+            let orders = self.actors.outstanding(node_id);
+            fx.orders.extend(orders.into_iter().map(|order| (node_id, order)));
         }
         self.apply_actor_effects(out, now, fx);
     }

@@ -42,7 +42,7 @@ pub struct Snapshot {
 /// What has to be done about the connection to a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkChange {
-    /// The node is there, at this address; give it what [`crate::ControlPlane::outstanding`] lists.
+    /// The node is there, at this address.
     Open(NodeId, String),
     /// The node is gone.
     Close(NodeId),

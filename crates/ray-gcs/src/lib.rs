@@ -7,27 +7,41 @@
 //! | [`node_table`], [`actor_table`], [`job_table`], [`kv`], [`usage_table`] | a table each, pure |
 //! | [`pending_actors`] | who waits for a node |
 //! | [`stored`], [`memory_store`], [`redb_store`] | how tables are kept, and where |
+//! | [`service`], `outbox`, `raylet_link` | the shell: the owner of the machine, what makes its decisions durable and known, what gives nodes their orders |
+//! | `grpc`, `server` | the service by gRPC, and a server of its own |
+//! | [`client`] | how a node asks the control plane |
 //!
 //! It never takes part in a task or in an actor's calls: with the control plane gone, what runs goes on.
 
 pub mod actor;
 pub mod actor_table;
+mod backoff;
+pub mod client;
 pub mod clock;
 pub mod control_plane;
 pub mod effects;
 pub mod error;
+mod grpc;
 pub mod job_table;
 pub mod kv;
 pub mod memory_store;
 pub mod node_table;
+mod outbox;
 pub mod pending_actors;
+mod raylet_link;
 pub mod redb_store;
+mod server;
+pub mod service;
 #[cfg(test)]
 mod store_tests;
 pub mod stored;
 pub mod usage_table;
 mod wire;
 
+pub use crate::client::GcsClient;
 pub use crate::control_plane::ControlPlane;
+pub use crate::grpc::{GcsGrpc, GcsGrpcService};
 pub use crate::memory_store::InMemoryGcsStore;
 pub use crate::redb_store::RedbGcsStore;
+pub use crate::server::GcsServer;
+pub use crate::service::{Gcs, GcsHandle};

@@ -30,7 +30,7 @@ fn given(text: String) -> Option<String> {
 }
 
 /// The id, unless it is empty.
-fn given_id<'a, T: TryFrom<&'a [u8], Error = ray_core::id::IdError>>(
+pub(crate) fn given_id<'a, T: TryFrom<&'a [u8], Error = ray_core::id::IdError>>(
     field: &'static str,
     bytes: &'a [u8],
 ) -> Checked<Option<T>> {
@@ -151,6 +151,7 @@ pub(crate) fn actor_spec(message: common::ActorSpec) -> Checked<ActorSpec> {
         owner: message.owner.map(worker_address).transpose()?,
         strategy: strategy(message.strategy)?,
         handle_metadata: message.handle_metadata.into(),
+        job_config: message.job_config.into(),
     })
 }
 
@@ -174,6 +175,7 @@ impl From<&ActorSpec> for common::ActorSpec {
             owner: spec.owner.as_ref().map(Into::into),
             strategy: Some(strategy_message(&spec.strategy)),
             handle_metadata: spec.handle_metadata.to_vec(),
+            job_config: spec.job_config.to_vec(),
         }
     }
 }

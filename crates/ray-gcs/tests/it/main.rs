@@ -1,0 +1,8 @@
+//! The control plane from outside: through real gRPC clients, as a program that is killed, and in a
+//! simulation.
+
+mod actors;
+mod harness;
+mod nodes;
+mod program;
+mod rpcs;
