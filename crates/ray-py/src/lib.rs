@@ -1,1 +1,35 @@
-//! placeholder
+//! `ray_rust._internal`: the core worker and the node daemon, for Python.
+//!
+//! Only what has to be fast or needs the core is here; the public interface is Python, in
+//! `python/ray_rust`. What a module offers is written down in `_internal.pyi`.
+
+#[expect(unsafe_code, reason = "memory is lent to Python, and Python's is read, through pointers")]
+mod buffer;
+mod codec;
+mod core_worker;
+mod error;
+mod executor;
+mod function;
+mod id;
+mod node;
+mod object_ref;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _internal {
+    #[pymodule_export]
+    use crate::core_worker::PyCoreWorker;
+    #[pymodule_export]
+    use crate::function::{PyExportedFunction, PyTaskOptions};
+    #[pymodule_export]
+    use crate::id::{PyActorId, PyJobId, PyNodeId, PyObjectId, PyPlacementGroupId, PyTaskId, PyWorkerId};
+    #[pymodule_export]
+    use crate::node::{init_logging, run_node, set_parent_death_signal};
+    #[pymodule_export]
+    use crate::object_ref::{PyObjectRef, restore_ref};
+
+    #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "the name that Python expects")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

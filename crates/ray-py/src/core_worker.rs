@@ -1,0 +1,536 @@
+//! The core worker as a Python class.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+use ray_core::config::Config;
+use ray_core::error::{RayError, RayResult};
+use ray_core::id::{ObjectId, WorkerId};
+use ray_core::pb::common::Resources as WireResources;
+use ray_core::pb::gcs::{GetClusterResourcesReply, ListNodesReply, NodeInfo, node_info};
+use ray_core::resource::{Amount, CPU, Resources};
+use ray_link::message::GcsMethod;
+use ray_worker::core::{ActorRequest, Listening, MethodRequest, Notification, TaskRequest};
+use ray_worker::peer_message::{ArgValue, write_arg};
+use ray_worker::{CoreWorker, Membership};
+
+use crate::codec::{EncodedValue, decode};
+use crate::error::{Signals, raise, raise_failure};
+use crate::executor::PyExecutor;
+use crate::function::{PyExportedFunction, PyTaskOptions};
+use crate::id::{PyActorId, PyJobId, PyNodeId, PyTaskId, PyWorkerId};
+use crate::object_ref::{PyObjectRef, set_current};
+
+/// How long a question to the control plane may take; the node retries while the GCS is away.
+const GCS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// This process as a member of a cluster.
+#[pyclass(name = "CoreWorker", module = "ray_rust._internal", frozen)]
+pub(crate) struct PyCoreWorker {
+    core: Arc<CoreWorker>,
+    /// In a worker, until it serves.
+    executor: Mutex<Option<Py<PyAny>>>,
+}
+
+/// Arguments as the core takes them.
+struct Args {
+    bytes: Vec<u8>,
+    dependencies: Vec<ObjectId>,
+    nested: Vec<ObjectId>,
+    /// Objects made for large arguments; they live as long as the task needs them.
+    promoted: Vec<PyObjectRef>,
+}
+
+#[pymethods]
+impl PyCoreWorker {
+    #[staticmethod]
+    #[pyo3(signature = (socket_path, namespace, entrypoint, job_config, on_log, on_warning))]
+    fn connect_driver(
+        py: Python<'_>,
+        socket_path: &str,
+        namespace: String,
+        entrypoint: String,
+        job_config: &[u8],
+        on_log: Py<PyAny>,
+        on_warning: Py<PyAny>,
+    ) -> PyResult<Self> {
+        let membership = Membership::Driver {
+            namespace,
+            entrypoint,
+            metadata: std::collections::BTreeMap::new(),
+            job_config: Bytes::copy_from_slice(job_config),
+        };
+        let listener = PyListener { on_log: Some(on_log), on_warning: Some(on_warning) };
+        Self::connect(py, socket_path, membership, listener, None)
+    }
+
+    #[staticmethod]
+    fn connect_worker(
+        py: Python<'_>,
+        socket_path: &str,
+        worker_id: &[u8],
+        executor: Py<PyAny>,
+    ) -> PyResult<Self> {
+        let worker_id =
+            WorkerId::from_binary(worker_id).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let listener = PyListener { on_log: None, on_warning: None };
+        Self::connect(py, socket_path, Membership::Worker { worker_id }, listener, Some(executor))
+    }
+
+    #[getter]
+    fn job_id(&self) -> PyJobId {
+        PyJobId(self.core.job_id())
+    }
+
+    #[getter]
+    fn node_id(&self) -> PyNodeId {
+        PyNodeId(self.core.node_id())
+    }
+
+    #[getter]
+    fn worker_id(&self) -> PyWorkerId {
+        PyWorkerId(self.core.me().worker_id)
+    }
+
+    #[getter]
+    fn session_dir(&self) -> String {
+        self.core.session_dir().to_string_lossy().into_owned()
+    }
+
+    #[getter]
+    fn gcs_address(&self) -> &str {
+        self.core.gcs_address()
+    }
+
+    fn current_task_id(&self) -> Option<PyTaskId> {
+        self.core.running_task().map(|(task_id, _)| PyTaskId(task_id))
+    }
+
+    fn current_task_name(&self) -> Option<String> {
+        self.core.running_task().map(|(_, name)| name)
+    }
+
+    fn current_actor_id(&self) -> Option<PyActorId> {
+        self.core.current_actor().map(PyActorId)
+    }
+
+    fn put(&self, value: &Bound<'_, PyAny>) -> PyResult<PyObjectRef> {
+        let py = value.py();
+        if value.is_instance_of::<PyObjectRef>() {
+            return Err(PyTypeError::new_err(
+                "an ObjectRef cannot be put: what it refers to is an object already",
+            ));
+        }
+        self.store(py, EncodedValue::new(value)?)
+    }
+
+    #[pyo3(signature = (refs, timeout))]
+    fn get<'py>(
+        &self,
+        py: Python<'py>,
+        refs: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let ids = self.ids(refs)?;
+        let timeout = patience(timeout)?;
+        let mut signals = Signals::default();
+        let result = py.detach(|| self.core.get(&ids, timeout, &mut || signals.check()));
+        match signals.settle(py, result)? {
+            Ok(values) => {
+                let decoded: Vec<_> =
+                    values.iter().map(|value| decode(py, value)).collect::<PyResult<_>>()?;
+                // What is pinned is released without the GIL's holder waiting for the state.
+                PyList::new(py, decoded)
+            }
+            Err((object_id, failure)) => Err(raise_failure(py, object_id, failure)),
+        }
+    }
+
+    #[pyo3(signature = (refs, num_returns, timeout, fetch_local))]
+    fn wait<'py>(
+        &self,
+        py: Python<'py>,
+        refs: &Bound<'py, PyAny>,
+        num_returns: usize,
+        timeout: Option<f64>,
+        fetch_local: bool,
+    ) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
+        // On one node every object that is ready is local.
+        let _ = fetch_local;
+        let ids = self.ids(refs)?;
+        let timeout = patience(timeout)?;
+        let mut signals = Signals::default();
+        let result = py.detach(|| self.core.wait(&ids, num_returns, timeout, &mut || signals.check()));
+        let ready = signals.settle(py, result)?;
+        let (first, rest) = (PyList::empty(py), PyList::empty(py));
+        for (reference, is_ready) in refs.try_iter()?.zip(ready) {
+            let into = if is_ready && first.len() < num_returns { &first } else { &rest };
+            into.append(reference?)?;
+        }
+        Ok((first, rest))
+    }
+
+    fn submit_task<'py>(
+        &self,
+        py: Python<'py>,
+        function: &PyExportedFunction,
+        args: &Bound<'py, PyAny>,
+        kwargs: &Bound<'py, PyDict>,
+        options: &PyTaskOptions,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Args { bytes, dependencies, nested, promoted } = self.encode_args(args, kwargs)?;
+        let request = TaskRequest {
+            function: Arc::clone(&function.0),
+            resources: options.resources.clone(),
+            args: bytes,
+            dependencies,
+            nested,
+            num_returns: options.num_returns,
+            name: Arc::clone(&options.name),
+            max_retries: options.max_retries,
+            retry_exceptions: options.retry_exceptions,
+        };
+        let returns = self.core.submit_task(request).map_err(|error| raise(py, error))?;
+        drop(promoted);
+        self.references(py, returns)
+    }
+
+    #[pyo3(signature = (actor_class, args, kwargs, options, *, placement_cpus, max_restarts,
+        max_task_retries, max_concurrency, actor_name, namespace, detached, handle_metadata))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python method")]
+    fn create_actor<'py>(
+        &self,
+        py: Python<'py>,
+        actor_class: &PyExportedFunction,
+        args: &Bound<'py, PyAny>,
+        kwargs: &Bound<'py, PyDict>,
+        options: &PyTaskOptions,
+        placement_cpus: f64,
+        max_restarts: i64,
+        max_task_retries: i64,
+        max_concurrency: u32,
+        actor_name: String,
+        namespace: String,
+        detached: bool,
+        handle_metadata: Vec<u8>,
+    ) -> PyResult<PyActorId> {
+        let Args { bytes, dependencies, nested, promoted } = self.encode_args(args, kwargs)?;
+        let placement = Resources::new().with_cpu(placement_cpus);
+        let mut placement_resources = placement.map_err(|error| PyValueError::new_err(error.to_string()))?;
+        // The CPUs of placement are those that the actor keeps, where it keeps any.
+        let cpus = placement_resources.get(CPU).max(options.resources.get(CPU));
+        placement_resources.add(&options.resources);
+        placement_resources.set(CPU, cpus);
+        let request = ActorRequest {
+            class: Arc::clone(&actor_class.0),
+            resources: options.resources.clone(),
+            placement_resources,
+            args: bytes,
+            dependencies,
+            nested,
+            max_restarts,
+            max_task_retries,
+            max_concurrency,
+            name: actor_name,
+            namespace,
+            detached,
+            handle_metadata,
+        };
+        let mut signals = Signals::default();
+        let result = py.detach(|| self.core.create_actor(request, &mut || signals.check()));
+        drop(promoted);
+        signals.settle(py, result).map(PyActorId)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "positional arguments of one Python method")]
+    fn submit_actor_task<'py>(
+        &self,
+        py: Python<'py>,
+        actor_id: &PyActorId,
+        method_name: &str,
+        args: &Bound<'py, PyAny>,
+        kwargs: &Bound<'py, PyDict>,
+        num_returns: u32,
+        max_task_retries: i64,
+        task_name: &str,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Args { bytes, dependencies, nested, promoted } = self.encode_args(args, kwargs)?;
+        let request = MethodRequest {
+            actor_id: actor_id.0,
+            method: method_name.into(),
+            args: bytes,
+            dependencies,
+            nested,
+            num_returns,
+            name: task_name.into(),
+            max_retries: max_task_retries,
+        };
+        let returns = self.core.call_actor(request).map_err(|error| raise(py, error))?;
+        drop(promoted);
+        self.references(py, returns)
+    }
+
+    fn attach_actor(&self, actor_id: &PyActorId, class_name: &str) {
+        self.core.attach_actor(actor_id.0, class_name);
+    }
+
+    fn exit_actor(&self, reason: &str) {
+        self.core.exit_actor(reason);
+    }
+
+    fn kill_actor(&self, py: Python<'_>, actor_id: &PyActorId, no_restart: bool) -> PyResult<()> {
+        let (mut signals, actor_id) = (Signals::default(), actor_id.0);
+        let result = py.detach(|| self.core.kill_actor(actor_id, no_restart, &mut || signals.check()));
+        signals.settle(py, result)
+    }
+
+    fn get_named_actor(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        namespace: &str,
+    ) -> PyResult<Option<(PyActorId, Vec<u8>)>> {
+        let mut signals = Signals::default();
+        let result = py.detach(|| self.core.named_actor(name, namespace, &mut || signals.check()));
+        match result {
+            Err(RayError::NotFound { .. }) => Ok(None),
+            other => {
+                let (actor_id, _, metadata) = signals.settle(py, other)?;
+                Ok(Some((PyActorId(actor_id), metadata)))
+            }
+        }
+    }
+
+    #[pyo3(name = "cancel_task")]
+    fn cancel_task(&self, py: Python<'_>, reference: &PyObjectRef, force: bool) -> PyResult<()> {
+        let object_id = reference.check(&self.core)?;
+        py.detach(|| self.core.cancel_task(object_id, force));
+        Ok(())
+    }
+
+    fn nodes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let reply: ListNodesReply = self.ask_gcs(py, GcsMethod::ListNodes)?;
+        reply.nodes.iter().map(|node| describe_node(py, node)).collect()
+    }
+
+    fn cluster_resources<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let reply: GetClusterResourcesReply = self.ask_gcs(py, GcsMethod::GetClusterResources)?;
+        units(py, reply.total.as_ref())
+    }
+
+    fn available_resources<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let reply: GetClusterResourcesReply = self.ask_gcs(py, GcsMethod::GetClusterResources)?;
+        units(py, reply.available.as_ref())
+    }
+
+    /// How many objects this process refers to, and how many bytes of small values it keeps.
+    fn reference_usage(&self) -> (usize, usize) {
+        self.core.reference_usage()
+    }
+
+    fn flush_logs(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
+        let timeout = patience(Some(timeout))?.unwrap_or_default();
+        let mut signals = Signals::default();
+        let result = py.detach(|| self.core.flush_logs(timeout, &mut || signals.check()));
+        signals.settle(py, result)
+    }
+
+    fn shutdown(&self, py: Python<'_>, stop_node: bool) {
+        set_current(None);
+        py.detach(|| self.core.shutdown(stop_node));
+    }
+
+    fn run(&self, py: Python<'_>) -> PyResult<()> {
+        let executor = self.executor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let executor = executor
+            .ok_or_else(|| PyRuntimeError::new_err("only a worker runs tasks, and only in one thread"))?;
+        let executor = PyExecutor::new(executor);
+        let core = &self.core;
+        let result = py.detach(move || core.run(&executor));
+        match result {
+            // The node is gone, and its workers go with it.
+            Err(RayError::NodeDied { .. } | RayError::Unavailable { .. } | RayError::ShutDown) | Ok(()) => {
+                Ok(())
+            }
+            Err(error) => Err(raise(py, error)),
+        }
+    }
+}
+
+impl PyCoreWorker {
+    fn connect(
+        py: Python<'_>,
+        socket_path: &str,
+        membership: Membership,
+        listener: PyListener,
+        executor: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let config = Config::from_env().map_err(|error| PyValueError::new_err(error.chain()))?.worker;
+        let core = py
+            .detach(|| CoreWorker::connect(Path::new(socket_path), membership, config, Box::new(listener)))
+            .map_err(|error| raise(py, error))?;
+        set_current(Some(Arc::clone(&core)));
+        Ok(Self { core, executor: Mutex::new(executor) })
+    }
+
+    fn ids(&self, refs: &Bound<'_, PyAny>) -> PyResult<Vec<ObjectId>> {
+        let id = |reference: PyResult<Bound<'_, PyAny>>| {
+            let reference = reference?;
+            match reference.cast::<PyObjectRef>() {
+                Ok(reference) => reference.get().check(&self.core),
+                Err(_) => Err(PyTypeError::new_err(format!(
+                    "an ObjectRef is expected, got {}",
+                    reference.get_type().name()?
+                ))),
+            }
+        };
+        refs.try_iter()?.map(id).collect()
+    }
+
+    fn references<'py>(&self, py: Python<'py>, returns: Vec<ObjectId>) -> PyResult<Bound<'py, PyAny>> {
+        let adopt = |object_id| Bound::new(py, PyObjectRef::adopt(&self.core, object_id));
+        match returns.as_slice() {
+            [] => Ok(py.None().into_bound(py)),
+            &[one] => Ok(adopt(one)?.into_any()),
+            many => {
+                let all: Vec<_> = many.iter().map(|&object_id| adopt(object_id)).collect::<PyResult<_>>()?;
+                Ok(PyList::new(py, all)?.into_any())
+            }
+        }
+    }
+
+    fn store(&self, py: Python<'_>, encoded: EncodedValue) -> PyResult<PyObjectRef> {
+        let mut signals = Signals::default();
+        let core = &self.core;
+        let result = encoded.into_core(py, |encoded| core.put(encoded, &mut || signals.check()));
+        Ok(PyObjectRef::adopt(core, signals.settle(py, result)?))
+    }
+
+    /// Encodes arguments. References by themselves are resolved by the core, those inside of values
+    /// are kept; a value too large for a message becomes an object of its own.
+    fn encode_args(&self, args: &Bound<'_, PyAny>, kwargs: &Bound<'_, PyDict>) -> PyResult<Args> {
+        let mut encoded =
+            Args { bytes: Vec::new(), dependencies: Vec::new(), nested: Vec::new(), promoted: Vec::new() };
+        if let Ok(args) = args.cast::<PyTuple>() {
+            for arg in args.iter() {
+                self.encode_arg(&mut encoded, None, &arg)?;
+            }
+        } else {
+            for arg in args.try_iter()? {
+                self.encode_arg(&mut encoded, None, &arg?)?;
+            }
+        }
+        for (keyword, arg) in kwargs.iter() {
+            let keyword: String = keyword.extract()?;
+            self.encode_arg(&mut encoded, Some(&keyword), &arg)?;
+        }
+        Ok(encoded)
+    }
+
+    fn encode_arg(&self, into: &mut Args, keyword: Option<&str>, arg: &Bound<'_, PyAny>) -> PyResult<()> {
+        if let Ok(reference) = arg.cast::<PyObjectRef>() {
+            let object_id = reference.get().check(&self.core)?;
+            into.dependencies.push(object_id);
+            write_arg(&mut into.bytes, keyword, &ArgValue::Reference(object_id));
+            return Ok(());
+        }
+        let py = arg.py();
+        let encoded = EncodedValue::new(arg)?;
+        if encoded.len(py) > self.core.inline_limit() {
+            let object = self.store(py, encoded)?;
+            into.dependencies.push(object.id());
+            write_arg(&mut into.bytes, keyword, &ArgValue::Reference(object.id()));
+            into.promoted.push(object);
+            return Ok(());
+        }
+        into.nested.extend(encoded.contained().iter().map(|&(object_id, _)| object_id));
+        let bytes = encoded.into_core(py, |encoded| encoded.payload.into_bytes());
+        let bytes = bytes.map_err(|error| raise(py, error))?;
+        write_arg(&mut into.bytes, keyword, &ArgValue::Inline(&bytes));
+        Ok(())
+    }
+
+    fn ask_gcs<R: prost::Message + Default>(&self, py: Python<'_>, method: GcsMethod) -> PyResult<R> {
+        let mut signals = Signals::default();
+        let result: RayResult<R> = py.detach(|| {
+            let reply = self.core.call_gcs(method, Bytes::new(), GCS_TIMEOUT, &mut || signals.check())?;
+            R::decode(reply).map_err(|error| RayError::Protocol {
+                peer: "the control plane".to_owned(),
+                reason: error.to_string(),
+            })
+        });
+        signals.settle(py, result)
+    }
+}
+
+/// A timeout in seconds; none of them, or more than can be waited for, is for ever.
+fn patience(seconds: Option<f64>) -> PyResult<Option<Duration>> {
+    match seconds {
+        None => Ok(None),
+        Some(seconds) if seconds.is_nan() || seconds < 0.0 => {
+            Err(PyValueError::new_err(format!("timeout has to be 0 or more seconds, got {seconds}")))
+        }
+        Some(seconds) => Ok(Duration::try_from_secs_f64(seconds).ok()),
+    }
+}
+
+fn units<'py>(py: Python<'py>, resources: Option<&WireResources>) -> PyResult<Bound<'py, PyDict>> {
+    let units = PyDict::new(py);
+    for (name, &raw) in resources.iter().flat_map(|resources| &resources.amounts) {
+        units.set_item(name, Amount::from_raw(raw).to_f64())?;
+    }
+    Ok(units)
+}
+
+/// A node as `ray.nodes()` describes it.
+fn describe_node<'py>(py: Python<'py>, node: &NodeInfo) -> PyResult<Bound<'py, PyDict>> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let alive = node.state() == node_info::State::Alive;
+    let (host, port) = node.raylet_address.rsplit_once(':').unwrap_or((&node.raylet_address, "0"));
+    let described = PyDict::new(py);
+    described.set_item("NodeID", hex(&node.node_id))?;
+    described.set_item("Alive", alive)?;
+    described.set_item("alive", alive)?;
+    described.set_item("NodeManagerAddress", host)?;
+    described.set_item("NodeManagerHostname", &node.hostname)?;
+    described.set_item("NodeManagerPort", port.parse::<u16>().unwrap_or(0))?;
+    described.set_item("NodeName", host)?;
+    described.set_item("RayletSocketName", &node.socket_path)?;
+    described.set_item("DeathReason", if alive { None } else { Some(&node.death_reason) })?;
+    described.set_item("Resources", units(py, node.total.as_ref())?)?;
+    described.set_item("Labels", node.labels.clone())?;
+    described.set_item("IsHeadNode", node.is_head)?;
+    Ok(described)
+}
+
+/// Tells Python what the core noticed.
+struct PyListener {
+    on_log: Option<Py<PyAny>>,
+    on_warning: Option<Py<PyAny>>,
+}
+
+impl Listening for PyListener {
+    fn notify(&self, notification: Notification) {
+        Python::attach(|py| {
+            let told = match (notification, &self.on_log, &self.on_warning) {
+                (Notification::Log { pid, name, is_stderr, lines }, Some(on_log), _) => {
+                    on_log.call1(py, (pid, name, is_stderr, lines)).map(drop)
+                }
+                (Notification::Warning(text), _, Some(on_warning)) => on_warning.call1(py, (text,)).map(drop),
+                (Notification::Warning(text), _, None) => {
+                    tracing::warn!("{text}");
+                    Ok(())
+                }
+                (Notification::Log { .. }, None, _) => Ok(()),
+            };
+            if let Err(error) = told {
+                error.print(py);
+            }
+        });
+    }
+}

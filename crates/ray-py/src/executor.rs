@@ -1,0 +1,297 @@
+//! Runs tasks and actors in Python.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pyo3::exceptions::{PyRuntimeError, PySystemExit, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+use ray_core::error::RayError;
+use ray_core::id::{FunctionId, ObjectId};
+use ray_worker::CoreWorker;
+use ray_worker::core::{Executor, ReadyArg, ResolvedArg, Task};
+use ray_worker::peer_message::{Returned, Target};
+use ray_worker::value::Failure;
+use rustc_hash::FxHashMap;
+
+use crate::codec::{EncodedValue, decode, decode_inline};
+use crate::error::{Signals, is_exit};
+
+/// Runs what comes on the main thread, by way of the Python object that `connect_worker` was given.
+pub(crate) struct PyExecutor {
+    front: Py<PyAny>,
+    /// Functions that were loaded.
+    functions: RefCell<FxHashMap<FunctionId, Py<PyAny>>>,
+    actor: RefCell<Option<Py<PyAny>>>,
+    /// Whose output the front was told to expect.
+    announced: RefCell<String>,
+}
+
+/// How a call ended.
+enum Ended {
+    /// With its results.
+    Returned(Vec<Returned>),
+    /// By an exception of the user's code.
+    Raised(PyErr),
+    /// By a failure that has a name of its own.
+    Failed(Failure),
+}
+
+impl PyExecutor {
+    pub(crate) fn new(front: Py<PyAny>) -> Self {
+        Self {
+            front,
+            functions: RefCell::default(),
+            actor: RefCell::default(),
+            announced: RefCell::default(),
+        }
+    }
+
+    fn announce(&self, py: Python<'_>, kind: &str, name: &str) {
+        if *self.announced.borrow() != name {
+            name.clone_into(&mut self.announced.borrow_mut());
+            if let Err(error) = self.front.call_method1(py, "announce", (kind, name)) {
+                error.print(py);
+            }
+        }
+    }
+
+    fn load<'py>(&self, py: Python<'py>, id: FunctionId, pickled: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(function) = self.functions.borrow().get(&id) {
+            return Ok(function.bind(py).clone());
+        }
+        let function = self.front.call_method1(py, "load", (PyBytes::new(py, pickled),))?;
+        self.functions.borrow_mut().insert(id, function.clone_ref(py));
+        Ok(function.into_bound(py))
+    }
+
+    fn callable<'py>(&self, py: Python<'py>, task: &Task<'_>) -> PyResult<Bound<'py, PyAny>> {
+        match (&task.header.target, &task.function) {
+            (Target::Function(id), Some(pickled)) => self.load(py, *id, pickled),
+            (Target::Function(_), None) => Err(PyRuntimeError::new_err("a task came without its function")),
+            (Target::Method { name, .. }, _) => {
+                let actor = self.actor.borrow();
+                let actor =
+                    actor.as_ref().ok_or_else(|| PyRuntimeError::new_err("this worker is no actor"))?;
+                actor.bind(py).getattr(*name)
+            }
+        }
+    }
+
+    fn run(&self, py: Python<'_>, core: &Arc<CoreWorker>, task: &Task<'_>) -> Ended {
+        let called = match &task.header.target {
+            Target::Method { name: "__ray_terminate__", .. } => {
+                core.exit_actor("it was told to terminate");
+                Ok(py.None().into_bound(py))
+            }
+            Target::Method { name: "__ray_ready__", .. } => {
+                Ok(pyo3::types::PyBool::new(py, true).to_owned().into_any())
+            }
+            Target::Method { .. } | Target::Function(_) => self.call(py, task),
+        };
+        match called {
+            Ok(value) => store_results(core, task, &value),
+            Err(error) => Ended::Raised(error),
+        }
+    }
+
+    fn call<'py>(&self, py: Python<'py>, task: &Task<'_>) -> PyResult<Bound<'py, PyAny>> {
+        let callable = self.callable(py, task)?;
+        let (args, kwargs) = decode_args(py, &task.args)?;
+        callable.call(args, kwargs.as_ref())
+    }
+
+    /// What a caller gets for an exception.
+    fn failure(&self, py: Python<'_>, error: PyErr, task_name: &str) -> Failure {
+        let text = error.to_string();
+        let encoded = self
+            .front
+            .call_method1(py, "encode_error", (error.into_value(py), task_name))
+            .and_then(|bytes| bytes.extract::<Vec<u8>>(py).map_err(Into::into));
+        match encoded {
+            Ok(bytes) => Failure::Raised(bytes.into()),
+            Err(second) => {
+                Failure::System(format!("{task_name} raised {text}, which could not be encoded: {second}"))
+            }
+        }
+    }
+}
+
+impl Executor for PyExecutor {
+    fn set_job(&self, job_config: &[u8]) {
+        Python::attach(|py| {
+            if let Err(error) = self.front.call_method1(py, "set_job", (PyBytes::new(py, job_config),)) {
+                tracing::error!(%error, "the job's configuration could not be applied");
+                error.print(py);
+            }
+        });
+    }
+
+    fn execute(&self, core: &Arc<CoreWorker>, task: &Task<'_>) -> Result<Vec<Returned>, Failure> {
+        Python::attach(|py| {
+            if matches!(task.header.target, Target::Function(_)) {
+                self.announce(py, "task", task.header.name);
+            }
+            match self.run(py, core, task) {
+                Ended::Returned(returned) => Ok(returned),
+                Ended::Failed(failure) => Err(failure),
+                Ended::Raised(error) => {
+                    if is_exit(py, &error) && matches!(task.header.target, Target::Method { .. }) {
+                        core.exit_actor("its code raised SystemExit");
+                    }
+                    let error = if error.is_instance_of::<PySystemExit>(py) {
+                        // It must not end whoever gets it.
+                        PyRuntimeError::new_err(format!("{} called sys.exit: {error}", task.header.name))
+                    } else {
+                        error
+                    };
+                    Err(self.failure(py, error, task.header.name))
+                }
+            }
+        })
+    }
+
+    fn create_actor(
+        &self,
+        _core: &Arc<CoreWorker>,
+        class: &[u8],
+        class_name: &str,
+        _max_concurrency: u32,
+        args: &[ResolvedArg<'_>],
+    ) -> Result<(), (String, Bytes)> {
+        Python::attach(|py| {
+            self.announce(py, "actor", class_name);
+            let made = self.load(py, FunctionId::of(class), class).and_then(|class| {
+                let (args, kwargs) = decode_args(py, args)?;
+                class.call(args, kwargs.as_ref())
+            });
+            match made {
+                Ok(actor) => {
+                    *self.actor.borrow_mut() = Some(actor.unbind());
+                    Ok(())
+                }
+                Err(error) => {
+                    let text = format!("its constructor raised {error}");
+                    let name = format!("{class_name}.__init__");
+                    match self.failure(py, error, &name) {
+                        Failure::Raised(encoded) => Err((text, encoded)),
+                        other => Err((other.into_error(ObjectId::nil()).to_string(), Bytes::new())),
+                    }
+                }
+            }
+        })
+    }
+
+    fn run_named(&self, function: &str, payload: &[u8]) -> Result<Vec<u8>, String> {
+        Python::attach(|py| {
+            let call = || {
+                let (module, name) = function.split_once(':').ok_or_else(|| {
+                    PyValueError::new_err(format!("a function is named as \"module:name\", got {function:?}"))
+                })?;
+                let mut object = py.import(module)?.into_any();
+                for part in name.split('.') {
+                    object = object.getattr(part)?;
+                }
+                let result = object.call1((PyBytes::new(py, payload),))?;
+                let bytes = result
+                    .cast::<PyBytes>()
+                    .map_err(|_| PyTypeError::new_err(format!("{function} has to return bytes")))?;
+                Ok(bytes.as_bytes().to_vec())
+            };
+            call().map_err(|error: PyErr| error.to_string())
+        })
+    }
+}
+
+fn decode_args<'py>(
+    py: Python<'py>,
+    args: &[ResolvedArg<'_>],
+) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+    let mut positional = Vec::with_capacity(args.len());
+    let mut keywords = None;
+    for arg in args {
+        let value = match &arg.value {
+            ReadyArg::Inline(bytes) => decode_inline(py, bytes)?,
+            ReadyArg::Ready(value) => decode(py, value)?,
+        };
+        match arg.keyword {
+            None => positional.push(value),
+            Some(keyword) => {
+                keywords.get_or_insert_with(|| PyDict::new(py)).set_item(keyword, value)?;
+            }
+        }
+    }
+    Ok((PyTuple::new(py, positional)?, keywords))
+}
+
+/// Stores what a call returned, as many objects as its caller expects.
+fn store_results(core: &Arc<CoreWorker>, task: &Task<'_>, value: &Bound<'_, PyAny>) -> Ended {
+    let expected = task.header.num_returns as usize;
+    let values = match expected {
+        0 => return Ended::Returned(Vec::new()),
+        1 => vec![value.clone()],
+        _ => match split_results(value, expected, task.header.name) {
+            Ok(values) => values,
+            Err(error) => return Ended::Raised(error),
+        },
+    };
+    let mut returned = Vec::with_capacity(expected);
+    for (index, value) in values.iter().enumerate() {
+        let object_id = ObjectId::for_return(task.header.task_id, index as u64);
+        let ended = match store_result(core, task, object_id, value) {
+            Ok(stored) => {
+                returned.push(stored);
+                continue;
+            }
+            Err(ended) => ended,
+        };
+        for (inner, _) in returned.iter().flat_map(|returned: &Returned| &returned.contained) {
+            core.drop_reference(*inner);
+        }
+        return ended;
+    }
+    Ended::Returned(returned)
+}
+
+fn store_result(
+    core: &Arc<CoreWorker>,
+    task: &Task<'_>,
+    object_id: ObjectId,
+    value: &Bound<'_, PyAny>,
+) -> Result<Returned, Ended> {
+    let py = value.py();
+    let encoded = EncodedValue::new(value).map_err(Ended::Raised)?;
+    let mut signals = Signals::default();
+    let caller = task.caller;
+    let placed = encoded
+        .into_core(py, |encoded| core.place_result(object_id, caller, encoded, &mut || signals.check()));
+    placed.map_err(|error| {
+        let out_of_disk = matches!(error, RayError::OutOfDisk { .. });
+        match error {
+            RayError::ObjectStoreFull { .. } | RayError::OutOfDisk { .. } => {
+                Ended::Failed(Failure::StoreFull { out_of_disk, message: error.chain() })
+            }
+            other => Ended::Failed(Failure::System(other.chain())),
+        }
+    })
+}
+
+fn split_results<'py>(
+    value: &Bound<'py, PyAny>,
+    expected: usize,
+    name: &str,
+) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let not_iterable = |_| {
+        PyValueError::new_err(format!(
+            "{name} has num_returns={expected} and so has to return as many values, but it returned one that \
+             cannot be iterated over"
+        ))
+    };
+    let values = value.try_iter().map_err(not_iterable)?.collect::<PyResult<Vec<_>>>()?;
+    if values.len() == expected {
+        return Ok(values);
+    }
+    let count = values.len();
+    Err(PyValueError::new_err(format!("{name} has num_returns={expected}, but it returned {count} values")))
+}

@@ -1,0 +1,66 @@
+//! Functions and options as the core takes them, made once and used for every call.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use ray_core::resource::{CPU, GPU, MEMORY, Resources};
+use ray_worker::peer_message::ExportedFunction;
+use rustc_hash::FxHashMap;
+
+/// A pickled function or class, named by its content.
+#[pyclass(name = "ExportedFunction", module = "ray_rust._internal", frozen)]
+pub(crate) struct PyExportedFunction(pub(crate) Arc<ExportedFunction>);
+
+#[pymethods]
+impl PyExportedFunction {
+    #[new]
+    fn new(pickled: &[u8], name: String) -> Self {
+        Self(ExportedFunction::new(Bytes::copy_from_slice(pickled), name))
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    #[getter]
+    fn function_id<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.0.function_id.as_bytes())
+    }
+}
+
+/// What a task or actor needs.
+#[pyclass(name = "TaskOptions", module = "ray_rust._internal", frozen)]
+pub(crate) struct PyTaskOptions {
+    pub(crate) name: Arc<str>,
+    pub(crate) resources: Resources,
+    pub(crate) num_returns: u32,
+    pub(crate) max_retries: i64,
+    pub(crate) retry_exceptions: bool,
+}
+
+#[pymethods]
+impl PyTaskOptions {
+    #[new]
+    #[pyo3(signature = (*, name, num_cpus, num_gpus, memory, resources, num_returns, max_retries, retry_exceptions))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python constructor")]
+    fn new(
+        name: &str,
+        num_cpus: f64,
+        num_gpus: f64,
+        memory: f64,
+        resources: FxHashMap<String, f64>,
+        num_returns: u32,
+        max_retries: i64,
+        retry_exceptions: bool,
+    ) -> PyResult<Self> {
+        let standard = [(CPU, num_cpus), (GPU, num_gpus), (MEMORY, memory)];
+        let custom = resources.iter().map(|(name, &amount)| (name.as_str(), amount));
+        let resources = Resources::from_units(standard.into_iter().chain(custom))
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(Self { name: name.into(), resources, num_returns, max_retries, retry_exceptions })
+    }
+}

@@ -1,0 +1,97 @@
+//! Ids as Python classes, one for each kind.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyType};
+use ray_core::id::{ActorId, IdError, JobId, NodeId, ObjectId, PlacementGroupId, TaskId, WorkerId};
+
+use pyo3::exceptions::PyValueError;
+
+fn refuse(error: IdError) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+macro_rules! id_class {
+    ($(#[$meta:meta])* $class:ident, $name:literal, $id:ty) => {
+        $(#[$meta])*
+        #[pyclass(name = $name, module = "ray_rust._internal", frozen, eq, ord, hash, subclass)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(crate) struct $class(pub(crate) $id);
+
+        #[pymethods]
+        impl $class {
+            #[new]
+            fn new(binary: &[u8]) -> PyResult<Self> {
+                <$id>::from_binary(binary).map(Self).map_err(refuse)
+            }
+
+            #[classmethod]
+            fn from_hex(_class: &Bound<'_, PyType>, hex: &str) -> PyResult<Self> {
+                <$id>::from_hex(hex).map(Self).map_err(refuse)
+            }
+
+            #[classmethod]
+            fn from_random(_class: &Bound<'_, PyType>) -> Self {
+                Self(<$id>::random())
+            }
+
+            #[classmethod]
+            fn nil(_class: &Bound<'_, PyType>) -> Self {
+                Self(<$id>::nil())
+            }
+
+            #[classmethod]
+            fn size(_class: &Bound<'_, PyType>) -> usize {
+                <$id>::LEN
+            }
+
+            fn binary<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+                PyBytes::new(py, self.0.as_bytes())
+            }
+
+            fn hex(&self) -> String {
+                self.0.hex()
+            }
+
+            fn is_nil(&self) -> bool {
+                self.0.is_nil()
+            }
+
+            fn __repr__(&self) -> String {
+                format!("{}({})", $name, self.0)
+            }
+
+            fn __reduce__<'py>(slf: &Bound<'py, Self>) -> (Bound<'py, PyType>, (Bound<'py, PyBytes>,)) {
+                (slf.get_type(), (slf.get().binary(slf.py()),))
+            }
+        }
+    };
+}
+
+id_class!(
+    /// One task.
+    PyTaskId, "TaskID", TaskId
+);
+id_class!(
+    /// One actor.
+    PyActorId, "ActorID", ActorId
+);
+id_class!(
+    /// One node.
+    PyNodeId, "NodeID", NodeId
+);
+id_class!(
+    /// One job.
+    PyJobId, "JobID", JobId
+);
+id_class!(
+    /// One process.
+    PyWorkerId, "WorkerID", WorkerId
+);
+id_class!(
+    /// One placement group.
+    PyPlacementGroupId, "PlacementGroupID", PlacementGroupId
+);
+id_class!(
+    /// One object.
+    PyObjectId, "ObjectID", ObjectId
+);

@@ -1,0 +1,176 @@
+//! References to objects, counted by the life of their Python objects.
+
+use std::cell::RefCell;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyType};
+use ray_core::id::{JobId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_worker::CoreWorker;
+use ray_worker::reference_counter::Owner;
+use ray_worker::value::Contained;
+
+use crate::id::{PyJobId, PyTaskId};
+
+/// The membership of this process: what a reference that is read belongs to.
+static CURRENT: Mutex<Option<Arc<CoreWorker>>> = Mutex::new(None);
+
+thread_local! {
+    /// References met by each encoding that is under way on this thread.
+    static MET: RefCell<Vec<Vec<Contained>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Sets or clears the membership of this process.
+pub(crate) fn set_current(core: Option<Arc<CoreWorker>>) {
+    *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) = core;
+}
+
+fn current() -> PyResult<Arc<CoreWorker>> {
+    let current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+    current.clone().ok_or_else(|| {
+        PyRuntimeError::new_err("an ObjectRef can be read only in a process that has joined a cluster")
+    })
+}
+
+/// Runs `encode` and returns the references that it met.
+pub(crate) fn collect<T>(encode: impl FnOnce() -> PyResult<T>) -> PyResult<(T, Vec<Contained>)> {
+    MET.with_borrow_mut(|met| met.push(Vec::new()));
+    let result = encode();
+    let met = MET.with_borrow_mut(Vec::pop).expect("pushed above");
+    result.map(|value| (value, met))
+}
+
+/// Notes a reference in the encoding that is under way. Returns whether one is.
+pub(crate) fn meet(contained: Contained) -> bool {
+    MET.with_borrow_mut(|met| met.last_mut().map(|met| met.push(contained)).is_some())
+}
+
+/// A reference to a value that exists or will exist somewhere in the cluster.
+#[pyclass(name = "ObjectRef", module = "ray_rust._internal", frozen, subclass, weakref)]
+pub(crate) struct PyObjectRef {
+    /// None for the nil reference, which counts nowhere.
+    core: Option<Arc<CoreWorker>>,
+    object_id: ObjectId,
+}
+
+impl PyObjectRef {
+    /// Takes over a handle that the core has counted already.
+    pub(crate) fn adopt(core: &Arc<CoreWorker>, object_id: ObjectId) -> Self {
+        Self { core: Some(Arc::clone(core)), object_id }
+    }
+
+    /// A reference that came from elsewhere.
+    pub(crate) fn from_elsewhere(object_id: ObjectId, owner: Owner) -> PyResult<Self> {
+        let core = current()?;
+        core.add_reference(object_id, owner);
+        Ok(Self { core: Some(core), object_id })
+    }
+
+    pub(crate) const fn id(&self) -> ObjectId {
+        self.object_id
+    }
+
+    /// The reference and who owns what it refers to.
+    pub(crate) fn contained(&self) -> PyResult<Contained> {
+        match &self.core {
+            Some(core) => Ok((self.object_id, core.owner_of(self.object_id))),
+            None => Err(PyTypeError::new_err("the nil ObjectRef refers to nothing and cannot be sent")),
+        }
+    }
+
+    /// Refuses a reference that is not of this membership: one kept over `shutdown`.
+    pub(crate) fn check(&self, core: &Arc<CoreWorker>) -> PyResult<ObjectId> {
+        match &self.core {
+            Some(own) if Arc::ptr_eq(own, core) => Ok(self.object_id),
+            Some(_) => Err(PyRuntimeError::new_err(format!(
+                "{} belongs to a cluster that this process has left",
+                self.__repr__()
+            ))),
+            None => Err(PyRuntimeError::new_err("the nil ObjectRef has no value")),
+        }
+    }
+}
+
+#[pymethods]
+impl PyObjectRef {
+    #[classmethod]
+    fn nil(_class: &Bound<'_, PyType>) -> Self {
+        Self { core: None, object_id: ObjectId::nil() }
+    }
+
+    #[classmethod]
+    fn __class_getitem__(class: &Bound<'_, PyType>, _item: &Bound<'_, PyAny>) -> Py<PyType> {
+        class.clone().unbind()
+    }
+
+    fn binary<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.object_id.as_bytes())
+    }
+
+    fn hex(&self) -> String {
+        self.object_id.hex()
+    }
+
+    fn is_nil(&self) -> bool {
+        self.object_id.is_nil()
+    }
+
+    fn task_id(&self) -> PyTaskId {
+        PyTaskId(if self.is_nil() { TaskId::nil() } else { self.object_id.task_id() })
+    }
+
+    fn job_id(&self) -> PyJobId {
+        PyJobId(self.core.as_ref().map_or(JobId::nil(), |core| core.job_id()))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("ObjectRef({})", self.object_id)
+    }
+
+    fn __hash__(&self) -> u64 {
+        let mut hasher = rustc_hash::FxHasher::default();
+        self.object_id.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        other.cast::<Self>().is_ok_and(|other| other.get().object_id == self.object_id)
+    }
+
+    fn __reduce__<'py>(
+        slf: &Bound<'py, Self>,
+    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>, Bound<'py, PyBytes>))> {
+        let py = slf.py();
+        let (object_id, owner) = slf.get().contained()?;
+        if !meet((object_id, owner)) {
+            return Err(PyTypeError::new_err(
+                "an ObjectRef can be pickled only as part of an argument, a result or a value that is put: \
+                 elsewhere nothing would keep its object",
+            ));
+        }
+        let restore = py.import("ray_rust._internal")?.getattr("_restore_ref")?;
+        let owner_bytes = [owner.worker_id.as_bytes().as_slice(), owner.node_id.as_bytes()].concat();
+        Ok((restore, (PyBytes::new(py, object_id.as_bytes()), PyBytes::new(py, &owner_bytes))))
+    }
+}
+
+impl Drop for PyObjectRef {
+    fn drop(&mut self) {
+        if let Some(core) = &self.core {
+            core.drop_reference(self.object_id);
+        }
+    }
+}
+
+/// Reads a pickled reference.
+#[pyfunction(name = "_restore_ref")]
+pub(crate) fn restore_ref(object_id: &[u8], owner: &[u8]) -> PyResult<PyObjectRef> {
+    let damaged = |error: ray_core::id::IdError| PyTypeError::new_err(error.to_string());
+    let object_id = ObjectId::from_binary(object_id).map_err(damaged)?;
+    let (worker_id, node_id) = owner.split_at_checked(WorkerId::LEN).unwrap_or((owner, &[]));
+    let worker_id = WorkerId::from_binary(worker_id).map_err(damaged)?;
+    let node_id = NodeId::from_binary(node_id).map_err(damaged)?;
+    PyObjectRef::from_elsewhere(object_id, Owner { worker_id, node_id })
+}
