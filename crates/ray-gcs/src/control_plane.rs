@@ -293,7 +293,8 @@ impl ControlPlane {
         self.apply_job_effects(out, now, fx);
     }
 
-    /// Ends a job and all of its actors that are not detached. Ending it again changes nothing.
+    /// Ends a job and all of its actors that are not detached, also those that are registered late. Ending
+    /// it again changes nothing.
     pub fn finish_job(&mut self, job_id: JobId, reason: &str, now: Now, fx: &mut Effects) {
         let mut out = Vec::new();
         self.jobs.finish(job_id, reason, now, &mut out);

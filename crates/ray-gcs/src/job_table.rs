@@ -57,6 +57,22 @@ pub struct JobInfo {
     pub start_ms: u64,
 }
 
+impl JobInfo {
+    /// A running job of which only the id is known.
+    fn unknown(job_id: JobId, now: Now) -> Self {
+        let spec = JobSpec {
+            job_id,
+            entrypoint: String::new(),
+            namespace: String::new(),
+            driver_pid: 0,
+            driver_worker_id: None,
+            node_id: None,
+            metadata: BTreeMap::new(),
+        };
+        Self { spec, state: JobState::Running, start_ms: now.unix_ms }
+    }
+}
+
 /// What follows from a change of the table.
 #[derive(Debug, Clone, PartialEq)]
 pub enum JobEffect {
@@ -108,13 +124,14 @@ impl JobTable {
         self.jobs.insert(job_id, job);
     }
 
-    /// Ends a job. Ending it twice, or ending an unknown job, changes nothing.
+    /// Ends a job. Ending it twice changes nothing. A job that is not known is noted as finished, so that
+    /// what is said about it later, because it was under way for longer, comes too late.
     pub fn finish(&mut self, job_id: JobId, reason: &str, now: Now, out: &mut Vec<JobEffect>) {
-        let Some(job) = self.jobs.get_mut(&job_id).filter(|job| job.state == JobState::Running) else {
+        let job = self.jobs.entry(job_id).or_insert_with(|| Arc::new(JobInfo::unknown(job_id, now)));
+        if job.state != JobState::Running {
             return;
-        };
-        let state = JobState::Finished { reason: reason.to_owned(), end_ms: now.unix_ms };
-        Arc::make_mut(job).state = state;
+        }
+        Arc::make_mut(job).state = JobState::Finished { reason: reason.to_owned(), end_ms: now.unix_ms };
         out.push(JobEffect::Finished(Arc::clone(job)));
         self.finished.push_back(job_id);
         while self.finished.len() > self.finished_kept {
@@ -180,6 +197,16 @@ mod tests {
         assert_eq!((started.start_ms, &started.state), (1, &JobState::Running));
         assert_eq!(finished.state, JobState::Finished { reason: "done".to_owned(), end_ms: 3 });
         assert!(table.is_finished(&job_id));
+    }
+
+    #[test]
+    fn a_job_that_ended_before_it_was_added_stays_ended() {
+        let mut table = JobTable::new(10);
+        let mut out = Vec::new();
+        table.finish(spec(1).job_id, "done", at(1), &mut out);
+        table.add(spec(1), at(2), &mut out);
+        assert!(matches!(&out[..], [JobEffect::Finished(_)]), "{out:?}");
+        assert!(table.is_finished(&spec(1).job_id));
     }
 
     #[test]

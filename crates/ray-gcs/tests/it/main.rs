@@ -6,3 +6,4 @@ mod harness;
 mod nodes;
 mod program;
 mod rpcs;
+mod sim;

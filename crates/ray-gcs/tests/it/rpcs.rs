@@ -179,7 +179,6 @@ async fn a_subscription_begins_with_what_is_true_and_tells_what_changes() {
     let actor_id = ActorId::random();
     register(&client, actor_spec(actor_id)).await;
     raylet.make(&client, actor_id, 0).await;
-    client.end_job(JobId::from_bytes([1; 16]), "unknown").await.unwrap();
     let job = gcs::JobInfo { job_id: vec![3; 16], ..Default::default() };
     client.add_job(gcs::AddJobRequest { job: Some(job) }).await.unwrap();
     let usage = gcs::NodeUsage { node_id: raylet.node_id().to_binary(), version: 1, ..Default::default() };
