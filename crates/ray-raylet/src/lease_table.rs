@@ -75,8 +75,10 @@ pub struct Lease {
 /// How many leases of one holder are how far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeaseCount {
-    /// Queued or starting.
-    pub pending: usize,
+    /// Waiting for resources.
+    pub queued: usize,
+    /// With resources, waiting for a worker.
+    pub starting: usize,
     /// With a worker.
     pub held: usize,
     /// Of these, with a worker that waits for others.
@@ -194,7 +196,8 @@ impl LeaseTable {
         let mut count = LeaseCount::default();
         for lease_id in self.of_holder(holder) {
             match self.leases[&lease_id].state {
-                LeaseState::Queued | LeaseState::Starting => count.pending += 1,
+                LeaseState::Queued => count.queued += 1,
+                LeaseState::Starting => count.starting += 1,
                 LeaseState::Held(_) => count.held += 1,
                 LeaseState::Blocked(_) => {
                     count.held += 1;
@@ -249,7 +252,7 @@ mod tests {
         assert_eq!(table.on_granted(lease(1), worker(9)), None);
         assert!(table.on_placed(lease(1)));
         assert!(!table.on_placed(lease(1)));
-        assert_eq!(table.count(&holder(0)), LeaseCount { pending: 1, ..LeaseCount::default() });
+        assert_eq!(table.count(&holder(0)), LeaseCount { starting: 1, ..LeaseCount::default() });
         assert!(table.on_granted(lease(1), worker(9)).is_some());
         assert_eq!(table.count(&holder(0)), LeaseCount { held: 1, ..LeaseCount::default() });
         assert_eq!(table.set_blocked(worker(9), true), Some(lease(1)));

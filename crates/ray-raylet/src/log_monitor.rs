@@ -7,22 +7,17 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ray_core::id::{JobId, WorkerId};
-use rustix::fs::inotify;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::log_tail::{LogBatch, LogTail};
+use crate::log_watch::LogWatch;
 
 /// Bytes read from a file before another has its turn.
 const READ_BYTES: usize = 256 * 1024;
-/// How often files are looked at where the kernel cannot tell of changes.
-const POLL_EVERY: Duration = Duration::from_millis(200);
 
 /// The file to which this worker's output goes.
 pub fn log_path(logs: &Path, worker_id: WorkerId, is_stderr: bool) -> PathBuf {
@@ -89,11 +84,11 @@ impl LogMonitor {
         F: Send,
         S: AsyncFnMut(LogEvent<F>) -> Result<(), ()>,
     {
-        let mut watch = watch(&self.logs);
+        let watch = LogWatch::new(&self.logs);
         loop {
             let outcome = tokio::select! {
                 biased;
-                changed = next_changes(&mut watch) => self.read_changed(changed, &mut say).await,
+                changed = watch.next_changes() => self.read_changed(changed, &mut say).await,
                 command = commands.recv() => match command {
                     Some(command) => self.on_command(command, &mut say).await,
                     None => return,
@@ -203,62 +198,6 @@ fn parse_name(name: &str) -> Option<(WorkerId, bool)> {
         _ => return None,
     };
     Some((WorkerId::from_hex(id).ok()?, is_stderr))
-}
-
-fn watch(logs: &Path) -> Option<AsyncFd<OwnedFd>> {
-    let open = || {
-        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        inotify::add_watch(&watch, logs, inotify::WatchFlags::MODIFY)?;
-        AsyncFd::new(watch)
-    };
-    open()
-        .inspect_err(|error| warn!(%error, "the kernel does not tell of changes in logs: they are polled"))
-        .ok()
-}
-
-/// Waits for changes; names of the files, or `None` if any may have changed.
-async fn next_changes(watch: &mut Option<AsyncFd<OwnedFd>>) -> Option<Vec<String>> {
-    let Some(watch) = watch else {
-        tokio::time::sleep(POLL_EVERY).await;
-        return None;
-    };
-    loop {
-        let Ok(mut ready) = watch.readable().await else {
-            tokio::time::sleep(POLL_EVERY).await;
-            return None;
-        };
-        match ready.try_io(|watch| take_names(watch.get_ref())) {
-            Ok(Ok(names)) => return names,
-            Ok(Err(error)) => {
-                debug!(%error, "cannot read changes in logs");
-                tokio::time::sleep(POLL_EVERY).await;
-                return None;
-            }
-            Err(_would_block) => {}
-        }
-    }
-}
-
-/// The names in the events that are there; `None` if some were lost.
-fn take_names(watch: &OwnedFd) -> std::io::Result<Option<Vec<String>>> {
-    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
-    let mut reader = inotify::Reader::new(watch, &mut buffer);
-    let mut names: Vec<String> = Vec::new();
-    let mut lost = false;
-    loop {
-        let event = reader.next()?;
-        lost |= event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
-        if let Some(name) = event.file_name().and_then(|name| name.to_str().ok()) {
-            if names.last().is_none_or(|last| last != name) {
-                names.push(name.to_owned());
-            }
-        }
-        if reader.is_buffer_empty() {
-            names.sort_unstable();
-            names.dedup();
-            return Ok((!lost).then_some(names));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -72,6 +72,13 @@ impl ResourceManager {
             .all(|(name, amount)| self.used.get(name).saturating_add(amount) <= self.total.get(name))
     }
 
+    /// What `request` asks for beyond what is free, for people; nothing if it fits.
+    pub fn shortage(&self, request: &Resources) -> String {
+        let available = self.available();
+        let describe = |(name, asked, free)| format!("{asked} of {name:?} asked, {free} free");
+        available.shortfall(request).map(describe).collect::<Vec<_>>().join(", ")
+    }
+
     /// Whether `request` could be taken if nothing else were.
     pub fn is_feasible(&self, request: &Resources) -> bool {
         self.total.can_satisfy(request)

@@ -49,6 +49,23 @@ impl Default for WorkerPoolConfig {
     }
 }
 
+/// What a lease wants of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// The lease.
+    pub lease_id: LeaseId,
+    /// On whose behalf.
+    pub job_id: JobId,
+    /// Whether the node itself has something to say to the worker.
+    pub needs_link: bool,
+}
+
+impl Wanted {
+    fn is_served_by(&self, worker: &Worker) -> bool {
+        worker.job_id.is_none_or(|own| own == self.job_id) && (worker.linked || !self.needs_link)
+    }
+}
+
 /// What the pool wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PoolEffect {
@@ -104,6 +121,8 @@ pub struct Worker {
     pub doomed: bool,
     /// Whether the fork server was told to make it, and so will tell of its exit.
     pub ordered: bool,
+    /// Whether it is connected to the node; a worker that somebody else announced need not be.
+    pub linked: bool,
 }
 
 /// All workers, and the leases that wait for one.
@@ -114,7 +133,7 @@ pub struct WorkerPool {
     workers: BTreeMap<WorkerId, Worker>,
     by_pid: BTreeMap<u32, WorkerId>,
     /// Leases that wait, by the number that they got on arrival.
-    waiting: BTreeMap<u64, (LeaseId, JobId)>,
+    waiting: BTreeMap<u64, Wanted>,
     next_number: u64,
     /// Processes that failed to start since the last that did not.
     start_failures: u32,
@@ -137,22 +156,22 @@ impl WorkerPool {
     }
 
     /// Finds a worker for this lease: at once, or as soon as one is free or has started.
-    pub fn acquire(&mut self, now: Instant, lease_id: LeaseId, job_id: JobId, out: &mut Vec<PoolEffect>) {
-        if let Some(worker_id) = self.idle_worker_for(job_id) {
-            self.lease(worker_id, job_id);
-            out.push(PoolEffect::Ready { lease_id, worker_id });
+    pub fn acquire(&mut self, now: Instant, wanted: Wanted, out: &mut Vec<PoolEffect>) {
+        if let Some(worker_id) = self.idle_worker_for(wanted) {
+            self.lease(worker_id, wanted.job_id);
+            out.push(PoolEffect::Ready { lease_id: wanted.lease_id, worker_id });
             return;
         }
         let number = self.next_number;
         self.next_number += 1;
-        self.waiting.insert(number, (lease_id, job_id));
+        self.waiting.insert(number, wanted);
         self.fork_what_is_wanted(now, out);
     }
 
     /// The lease needs no worker any more. Returns whether it waited for one.
     pub fn cancel(&mut self, lease_id: LeaseId) -> bool {
         let before = self.waiting.len();
-        self.waiting.retain(|_, (waiting, _)| *waiting != lease_id);
+        self.waiting.retain(|_, wanted| wanted.lease_id != lease_id);
         self.waiting.len() < before
     }
 
@@ -190,17 +209,29 @@ impl WorkerPool {
         out: &mut Vec<PoolEffect>,
     ) -> bool {
         let idle = WorkerState::Idle { since: now };
-        let fresh = Worker { state: idle, job_id: None, pid: Some(pid), doomed: false, ordered: false };
+        let fresh =
+            Worker { state: idle, job_id: None, pid: Some(pid), doomed: false, ordered: false, linked: true };
         let worker = self.workers.entry(worker_id).or_insert(fresh);
         if worker.doomed {
             return false;
         }
-        worker.pid = Some(pid);
+        // What the fork server says is certain, what a client says of itself is not.
+        let pid = *worker.pid.get_or_insert(pid);
         worker.state = idle;
         self.by_pid.insert(pid, worker_id);
         self.start_failures = 0;
         self.serve_waiting(worker_id, now, out);
         true
+    }
+
+    /// Somebody announces a worker that is not connected to the node: it serves those who only need
+    /// its address.
+    pub fn on_announced(&mut self, now: Instant, worker_id: WorkerId, pid: u32, out: &mut Vec<PoolEffect>) {
+        let state = WorkerState::Idle { since: now };
+        let worker =
+            Worker { state, job_id: None, pid: Some(pid), doomed: false, ordered: false, linked: false };
+        self.workers.entry(worker_id).or_insert(worker);
+        self.serve_waiting(worker_id, now, out);
     }
 
     /// The lease of this worker is given back: it serves the next of its job, or is idle.
@@ -259,7 +290,7 @@ impl WorkerPool {
 
     /// A job has ended: its task workers do so too. Its actors are the control plane's to end.
     pub fn on_job_finished(&mut self, job_id: JobId, out: &mut Vec<PoolEffect>) {
-        self.waiting.retain(|_, (_, waiting)| *waiting != job_id);
+        self.waiting.retain(|_, wanted| wanted.job_id != job_id);
         let of_job =
             |worker: &Worker| worker.job_id == Some(job_id) && !matches!(worker.state, WorkerState::Actor(_));
         let ended: Vec<_> = self.matching(of_job).collect();
@@ -336,9 +367,9 @@ impl WorkerPool {
     }
 
     /// An idle worker of the job, the one that worked last: its caches are warm; else a fresh one.
-    fn idle_worker_for(&self, job_id: JobId) -> Option<WorkerId> {
+    fn idle_worker_for(&self, wanted: Wanted) -> Option<WorkerId> {
         self.idle()
-            .filter(|(_, worker, _)| worker.job_id.is_none_or(|own| own == job_id))
+            .filter(|(_, worker, _)| wanted.is_served_by(worker))
             .max_by_key(|(_, worker, since)| (worker.job_id.is_some(), *since))
             .map(|(id, ..)| id)
     }
@@ -351,16 +382,12 @@ impl WorkerPool {
 
     /// Gives an idle worker to the first who waits for one of its kind.
     fn serve_waiting(&mut self, worker_id: WorkerId, now: Instant, out: &mut Vec<PoolEffect>) {
-        let own = self.workers.get(&worker_id).and_then(|worker| worker.job_id);
-        let served = self
-            .waiting
-            .iter()
-            .find(|(_, (_, job_id))| own.is_none_or(|own| own == *job_id))
-            .map(|(&number, &(lease_id, job_id))| (number, lease_id, job_id));
-        if let Some((number, lease_id, job_id)) = served {
+        let Some(worker) = self.workers.get(&worker_id) else { return };
+        let served = self.waiting.iter().find(|(_, wanted)| wanted.is_served_by(worker));
+        if let Some((number, wanted)) = served.map(|(&number, &wanted)| (number, wanted)) {
             self.waiting.remove(&number);
-            self.lease(worker_id, job_id);
-            out.push(PoolEffect::Ready { lease_id, worker_id });
+            self.lease(worker_id, wanted.job_id);
+            out.push(PoolEffect::Ready { lease_id: wanted.lease_id, worker_id });
         } else if !self.waiting.is_empty() {
             // It may be in the way of a fresh one.
             self.fork_what_is_wanted(now, out);
@@ -395,8 +422,10 @@ impl WorkerPool {
         let worker_id = WorkerId::from_bytes(*self.ids.next_id().as_bytes());
         let deadline = now + self.config.start_timeout;
         let state = WorkerState::Starting { deadline };
-        self.workers
-            .insert(worker_id, Worker { state, job_id: None, pid: None, doomed: false, ordered: true });
+        self.workers.insert(
+            worker_id,
+            Worker { state, job_id: None, pid: None, doomed: false, ordered: true, linked: true },
+        );
         out.push(PoolEffect::Fork(worker_id));
         true
     }
@@ -408,9 +437,9 @@ impl WorkerPool {
             return;
         }
         self.start_failures = 0;
-        for (lease_id, _) in std::mem::take(&mut self.waiting).into_values() {
+        for wanted in std::mem::take(&mut self.waiting).into_values() {
             let reason = self.last_start_failure.clone();
-            out.push(PoolEffect::StartFailed { lease_id, reason });
+            out.push(PoolEffect::StartFailed { lease_id: wanted.lease_id, reason });
         }
     }
 
@@ -440,6 +469,22 @@ mod tests {
         JobId::from_bytes([number; 16])
     }
 
+    fn wanted(lease_number: u8, job_number: u8) -> Wanted {
+        Wanted { lease_id: lease(lease_number), job_id: job(job_number), needs_link: true }
+    }
+
+    #[test]
+    fn an_announced_worker_serves_only_those_who_need_no_link() {
+        let (mut pool, mut out, now) = (pool(), Vec::new(), Instant::now());
+        let announced = WorkerId::from_bytes([9; 16]);
+        pool.acquire(now, wanted(1, 1), &mut out);
+        out.clear();
+        pool.on_announced(now, announced, 7, &mut out);
+        assert_eq!(out, []);
+        pool.acquire(now, Wanted { needs_link: false, ..wanted(2, 1) }, &mut out);
+        assert_eq!(out, [PoolEffect::Ready { lease_id: lease(2), worker_id: announced }]);
+    }
+
     fn pool() -> WorkerPool {
         WorkerPool::new(NodeId::nil(), WorkerPoolConfig { kept_idle: 1, ..WorkerPoolConfig::default() })
     }
@@ -455,15 +500,15 @@ mod tests {
     #[test]
     fn a_worker_serves_one_job_only() {
         let (mut pool, mut out, now) = (pool(), Vec::new(), Instant::now());
-        pool.acquire(now, lease(1), job(1), &mut out);
+        pool.acquire(now, wanted(1, 1), &mut out);
         let first = forked(&mut out)[0];
         assert!(pool.on_registered(now, first, 100, &mut out));
         assert_eq!(out, [PoolEffect::Ready { lease_id: lease(1), worker_id: first }]);
         out.clear();
         pool.release(now, first, &mut out);
-        pool.acquire(now, lease(2), job(2), &mut out);
+        pool.acquire(now, wanted(2, 2), &mut out);
         assert_ne!(forked(&mut out), [first]);
-        pool.acquire(now, lease(3), job(1), &mut out);
+        pool.acquire(now, wanted(3, 1), &mut out);
         assert_eq!(out, [PoolEffect::Ready { lease_id: lease(3), worker_id: first }]);
     }
 
@@ -473,10 +518,10 @@ mod tests {
         pool.prestart(now, 2, &mut out);
         pool.prestart(now, 2, &mut out);
         assert_eq!(out.len(), 2);
-        pool.acquire(now, lease(1), job(1), &mut out);
-        pool.acquire(now, lease(2), job(1), &mut out);
+        pool.acquire(now, wanted(1, 1), &mut out);
+        pool.acquire(now, wanted(2, 1), &mut out);
         assert_eq!(out.len(), 2);
-        pool.acquire(now, lease(3), job(1), &mut out);
+        pool.acquire(now, wanted(3, 1), &mut out);
         assert_eq!(out.len(), 3);
         assert!(pool.cancel(lease(3)));
         assert!(!pool.cancel(lease(3)));
@@ -485,7 +530,7 @@ mod tests {
     #[test]
     fn workers_that_never_start_are_told_to_those_who_wait() {
         let (mut pool, mut out, mut now) = (pool(), Vec::new(), Instant::now());
-        pool.acquire(now, lease(1), job(1), &mut out);
+        pool.acquire(now, wanted(1, 1), &mut out);
         let first = forked(&mut out)[0];
         assert!(pool.on_forked(first, 7));
         pool.remove(now, first, "exit code 1", &mut out);
@@ -527,7 +572,7 @@ mod tests {
     fn the_end_of_a_job_is_that_of_its_task_workers() {
         let (mut pool, mut out, now) = (pool(), Vec::new(), Instant::now());
         for number in 1..=3 {
-            pool.acquire(now, lease(number), job(number.min(2)), &mut out);
+            pool.acquire(now, wanted(number, number.min(2)), &mut out);
         }
         let workers = forked(&mut out);
         for (&worker_id, pid) in workers.iter().zip(1..) {
@@ -543,11 +588,11 @@ mod tests {
     fn a_full_pool_makes_room_among_the_idle() {
         let config = WorkerPoolConfig { max_workers: 1, ..WorkerPoolConfig::default() };
         let (mut pool, mut out, now) = (WorkerPool::new(NodeId::nil(), config), Vec::new(), Instant::now());
-        pool.acquire(now, lease(1), job(1), &mut out);
+        pool.acquire(now, wanted(1, 1), &mut out);
         let first = forked(&mut out)[0];
         assert!(pool.on_registered(now, first, 1, &mut out));
         out.clear();
-        pool.acquire(now, lease(2), job(2), &mut out);
+        pool.acquire(now, wanted(2, 2), &mut out);
         assert_eq!(out, []);
         pool.release(now, first, &mut out);
         assert_eq!(out, [PoolEffect::Kill(first)]);
@@ -567,14 +612,14 @@ mod tests {
             let mut out = Vec::new();
             let mut ordered: Vec<WorkerId> = Vec::new();
             let mut doomed: Vec<WorkerId> = Vec::new();
-            let mut wanted: BTreeMap<LeaseId, JobId> = BTreeMap::new();
+            let mut waiting: BTreeMap<LeaseId, JobId> = BTreeMap::new();
             let mut served: BTreeMap<LeaseId, WorkerId> = BTreeMap::new();
             for (kind, pick) in steps.into_iter().chain((0..400).map(|at| ([1, 2, 3, 4][at % 4], 0))) {
                 match kind {
                     0 => {
                         next += 1;
-                        wanted.insert(lease(next), job(next % 2));
-                        pool.acquire(now, lease(next), job(next % 2), &mut out);
+                        waiting.insert(lease(next), job(next % 2));
+                        pool.acquire(now, wanted(next, next % 2), &mut out);
                     }
                     1 if !ordered.is_empty() => {
                         let worker_id = ordered.remove(pick % ordered.len());
@@ -612,18 +657,18 @@ mod tests {
                         PoolEffect::Fork(worker_id) => ordered.push(worker_id),
                         PoolEffect::Kill(worker_id) => doomed.push(worker_id),
                         PoolEffect::Ready { lease_id, worker_id } => {
-                            let job_id = wanted.remove(&lease_id).expect("it waited");
+                            let job_id = waiting.remove(&lease_id).expect("it waited");
                             prop_assert!(!served.values().any(|other| *other == worker_id));
                             let worker = pool.get(worker_id).expect("it lives");
                             prop_assert_eq!((worker.job_id, worker.state), (Some(job_id), WorkerState::Leased));
                             served.insert(lease_id, worker_id);
                         }
-                        PoolEffect::StartFailed { lease_id, .. } => drop(wanted.remove(&lease_id)),
+                        PoolEffect::StartFailed { lease_id, .. } => drop(waiting.remove(&lease_id)),
                     }
                 }
                 prop_assert!(pool.len() <= 5);
             }
-            prop_assert_eq!(wanted.len(), 0, "someone waits for ever");
+            prop_assert_eq!(waiting.len(), 0, "someone waits for ever");
         }
     }
 }

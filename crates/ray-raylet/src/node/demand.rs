@@ -13,8 +13,9 @@ use tracing::warn;
 
 use super::effect::{Effect, RemoteOutcome};
 use super::machine::{NodeMachine, START_RETRY};
-use crate::lease_table::{Holder, LeaseState};
+use crate::lease_table::{Holder, LeaseCount, LeaseState};
 use crate::scheduling_queue::EnqueueError;
+use crate::worker_pool::Wanted;
 
 /// What a client wants to hold of one class.
 #[derive(Debug, Clone)]
@@ -54,8 +55,9 @@ impl NodeMachine {
         let holder = Holder::Client { worker_id, class };
         let count = self.leases.count(&holder);
         let wanted = target.saturating_sub(count.held);
+        let pending = count.queued + count.starting;
         let waits = |id: &LeaseId| self.leases.get(*id).is_some_and(|lease| lease.state.worker().is_none());
-        let surplus = count.pending.saturating_sub(wanted);
+        let surplus = pending.saturating_sub(wanted);
         let surplus: Vec<_> = self.leases.of_holder(&holder).rev().filter(waits).take(surplus).collect();
         for lease_id in surplus {
             self.end_lease(now, lease_id, "it is not wanted any more");
@@ -90,10 +92,11 @@ impl NodeMachine {
         if let Holder::Client { worker_id, class } = lease.holder {
             self.short.insert((worker_id, class));
         }
-        let job_id = lease.job_id;
+        let needs_link = matches!(lease.holder, Holder::Actor(_) | Holder::Task(_));
+        let wanted = Wanted { lease_id, job_id: lease.job_id, needs_link };
         self.leases.on_placed(lease_id);
         let mut out = Vec::new();
-        self.pool.acquire(now, lease_id, job_id, &mut out);
+        self.pool.acquire(now, wanted, &mut out);
         self.run_pool_effects(now, out);
     }
 
@@ -109,12 +112,13 @@ impl NodeMachine {
             let holder = Holder::Client { worker_id: key.0, class: key.1 };
             let count = self.leases.count(&holder);
             let at_once = self.grantable_at_once(&shape);
-            let mut wanted = target.saturating_sub(count.held).min(at_once);
+            let granted = count.starting + count.held;
+            let mut wanted = target.saturating_sub(granted).min(at_once);
             if shape.is_empty() {
                 // No resource ends the supply of these; those that wait for others do not count.
-                wanted = wanted.min((at_once + count.blocked).saturating_sub(count.held));
+                wanted = wanted.min((at_once + count.blocked).saturating_sub(granted));
             }
-            for _ in count.pending..wanted {
+            for _ in count.queued..wanted {
                 let lease_id = self.next_lease_id();
                 if self.queue.push(lease_id, &shape).is_err() {
                     // The queue is full: others are served first, and each service looks here again.
@@ -123,7 +127,7 @@ impl NodeMachine {
                 }
                 self.leases.insert(lease_id, holder, job_id, shape.clone());
             }
-            if count.held == 0 && count.pending == 0 && wanted > 0 {
+            if count == LeaseCount::default() && wanted > 0 {
                 began.push(key);
             }
         }

@@ -12,6 +12,7 @@ use ray_link::message::LeasedWorker;
 use tokio::sync::{mpsc, oneshot};
 
 use super::effect::{ActorOrder, ClientId, RemoteOutcome};
+use super::store_port::StoreCommand;
 use crate::log_tail::LogBatch;
 use crate::task_table::{TaskSpec, TaskState};
 
@@ -20,17 +21,17 @@ const INBOX: usize = 4_096;
 
 /// What the node has and does, in numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NodeStatus {
-    pub(super) total: Resources,
-    pub(super) available: Resources,
-    pub(super) workers: usize,
-    pub(super) leases: usize,
-    pub(super) queued: usize,
+pub(crate) struct NodeStatus {
+    pub(crate) total: Resources,
+    pub(crate) available: Resources,
+    pub(crate) workers: usize,
+    pub(crate) leases: usize,
+    pub(crate) queued: usize,
 }
 
 /// Something for the thread that owns the machine.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(crate) enum Command {
     /// The answer of the control plane to a client's call.
     GcsReply { client: ClientId, request: u64, result: Result<Bytes, (i32, String)> },
     /// The control plane knows the job, or refuses it.
@@ -70,20 +71,22 @@ pub(super) enum Command {
     LogLines { job_id: JobId, pid: u32, is_stderr: bool, batch: LogBatch },
     /// All that was printed before the request is sent.
     LogsFlushed { client: ClientId, request: u64 },
+    /// Something about objects.
+    Store(StoreCommand),
     /// End the node.
     Shutdown(String),
 }
 
 /// Sends commands to the thread. Clones share one queue.
 #[derive(Debug, Clone)]
-pub(super) struct NodeHandle {
+pub(crate) struct NodeHandle {
     inbox: mpsc::Sender<Command>,
     waker: Arc<Waker>,
 }
 
 impl NodeHandle {
     /// A handle and the end from which the thread takes the commands when `waker` is readable.
-    pub(super) fn new(waker: Arc<Waker>) -> (Self, mpsc::Receiver<Command>) {
+    pub(crate) fn new(waker: Arc<Waker>) -> (Self, mpsc::Receiver<Command>) {
         let (inbox, commands) = mpsc::channel(INBOX);
         (Self { inbox, waker }, commands)
     }
@@ -92,7 +95,7 @@ impl NodeHandle {
     ///
     /// # Errors
     /// `ShutDown`.
-    pub(super) async fn send(&self, command: Command) -> RayResult<()> {
+    pub(crate) async fn send(&self, command: Command) -> RayResult<()> {
         self.inbox.send(command).await.map_err(|_| RayError::ShutDown)?;
         self.waker.wake();
         Ok(())
@@ -102,7 +105,7 @@ impl NodeHandle {
     ///
     /// # Errors
     /// `ShutDown`.
-    pub(super) async fn call<T>(
+    pub(crate) async fn call<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> Command + Send,
     ) -> RayResult<T> {

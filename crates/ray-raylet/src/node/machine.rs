@@ -88,7 +88,9 @@ pub struct NodeMachine {
     pub(super) actor_states: FxHashMap<ActorId, (u64, bytes::Bytes)>,
     ending: BTreeMap<WorkerId, Ending>,
     /// Why a worker was told to end, for those who ask how it ended.
-    kill_reasons: FxHashMap<WorkerId, String>,
+    pub(super) kill_reasons: FxHashMap<WorkerId, String>,
+    /// Workers that are not connected but known by address.
+    pub(super) announced: BTreeMap<WorkerId, LeasedWorker>,
     lease_ids: ChildTaskIds,
     pub(super) effects: Vec<Effect>,
     changed: bool,
@@ -131,6 +133,7 @@ impl NodeMachine {
             actor_states: FxHashMap::default(),
             ending: BTreeMap::new(),
             kill_reasons: FxHashMap::default(),
+            announced: BTreeMap::new(),
             lease_ids: ChildTaskIds::new(lease_seed),
             effects: Vec::new(),
             changed: true,
@@ -338,7 +341,10 @@ impl NodeMachine {
         }
         let mut out = Vec::new();
         self.pool.tick(now, &mut out);
-        self.run_pool_effects(now, out);
+        if !out.is_empty() {
+            self.run_pool_effects(now, out);
+            self.serve(now);
+        }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
             self.short.extend(self.demands.keys().copied());
@@ -362,8 +368,9 @@ impl NodeMachine {
     }
 
     /// A worker is gone for certain.
-    fn finish_worker(&mut self, now: Instant, worker_id: WorkerId, status: ExitStatus) {
+    pub(super) fn finish_worker(&mut self, now: Instant, worker_id: WorkerId, status: ExitStatus) {
         self.ending.remove(&worker_id);
+        self.announced.remove(&worker_id);
         let cause = match self.kill_reasons.remove(&worker_id) {
             Some(reason) => reason,
             None => status.to_string(),
@@ -425,8 +432,11 @@ impl NodeMachine {
         Some(gone)
     }
 
-    /// Address of a worker that is connected.
+    /// Address of a worker that is connected or announced.
     pub(super) fn leased_worker(&self, worker_id: WorkerId) -> Option<LeasedWorker> {
+        if let Some(announced) = self.announced.get(&worker_id) {
+            return Some(announced.clone());
+        }
         let client = self.clients.get(self.by_worker.get(&worker_id)?)?;
         Some(LeasedWorker {
             worker_id,

@@ -1,15 +1,24 @@
 //! The node daemon: the machine that decides, and what connects it to the world.
 
 mod actors;
+mod bytes_codec;
+mod daemon;
 mod demand;
-mod effect;
+pub(crate) mod effect;
 pub mod fork_server;
-mod handle;
+pub(crate) mod gcs_port;
+pub(crate) mod handle;
+mod hardware;
+mod link_server;
 mod machine;
+#[cfg(test)]
+mod machine_tests;
 mod process_tree;
 mod session;
+pub(crate) mod store_port;
 mod submitted;
 
+pub use daemon::{NodeConfig, run};
 pub use effect::{ActorOrder, ActorOutcome, ClientId, Effect, ExitStatus, NodeIdentity, RemoteOutcome};
 pub use machine::NodeMachine;
 pub use session::{NodeInfoJson, Session};

@@ -7,8 +7,9 @@ use ray_core::error::{RayError, RayResult};
 use ray_core::id::{JobId, LeaseId, TaskId, WorkerId};
 use ray_core::resource::Resources;
 use ray_link::FromRaylet;
+use ray_link::message::LeasedWorker;
 
-use super::effect::{Effect, RemoteOutcome};
+use super::effect::{Effect, ExitStatus, RemoteOutcome};
 use super::machine::NodeMachine;
 use crate::lease_table::Holder;
 use crate::scheduling_queue::EnqueueError;
@@ -135,9 +136,9 @@ impl NodeMachine {
         let reason = match (state, lease) {
             (TaskState::Failed(reason), _) => reason.clone(),
             (TaskState::Pending, Some(lease_id)) if self.queue.contains(&lease_id) => {
-                let wanted =
-                    self.leases.get(lease_id).map(|lease| lease.shape.to_string()).unwrap_or_default();
-                format!("waits for {wanted}, {} is free", self.resources.available())
+                let shape = self.leases.get(lease_id).map(|lease| &lease.shape);
+                let shortage = shape.map(|shape| self.resources.shortage(shape)).unwrap_or_default();
+                format!("waits for resources: {shortage}")
             }
             (TaskState::Pending, Some(_)) => "waits for a worker to start".to_owned(),
             (TaskState::Pending | TaskState::Running(_) | TaskState::Finished | TaskState::Cancelled, _) => {
@@ -180,7 +181,10 @@ impl NodeMachine {
         if lease.state.worker().is_some() {
             return None;
         }
-        let reason = format!("{} wanted, {} free", lease.shape, self.resources.available());
+        let reason = match self.resources.shortage(&lease.shape) {
+            shortage if shortage.is_empty() => "its worker is still starting".to_owned(),
+            shortage => shortage,
+        };
         self.give_back(now, lease_id);
         Some(reason)
     }
@@ -190,6 +194,36 @@ impl NodeMachine {
         if matches!(self.leases.get(lease_id).map(|lease| lease.holder), Some(Holder::Remote(_))) {
             self.give_back(now, lease_id);
             self.serve(now);
+        }
+    }
+
+    /// A worker that somebody else started serves those who only need its address.
+    ///
+    /// # Errors
+    /// If a worker of that id is known already, at another address.
+    pub fn on_external_worker(&mut self, now: Instant, worker: LeasedWorker) -> RayResult<()> {
+        let worker_id = worker.worker_id;
+        if self.announced.get(&worker_id) == Some(&worker) {
+            return Ok(());
+        }
+        if self.pool.get(worker_id).is_some() || self.by_worker.contains_key(&worker_id) {
+            return Err(RayError::AlreadyExists { what: format!("worker {worker_id}") });
+        }
+        let pid = worker.pid;
+        self.announced.insert(worker_id, worker);
+        let mut out = Vec::new();
+        self.pool.on_announced(now, worker_id, pid, &mut out);
+        self.run_pool_effects(now, out);
+        Ok(())
+    }
+
+    /// A worker goes: one that was announced is forgotten, one of the node's own is ended.
+    pub fn on_unregistered(&mut self, now: Instant, worker_id: WorkerId, reason: &str) {
+        if self.announced.contains_key(&worker_id) {
+            self.kill_reasons.insert(worker_id, reason.to_owned());
+            self.finish_worker(now, worker_id, ExitStatus::Unknown);
+        } else {
+            self.kill_worker(now, worker_id, reason);
         }
     }
 }

@@ -1,0 +1,633 @@
+//! The one thread that owns the machine, the link's connections and the object table.
+//!
+//! Whatever concerns a worker of this node is done here, without a hop to another thread: a frame is
+//! read, the machine or the store decides, the answers are written. Everything that waits for
+//! something else (control plane, disks, other nodes) is done by tokio beside it, which talks to this
+//! thread by commands.
+//!
+//! ```text
+//!   each round: wait for sockets | read frames, reports, commands -> machine, store -> effects
+//!               -> queue answers | flush each connection once
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ray_core::error::{RayError, RayResult};
+use ray_core::id::{JobId, LeaseId, WorkerId};
+use ray_link::message::{LINK, LinkMessage};
+use ray_link::{Connection, FromRaylet, Interest, Listener, Poller, Readiness, ToRaylet, Waker};
+use rustc_hash::FxHashMap;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, error, info, warn};
+
+use super::effect::{ClientId, Effect, NodeIdentity, RemoteOutcome};
+use super::fork_server::{ForkEvent, ForkServer};
+use super::gcs_port::{GcsCall, GcsReport, UsageReport};
+use super::handle::{Command, NodeStatus};
+use super::machine::NodeMachine;
+use super::process_tree;
+use super::store_port::StorePort;
+use crate::log_monitor::{LogCommand, log_path};
+
+const LISTENER: u64 = 0;
+const WAKER: u64 = 1;
+const FORK_SERVER: u64 = 2;
+const OWNER: u64 = 3;
+/// Tokens from here on are those of clients.
+const FIRST_CLIENT: u64 = 16;
+
+/// Longest frame that is taken from a client: no message of the link carries large values.
+const MAX_FRAME_BYTES: usize = 512 << 20;
+/// A client that lets more than this wait to be read by it is cut off, in bytes.
+const MAX_QUEUED_BYTES: usize = 1 << 30;
+/// What workers printed is dropped for a driver that lets more than this wait, in bytes.
+const MAX_QUEUED_LOG_BYTES: usize = 16 << 20;
+/// How long something that found a channel full waits before it is tried again.
+const RETRY: Duration = Duration::from_millis(5);
+/// Commands taken in one round, so that sockets are not forgotten.
+const COMMANDS_PER_ROUND: usize = 1_024;
+/// Reports to the control plane that may wait for their channel; far more than a node has actors.
+const MAX_OUTBOX: usize = 1_000_000;
+
+/// What a flush of logs is answered with.
+pub(super) type FlushMark = (ClientId, u64);
+
+/// What the thread needs from its maker.
+#[derive(Debug)]
+pub(super) struct LinkServerParts {
+    pub(super) identity: NodeIdentity,
+    pub(super) machine: NodeMachine,
+    pub(super) store: StorePort,
+    pub(super) listener: Listener,
+    pub(super) fork_server: ForkServer,
+    /// Readable when the driver that owns the node has ended.
+    pub(super) owner: Option<OwnedFd>,
+    pub(super) waker: Arc<Waker>,
+    pub(super) inbox: mpsc::Receiver<Command>,
+    pub(super) logs: PathBuf,
+    pub(super) log_commands: mpsc::Sender<LogCommand<FlushMark>>,
+    pub(super) worker_env: BTreeMap<String, String>,
+    pub(super) gcs_calls: mpsc::Sender<GcsCall>,
+    pub(super) gcs_reports: mpsc::Sender<GcsReport>,
+    pub(super) usage: watch::Sender<UsageReport>,
+    pub(super) report_interval: Duration,
+    pub(super) shutdown_grace: Duration,
+}
+
+struct Peer {
+    connection: Connection,
+    interest: Interest,
+}
+
+/// The end of the node is under way.
+struct Ending {
+    reason: String,
+    deadline: Instant,
+}
+
+pub(super) struct LinkServer {
+    parts: LinkServerParts,
+    poller: Poller,
+    fork_interest: Interest,
+    accepting: bool,
+    peers: FxHashMap<ClientId, Peer>,
+    next_client: u64,
+    /// Those with something to flush.
+    unflushed: BTreeSet<ClientId>,
+    reports: VecDeque<GcsReport>,
+    log_commands: VecDeque<LogCommand<FlushMark>>,
+    routed: FxHashMap<WorkerId, JobId>,
+    lease_waiters: FxHashMap<LeaseId, Vec<oneshot::Sender<RemoteOutcome>>>,
+    usage_version: u64,
+    usage_due: Option<Instant>,
+    usage_sent: Option<Instant>,
+    ending: Option<Ending>,
+}
+
+impl LinkServer {
+    pub(super) fn new(parts: LinkServerParts) -> RayResult<Self> {
+        let fail = |error: std::io::Error| RayError::io("cannot wait for the node's sockets", error);
+        let poller = Poller::new().map_err(fail)?;
+        poller.add(&parts.listener, LISTENER, Interest::Read).map_err(fail)?;
+        poller.add(&*parts.waker, WAKER, Interest::Read).map_err(fail)?;
+        poller.add(&parts.fork_server, FORK_SERVER, Interest::Read).map_err(fail)?;
+        if let Some(owner) = &parts.owner {
+            poller.add(owner, OWNER, Interest::Read).map_err(fail)?;
+        }
+        Ok(Self {
+            parts,
+            poller,
+            fork_interest: Interest::Read,
+            accepting: true,
+            peers: FxHashMap::default(),
+            next_client: FIRST_CLIENT,
+            unflushed: BTreeSet::new(),
+            reports: VecDeque::new(),
+            log_commands: VecDeque::new(),
+            routed: FxHashMap::default(),
+            lease_waiters: FxHashMap::default(),
+            usage_version: 0,
+            usage_due: None,
+            usage_sent: None,
+            ending: None,
+        })
+    }
+
+    /// Serves until the node ends. Returns why it ended.
+    pub(super) fn run(mut self) -> RayResult<String> {
+        self.parts.machine.on_start(Instant::now());
+        self.after_round(Instant::now());
+        let mut ready = Vec::new();
+        loop {
+            let wait = self.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            self.poller
+                .wait(&mut ready, wait)
+                .map_err(|error| RayError::io("cannot wait for the node's sockets", error))?;
+            let now = Instant::now();
+            for &readiness in &ready {
+                self.on_ready(now, readiness);
+            }
+            self.parts.machine.on_tick(now);
+            self.after_round(now);
+            if let Some(reason) = self.ended(now) {
+                return Ok(reason);
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let full = !self.reports.is_empty() || !self.log_commands.is_empty();
+        let retry = full.then(|| Instant::now() + RETRY);
+        let ending = self.ending.as_ref().map(|ending| ending.deadline);
+        [self.parts.machine.next_deadline(), self.usage_due, retry, ending].into_iter().flatten().min()
+    }
+
+    fn on_ready(&mut self, now: Instant, readiness: Readiness) {
+        match readiness.token {
+            LISTENER => self.accept(),
+            WAKER => self.on_commands(now),
+            FORK_SERVER => self.on_fork_server(now, readiness),
+            OWNER => self.shut_down(now, "the driver that owns the node has ended".to_owned()),
+            token => self.on_client(now, ClientId(token), readiness),
+        }
+    }
+
+    fn accept(&mut self) {
+        while self.accepting {
+            match self.parts.listener.accept(MAX_FRAME_BYTES) {
+                Ok(Some(connection)) => {
+                    let client = ClientId(self.next_client);
+                    self.next_client += 1;
+                    if let Err(error) = self.poller.add(&connection, client.0, Interest::Read) {
+                        warn!(%error, "cannot wait for a client");
+                        continue;
+                    }
+                    self.peers.insert(client, Peer { connection, interest: Interest::Read });
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    warn!(%error, "cannot take a client");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on_client(&mut self, now: Instant, client: ClientId, readiness: Readiness) {
+        if readiness.writable {
+            self.unflushed.insert(client);
+        }
+        if !readiness.readable {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&client) else { return };
+        let filled = peer.connection.fill();
+        let mut messages = Vec::new();
+        let read = read_messages(&mut peer.connection, &mut messages);
+        for message in messages {
+            self.on_message(now, client, message);
+        }
+        match (filled, read) {
+            (Ok(_), Ok(())) => {}
+            (_, Err(error)) => {
+                warn!(client = client.0, %error, "a client broke the protocol");
+                self.close(now, client);
+            }
+            (Err(error), Ok(())) => {
+                debug!(client = client.0, %error, "a client is gone");
+                self.close(now, client);
+            }
+        }
+    }
+
+    fn on_message(&mut self, now: Instant, client: ClientId, message: ToRaylet) {
+        if let ToRaylet::Register { worker_id, role, pid, socket_path } = message {
+            self.parts.machine.on_registered(now, client, worker_id, role, pid, socket_path);
+            return;
+        }
+        let Some(speaker) = self.parts.machine.worker_of(client) else {
+            self.reject(now, client, "the first message has to say who speaks".to_owned());
+            return;
+        };
+        match message {
+            ToRaylet::GcsCall { request, method, body } => {
+                let call = GcsCall::Pass { client, request, method, body };
+                if self.parts.gcs_calls.try_send(call).is_err() {
+                    let code = tonic::Code::ResourceExhausted as i32;
+                    let text = "too many calls of the control plane wait already".to_owned();
+                    self.send(client, &FromRaylet::GcsReply { request, result: Err((code, text)) });
+                }
+            }
+            ToRaylet::FlushLogs { request } => match self.parts.machine.job_of(client) {
+                Some(job_id) => self.log_commands.push_back(LogCommand::Flush(job_id, (client, request))),
+                // What a worker prints is its driver's to see.
+                None => self.send(client, &FromRaylet::LogsFlushed { request }),
+            },
+            ToRaylet::CreateObject { .. }
+            | ToRaylet::SealObject { .. }
+            | ToRaylet::AbortObject { .. }
+            | ToRaylet::GetObjects { .. }
+            | ToRaylet::CancelGet { .. }
+            | ToRaylet::ReleaseObject { .. }
+            | ToRaylet::DeleteObjects { .. } => {
+                let mut answers = Vec::new();
+                self.parts.store.on_message(client, speaker, message, &mut answers);
+                self.send_all(answers);
+            }
+            other => self.parts.machine.on_message(now, client, other),
+        }
+    }
+
+    fn on_fork_server(&mut self, now: Instant, readiness: Readiness) {
+        let mut events = Vec::new();
+        let mut outcome = Ok(());
+        if readiness.readable {
+            outcome = self.parts.fork_server.read(&mut events);
+        }
+        for event in events {
+            match event {
+                ForkEvent::Forked(worker_id, pid) => self.parts.machine.on_forked(worker_id, pid),
+                ForkEvent::Exited(pid, status) => self.parts.machine.on_exited(now, pid, status),
+            }
+        }
+        if let Err(error) = outcome.and_then(|()| self.parts.fork_server.flush()) {
+            self.on_fork_server_lost(now, &error);
+        }
+    }
+
+    fn on_fork_server_lost(&mut self, now: Instant, error: &RayError) {
+        if self.fork_interest != Interest::None {
+            self.fork_interest = Interest::None;
+            let _ = self.poller.remove(&self.parts.fork_server);
+            self.shut_down(now, format!("no worker can be started: {}", error.chain()));
+        }
+    }
+
+    fn on_commands(&mut self, now: Instant) {
+        self.parts.waker.reset();
+        for _ in 0..COMMANDS_PER_ROUND {
+            match self.parts.inbox.try_recv() {
+                Ok(command) => self.on_command(now, command),
+                Err(_) => return,
+            }
+        }
+        self.parts.waker.wake();
+    }
+
+    fn on_command(&mut self, now: Instant, command: Command) {
+        let machine = &mut self.parts.machine;
+        match command {
+            Command::GcsReply { client, request, result } => {
+                self.send(client, &FromRaylet::GcsReply { request, result });
+            }
+            Command::JobAdded { job_id, result } => machine.on_job_added(now, job_id, result),
+            Command::JobFinished(job_id) => machine.on_job_finished(now, job_id),
+            Command::ActorState { actor_id, version, info } => {
+                machine.on_actor_state(actor_id, version, info);
+            }
+            Command::CreateActor { order, answer } => {
+                machine.on_create_actor(now, order);
+                reply(answer, ());
+            }
+            Command::KillActor { actor_id, num_restarts, cause, answer } => {
+                machine.on_kill_actor(now, actor_id, num_restarts, cause);
+                reply(answer, ());
+            }
+            Command::Submit { spec, answer } => reply(answer, machine.on_submit(now, spec)),
+            Command::Cancel { task_id, force, answer } => {
+                reply(answer, machine.on_cancel(now, task_id, force));
+            }
+            Command::TaskStatus { task_id, answer } => {
+                let state = machine.task_state(task_id).map(|(state, reason)| (state.clone(), reason));
+                reply(answer, state);
+            }
+            Command::RegisterWorker { worker, answer } => {
+                reply(answer, machine.on_external_worker(now, worker));
+            }
+            Command::UnregisterWorker { worker_id, reason, answer } => {
+                machine.on_unregistered(now, worker_id, &reason);
+                reply(answer, ());
+            }
+            Command::RequestLease { lease_id, job_id, shape, answer } => {
+                self.lease_waiters.entry(lease_id).or_default().push(answer);
+                machine.on_request_lease(now, lease_id, job_id, shape);
+            }
+            Command::LeaseTimeout { lease_id, answer } => {
+                self.lease_waiters.remove(&lease_id);
+                reply(answer, machine.on_lease_timeout(now, lease_id));
+            }
+            Command::ReleaseLease { lease_id, answer } => {
+                machine.on_release_lease(now, lease_id);
+                reply(answer, ());
+            }
+            Command::Status { answer } => reply(answer, status(machine)),
+            Command::LogLines { job_id, pid, is_stderr, batch } => {
+                if let Some(driver) = machine.driver_of(job_id).filter(|driver| self.takes_logs(*driver)) {
+                    let (name, lines) = (batch.name, batch.lines);
+                    self.send(driver, &FromRaylet::LogLines { pid, name, is_stderr, lines });
+                }
+            }
+            Command::LogsFlushed { client, request } => {
+                self.send(client, &FromRaylet::LogsFlushed { request });
+            }
+            Command::Store(command) => {
+                let mut answers = Vec::new();
+                self.parts.store.on_command(command, &mut answers);
+                self.send_all(answers);
+            }
+            Command::Shutdown(reason) => self.shut_down(now, reason),
+        }
+    }
+
+    fn takes_logs(&self, driver: ClientId) -> bool {
+        self.peers.get(&driver).is_some_and(|peer| peer.connection.queued_bytes() < MAX_QUEUED_LOG_BYTES)
+    }
+
+    /// Does what the machine wants, writes what is queued, and passes on what could not be before.
+    fn after_round(&mut self, now: Instant) {
+        self.run_effects(now);
+        while let Some(client) = self.unflushed.pop_first() {
+            if !self.flush(client) {
+                self.close(now, client);
+                self.run_effects(now);
+            }
+        }
+        self.watch_fork_server();
+        hand_over(&mut self.reports, &self.parts.gcs_reports);
+        hand_over(&mut self.log_commands, &self.parts.log_commands);
+        self.publish_usage(now);
+    }
+
+    fn run_effects(&mut self, now: Instant) {
+        loop {
+            let effects = self.parts.machine.take_effects();
+            if effects.is_empty() {
+                return;
+            }
+            for effect in effects {
+                self.run_effect(now, effect);
+            }
+        }
+    }
+
+    fn run_effect(&mut self, now: Instant, effect: Effect) {
+        match effect {
+            Effect::Send(client, message) => self.send(client, &message),
+            Effect::Welcome(client) => self.welcome(now, client),
+            Effect::Reject(client, reason) => self.reject(now, client, reason),
+            Effect::Close(client) => self.close(now, client),
+            Effect::Fork(worker_id) => self.fork(now, worker_id),
+            Effect::Kill(pid) => process_tree::kill(pid),
+            Effect::RouteLogs(worker_id, job_id, pid) => {
+                if self.routed.insert(worker_id, job_id) != Some(job_id) {
+                    self.log_commands.push_back(LogCommand::Route(worker_id, job_id, pid));
+                }
+            }
+            Effect::EndLogs(worker_id) => {
+                if self.routed.remove(&worker_id).is_some() {
+                    self.log_commands.push_back(LogCommand::End(worker_id));
+                }
+            }
+            Effect::FetchActor(actor_id) => {
+                if self.parts.gcs_calls.try_send(GcsCall::FetchActor(actor_id)).is_err() {
+                    warn!(%actor_id, "too many calls wait: the actor's state comes with its next change");
+                }
+            }
+            Effect::AddJob { job, driver, pid } => {
+                let node_id = self.parts.identity.node_id;
+                self.report(GcsReport::add_job(job, driver, pid, node_id));
+            }
+            Effect::FinishJob(job_id, reason) => self.report(GcsReport::FinishJob { job_id, reason }),
+            Effect::ReportActor { actor_id, num_restarts, outcome } => {
+                let node_id = self.parts.identity.node_id;
+                self.report(GcsReport::actor(actor_id, num_restarts, node_id, outcome));
+            }
+            Effect::RemoteLease(lease_id, outcome) => {
+                for waiter in self.lease_waiters.remove(&lease_id).unwrap_or_default() {
+                    reply(waiter, outcome.clone());
+                }
+            }
+            Effect::StoreResult(task_id, data) => {
+                let mut answers = Vec::new();
+                if let Err(error) = self.parts.store.put_result(task_id, &data, &mut answers) {
+                    self.parts.machine.on_result_lost(task_id, format!("cannot store its result: {error}"));
+                }
+                self.send_all(answers);
+            }
+            Effect::OwnerLost(worker_id) => {
+                let mut answers = Vec::new();
+                self.parts.store.on_owner_lost(worker_id, &mut answers);
+                self.send_all(answers);
+            }
+            Effect::Shutdown(reason) => self.shut_down(now, reason),
+        }
+    }
+
+    fn send_all(&mut self, answers: Vec<(ClientId, FromRaylet)>) {
+        for (client, answer) in answers {
+            self.send(client, &answer);
+        }
+    }
+
+    fn send(&mut self, client: ClientId, message: &FromRaylet) {
+        let Some(peer) = self.peers.get_mut(&client) else { return };
+        match message.queue(&mut peer.connection) {
+            Ok(()) => drop(self.unflushed.insert(client)),
+            Err(error) => error!(client = client.0, error = %error.chain(), "a message cannot be encoded"),
+        }
+    }
+
+    fn welcome(&mut self, now: Instant, client: ClientId) {
+        let Some(peer) = self.peers.get_mut(&client) else { return };
+        let identity = &self.parts.identity;
+        let message = FromRaylet::Registered {
+            node_id: identity.node_id,
+            gcs_address: identity.gcs_address.clone(),
+            session_dir: identity.session_dir.clone(),
+            store_capacity: identity.store_capacity,
+        };
+        let welcomed =
+            ray_core::serialize::to_bytes(&message).map_err(|error| error.chain()).and_then(|bytes| {
+                let write = |out: &mut Vec<u8>| out.extend_from_slice(&bytes);
+                let memory = self.parts.store.descriptor();
+                peer.connection.send_with_descriptor(LINK, memory, write).map_err(|error| error.to_string())
+            });
+        if let Err(error) = welcomed {
+            warn!(client = client.0, %error, "cannot welcome a client");
+            self.close(now, client);
+        }
+    }
+
+    fn reject(&mut self, now: Instant, client: ClientId, reason: String) {
+        warn!(client = client.0, %reason, "a client is refused");
+        self.send(client, &FromRaylet::Rejected { reason });
+        self.flush(client);
+        self.close(now, client);
+    }
+
+    /// Returns whether the connection goes on.
+    fn flush(&mut self, client: ClientId) -> bool {
+        let Some(peer) = self.peers.get_mut(&client) else { return true };
+        let interest = match peer.connection.flush() {
+            Ok(true) => Interest::Read,
+            Ok(false) if peer.connection.queued_bytes() > MAX_QUEUED_BYTES => {
+                warn!(client = client.0, "a client does not read what it is told: it is cut off");
+                return false;
+            }
+            Ok(false) => Interest::ReadWrite,
+            Err(error) => {
+                debug!(client = client.0, %error, "a client is gone");
+                return false;
+            }
+        };
+        if peer.interest != interest {
+            peer.interest = interest;
+            return self.poller.modify(&peer.connection, client.0, interest).is_ok();
+        }
+        true
+    }
+
+    fn close(&mut self, now: Instant, client: ClientId) {
+        if self.peers.remove(&client).is_none() {
+            return;
+        }
+        let mut answers = Vec::new();
+        self.parts.store.on_client_lost(client, &mut answers);
+        self.send_all(answers);
+        self.parts.machine.on_client_lost(now, client);
+    }
+
+    fn fork(&mut self, now: Instant, worker_id: WorkerId) {
+        if self.ending.is_some() {
+            return;
+        }
+        let (out, err) =
+            (log_path(&self.parts.logs, worker_id, false), log_path(&self.parts.logs, worker_id, true));
+        if let Err(error) = self.parts.fork_server.fork(worker_id, &out, &err, &self.parts.worker_env) {
+            self.on_fork_server_lost(now, &error);
+        }
+    }
+
+    fn watch_fork_server(&mut self) {
+        let interest =
+            if self.parts.fork_server.wants_write() { Interest::ReadWrite } else { Interest::Read };
+        if self.fork_interest != Interest::None && self.fork_interest != interest {
+            self.fork_interest = interest;
+            if let Err(error) = self.poller.modify(&self.parts.fork_server, FORK_SERVER, interest) {
+                error!(%error, "cannot wait for the fork server");
+            }
+        }
+    }
+
+    fn report(&mut self, report: GcsReport) {
+        if self.reports.len() >= MAX_OUTBOX {
+            error!(?report, "the control plane was away for too long: a report is lost");
+            return;
+        }
+        self.reports.push_back(report);
+    }
+
+    /// Tells what is free when that has changed: at once, but not more often than the interval.
+    fn publish_usage(&mut self, now: Instant) {
+        if self.parts.machine.take_changed() && self.usage_due.is_none() {
+            let earliest = self.usage_sent.map(|sent| sent + self.parts.report_interval);
+            self.usage_due = Some(earliest.unwrap_or(now).max(now));
+        }
+        if self.usage_due.is_some_and(|due| due <= now) {
+            self.usage_due = None;
+            self.usage_sent = Some(now);
+            self.usage_version += 1;
+            self.parts.usage.send_replace(UsageReport::of(&self.parts.machine, self.usage_version));
+        }
+    }
+
+    /// Begins to end the node: nobody new is taken, and all are told to go.
+    fn shut_down(&mut self, now: Instant, reason: String) {
+        if self.ending.is_some() {
+            return;
+        }
+        info!(%reason, "the node ends");
+        self.accepting = false;
+        let _ = self.poller.remove(&self.parts.listener);
+        let _ = std::fs::remove_file(self.parts.listener.path());
+        if let Some(owner) = &self.parts.owner {
+            let _ = self.poller.remove(owner);
+        }
+        let clients: Vec<_> = self.peers.keys().copied().collect();
+        for client in clients {
+            self.send(client, &FromRaylet::Exit { reason: reason.clone() });
+        }
+        self.ending = Some(Ending { reason, deadline: now + self.parts.shutdown_grace });
+    }
+
+    /// Why the node has ended: everyone has gone, or the time to go is over.
+    fn ended(&self, now: Instant) -> Option<String> {
+        let ending = self.ending.as_ref()?;
+        let everyone_gone = self.parts.machine.worker_pids().next().is_none();
+        if !everyone_gone && now < ending.deadline {
+            return None;
+        }
+        self.parts.machine.worker_pids().for_each(process_tree::kill);
+        Some(ending.reason.clone())
+    }
+}
+
+fn read_messages(connection: &mut Connection, messages: &mut Vec<ToRaylet>) -> RayResult<()> {
+    let broken = |error| ray_link::message::connection_error("a client", error);
+    while let Some(frame) = connection.next_frame().map_err(|error| broken(error.into()))? {
+        messages.push(ToRaylet::read(frame)?);
+    }
+    Ok(())
+}
+
+/// Who asked may have stopped waiting.
+fn reply<T>(answer: oneshot::Sender<T>, value: T) {
+    drop(answer.send(value));
+}
+
+/// Sends from the front of `waiting` while the channel has room. A channel whose reader is gone takes
+/// everything: the node ends.
+fn hand_over<T>(waiting: &mut VecDeque<T>, channel: &mpsc::Sender<T>) {
+    while !waiting.is_empty() {
+        match channel.try_reserve() {
+            Ok(place) => place.send(waiting.pop_front().expect("it is not empty")),
+            Err(mpsc::error::TrySendError::Full(())) => return,
+            Err(mpsc::error::TrySendError::Closed(())) => waiting.clear(),
+        }
+    }
+}
+
+fn status(machine: &NodeMachine) -> NodeStatus {
+    let (workers, leases, queued) = machine.counts();
+    NodeStatus {
+        total: machine.resources().total().clone(),
+        available: machine.resources().available(),
+        workers,
+        leases,
+        queued,
+    }
+}

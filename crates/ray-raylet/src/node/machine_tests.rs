@@ -1,0 +1,621 @@
+//! The machine under a made-up clock, fork server and control plane.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use ray_core::config::Config;
+use ray_core::id::{ActorId, JobId, LeaseId, NodeId, TaskId, WorkerId};
+use ray_core::pb::common::DeathCause;
+use ray_core::pb::common::death_cause::Kind;
+use ray_core::resource::{CPU, Resources};
+use ray_link::message::{JobDescription, Role};
+use ray_link::{FromRaylet, ToRaylet};
+
+use super::effect::{ActorOrder, ActorOutcome, ClientId, Effect, ExitStatus, NodeIdentity, RemoteOutcome};
+use super::machine::NodeMachine;
+use crate::lease_table::LeaseState;
+use crate::task_table::{TaskSpec, TaskState};
+
+const DRIVER: ClientId = ClientId(100);
+const JOB: JobId = JobId::from_bytes([1; 16]);
+
+fn cpus(units: f64) -> Resources {
+    Resources::new().with_cpu(units).unwrap()
+}
+
+fn actor(number: u8) -> ActorId {
+    ActorId::from_bytes([number; 16])
+}
+
+fn task(number: u8) -> TaskId {
+    TaskId::from_bytes([number; 16])
+}
+
+/// A node and what happened around it.
+struct World {
+    machine: NodeMachine,
+    now: Instant,
+    next_pid: u32,
+    /// Ordered and not yet registered.
+    ordered: Vec<WorkerId>,
+    /// Registered workers: client, id, pid.
+    workers: Vec<(ClientId, WorkerId, u32)>,
+    /// Pids that the node wants dead.
+    killed: Vec<u32>,
+    /// What was said, to whom.
+    said: Vec<(ClientId, FromRaylet)>,
+    other: Vec<Effect>,
+}
+
+impl World {
+    fn new(total: Resources) -> Self {
+        let identity = NodeIdentity {
+            node_id: NodeId::from_bytes([9; 16]),
+            gcs_address: String::new(),
+            session_dir: String::new(),
+            store_capacity: 0,
+        };
+        let mut config = Config::default();
+        config.raylet.prestart_workers = 0;
+        let machine = NodeMachine::new(identity, total, &config);
+        let now = Instant::now();
+        let (ordered, workers, killed, said, other) = Default::default();
+        Self { machine, now, next_pid: 1000, ordered, workers, killed, said, other }
+    }
+
+    /// A node with a driver.
+    fn with_driver(total: Resources) -> Self {
+        let mut world = Self::new(total);
+        world.connect_driver(DRIVER, JOB);
+        world
+    }
+
+    fn connect_driver(&mut self, client: ClientId, job_id: JobId) {
+        let job = JobDescription {
+            job_id,
+            namespace: String::new(),
+            entrypoint: String::new(),
+            metadata: Default::default(),
+        };
+        let worker_id = WorkerId::from_bytes(*job_id.as_bytes());
+        self.machine.on_registered(self.now, client, worker_id, Role::Driver(job), 1, "/driver".to_owned());
+        self.machine.on_job_added(self.now, job_id, Ok(()));
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        for effect in self.machine.take_effects() {
+            match effect {
+                Effect::Fork(worker_id) => self.ordered.push(worker_id),
+                Effect::Kill(pid) => self.killed.push(pid),
+                Effect::Send(client, message) => self.said.push((client, message)),
+                other => self.other.push(other),
+            }
+        }
+    }
+
+    /// All ordered workers start.
+    fn start_workers(&mut self) {
+        while !self.ordered.is_empty() {
+            for worker_id in std::mem::take(&mut self.ordered) {
+                self.next_pid += 1;
+                let pid = self.next_pid;
+                let client = ClientId(u64::from(pid));
+                self.machine.on_forked(worker_id, pid);
+                let path = format!("/worker-{pid}");
+                self.machine.on_registered(self.now, client, worker_id, Role::Worker, pid, path);
+                self.workers.push((client, worker_id, pid));
+            }
+            self.settle();
+        }
+    }
+
+    /// The process of this pid ends.
+    fn end_process(&mut self, pid: u32, status: ExitStatus) {
+        let at = self.workers.iter().position(|(.., other)| *other == pid).expect("it is a worker");
+        let (client, ..) = self.workers.remove(at);
+        self.machine.on_client_lost(self.now, client);
+        self.machine.on_exited(self.now, pid, status);
+        self.settle();
+    }
+
+    fn end_killed(&mut self) {
+        while let Some(pid) = self.killed.pop() {
+            if self.workers.iter().any(|(.., other)| *other == pid) {
+                self.end_process(pid, ExitStatus::Signal(9));
+            }
+        }
+    }
+
+    fn tell(&mut self, client: ClientId, message: ToRaylet) {
+        self.machine.on_message(self.now, client, message);
+        self.settle();
+    }
+
+    fn demand(&mut self, client: ClientId, class: u64, resources: Resources, target: u32) {
+        self.tell(client, ToRaylet::SetLeaseDemand { class, resources, job_id: JOB, target });
+    }
+
+    /// Leases granted to this client since the last call, with their workers' pids.
+    fn granted(&mut self, to: ClientId) -> Vec<(LeaseId, u32)> {
+        let mut granted = Vec::new();
+        self.said.retain(|(client, message)| match message {
+            FromRaylet::LeaseGranted { lease_id, worker, .. } if *client == to => {
+                granted.push((*lease_id, worker.pid));
+                false
+            }
+            _ => true,
+        });
+        granted
+    }
+
+    fn free(&self) -> f64 {
+        self.machine.resources().available().get(CPU).to_f64()
+    }
+
+    fn client_of(&self, pid: u32) -> ClientId {
+        self.workers.iter().find(|(.., other)| *other == pid).expect("it is a worker").0
+    }
+
+    fn reports(&mut self) -> Vec<(ActorId, u64, ActorOutcome)> {
+        let mut reports = Vec::new();
+        self.other.retain_mut(|effect| match effect {
+            Effect::ReportActor { actor_id, num_restarts, outcome } => {
+                reports.push((*actor_id, *num_restarts, outcome.clone()));
+                false
+            }
+            _ => true,
+        });
+        reports
+    }
+}
+
+#[test]
+fn a_demand_is_met_as_far_as_resources_go_and_no_further() {
+    let mut world = World::with_driver(cpus(2.0));
+    world.demand(DRIVER, 1, cpus(1.0), 1_000_000);
+    assert_eq!(world.ordered.len(), 2);
+    assert_eq!(world.machine.counts().2, 2, "more are queued only as leases come back");
+    world.start_workers();
+    let leases = world.granted(DRIVER);
+    assert_eq!(leases.len(), 2);
+    world.tell(DRIVER, ToRaylet::ReturnLease { lease_id: leases[0].0 });
+    let again = world.granted(DRIVER);
+    assert_eq!(again.len(), 1, "the demand still stands");
+    assert_eq!(again[0].1, leases[0].1, "by the same worker");
+}
+
+#[test]
+fn a_lower_target_withdraws_what_waits_but_nothing_that_is_held() {
+    let mut world = World::with_driver(cpus(2.0));
+    world.demand(DRIVER, 1, cpus(1.0), 5);
+    world.start_workers();
+    assert_eq!(world.granted(DRIVER).len(), 2);
+    world.demand(DRIVER, 1, cpus(1.0), 1);
+    assert_eq!(world.machine.counts(), (2, 2, 0));
+    world.demand(DRIVER, 1, cpus(1.0), 0);
+    assert_eq!(world.machine.counts(), (2, 2, 0));
+}
+
+#[test]
+fn what_the_node_lacks_is_named_once() {
+    let mut world = World::with_driver(cpus(2.0));
+    world.demand(DRIVER, 7, cpus(3.0), 1);
+    world.demand(DRIVER, 7, cpus(3.0), 2);
+    let reason = "3 of \"CPU\" asked, 2 there".to_owned();
+    assert_eq!(world.said, [(DRIVER, FromRaylet::LeaseInfeasible { class: 7, reason })]);
+    assert_eq!(world.machine.demand(), [(cpus(3.0), 2, true)]);
+}
+
+#[test]
+fn a_blocked_worker_lends_its_cpu_and_takes_it_back() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.demand(DRIVER, 1, cpus(1.0), 2);
+    world.start_workers();
+    let (_, pid) = world.granted(DRIVER)[0];
+    let worker = world.client_of(pid);
+    world.tell(worker, ToRaylet::Blocked);
+    world.start_workers();
+    assert_eq!(world.granted(DRIVER).len(), 1, "another runs meanwhile");
+    world.tell(worker, ToRaylet::Unblocked);
+    assert_eq!(world.machine.resources().utilisation()["CPU"], 2.0);
+}
+
+#[test]
+fn nested_tasks_never_starve_for_cpus() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.demand(DRIVER, 1, cpus(1.0), 1);
+    world.start_workers();
+    let mut pid = world.granted(DRIVER)[0].1;
+    for _ in 0..10 {
+        let parent = world.client_of(pid);
+        world.demand(parent, 1, cpus(1.0), 1);
+        world.tell(parent, ToRaylet::Blocked);
+        world.start_workers();
+        pid = world.granted(parent)[0].1;
+    }
+}
+
+#[test]
+fn the_end_of_a_worker_is_told_with_its_cause_and_frees_its_lease() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.demand(DRIVER, 1, cpus(1.0), 1);
+    world.start_workers();
+    let (_, pid) = world.granted(DRIVER)[0];
+    let (client, worker_id, _) = world.workers[0];
+    world.machine.on_client_lost(world.now, client);
+    world.settle();
+    assert_eq!(world.said, [], "the exit status is still to come");
+    world.machine.on_exited(world.now, pid, ExitStatus::Signal(9));
+    world.settle();
+    let cause = "its process was killed by signal 9 (SIGKILL)".to_owned();
+    assert_eq!(world.said, [(DRIVER, FromRaylet::WorkerDied { worker_id, cause })]);
+    assert_eq!(world.ordered.len(), 1, "the demand still stands");
+}
+
+#[test]
+fn a_worker_that_only_closes_its_connection_is_killed_after_a_moment() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.demand(DRIVER, 1, cpus(1.0), 1);
+    world.start_workers();
+    let (client, _, pid) = world.workers[0];
+    world.machine.on_client_lost(world.now, client);
+    world.now = world.machine.next_deadline().expect("the exit status is waited for");
+    world.machine.on_tick(world.now);
+    world.settle();
+    assert_eq!(world.killed, [pid]);
+    assert!(world.said.iter().any(|(_, message)| matches!(message, FromRaylet::WorkerDied { .. })));
+}
+
+#[test]
+fn messages_of_a_worker_that_has_exited_still_count() {
+    let mut world = World::with_driver(cpus(1.0));
+    let order = actor_order(1, 0);
+    world.machine.on_create_actor(world.now, order);
+    world.settle();
+    world.start_workers();
+    let (client, _, pid) = world.workers[0];
+    world.tell(client, ToRaylet::ActorCreated { actor_id: actor(1), num_restarts: 0, result: Ok(()) });
+    world.reports();
+    world.machine.on_exited(world.now, pid, ExitStatus::Code(0));
+    world.tell(client, ToRaylet::ActorExiting { actor_id: actor(1), reason: "exit_actor".to_owned() });
+    assert_eq!(world.reports(), []);
+    world.machine.on_client_lost(world.now, client);
+    world.settle();
+    let reports = world.reports();
+    assert!(
+        matches!(&reports[..], [(_, 0, ActorOutcome::Died(cause))] if cause.kind() == Kind::ExitedByUser)
+    );
+}
+
+#[test]
+fn the_end_of_a_driver_is_that_of_its_job() {
+    let mut world = World::with_driver(cpus(2.0));
+    world.demand(DRIVER, 1, cpus(1.0), 5);
+    world.start_workers();
+    let mut pids: Vec<_> = world.granted(DRIVER).into_iter().map(|(_, pid)| pid).collect();
+    world.machine.on_client_lost(world.now, DRIVER);
+    world.settle();
+    world.killed.sort_unstable();
+    pids.sort_unstable();
+    assert_eq!(world.killed, pids);
+    assert!(world.other.contains(&Effect::FinishJob(JOB, "its driver is gone".to_owned())));
+    world.end_killed();
+    assert_eq!(world.machine.counts(), (0, 0, 0));
+    assert_eq!(world.free(), 2.0);
+}
+
+#[test]
+fn the_children_of_a_lost_worker_are_ended() {
+    let mut world = World::with_driver(cpus(2.0));
+    world.demand(DRIVER, 1, cpus(1.0), 1);
+    world.start_workers();
+    let (_, parent) = world.granted(DRIVER)[0];
+    world.demand(world.client_of(parent), 1, cpus(1.0), 1);
+    world.start_workers();
+    let child = world.workers[1].2;
+    world.demand(DRIVER, 1, cpus(1.0), 0);
+    world.end_process(parent, ExitStatus::Code(1));
+    assert_eq!(world.killed, [child]);
+}
+
+#[test]
+fn those_who_hold_idle_leases_are_asked_when_another_begins_to_wait() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.demand(DRIVER, 1, cpus(1.0), 1);
+    world.start_workers();
+    world.granted(DRIVER);
+    world.demand(DRIVER, 2, cpus(0.5), 1);
+    assert_eq!(world.said, [(DRIVER, FromRaylet::RevokeLeases { class: 1 })]);
+}
+
+fn actor_order(number: u8, num_restarts: u64) -> ActorOrder {
+    ActorOrder {
+        actor_id: actor(number),
+        job_id: JOB,
+        num_restarts,
+        placement: cpus(1.0),
+        living: Resources::new(),
+        spec: Bytes::from_static(b"spec"),
+    }
+}
+
+#[test]
+fn an_actor_takes_a_cpu_to_be_placed_and_none_to_live() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.machine.on_create_actor(world.now, actor_order(1, 0));
+    world.machine.on_create_actor(world.now, actor_order(1, 0));
+    world.settle();
+    world.start_workers();
+    let (client, worker_id, pid) = world.workers[0];
+    let spec = Bytes::from_static(b"spec");
+    assert_eq!(world.said, [(client, FromRaylet::CreateActor { spec, num_restarts: 0 })]);
+    assert_eq!(world.free(), 0.0);
+    world.tell(client, ToRaylet::ActorCreated { actor_id: actor(1), num_restarts: 0, result: Ok(()) });
+    assert_eq!(world.free(), 1.0);
+    let reports = world.reports();
+    let [(_, 0, ActorOutcome::Alive(address))] = &reports[..] else { panic!("{reports:?}") };
+    assert_eq!((address.worker_id, address.pid), (worker_id, pid));
+    world.end_process(pid, ExitStatus::Code(3));
+    let reports = world.reports();
+    let [(_, 0, ActorOutcome::Died(cause))] = &reports[..] else { panic!("{reports:?}") };
+    assert_eq!(
+        (cause.kind(), cause.message.as_str()),
+        (Kind::ProcessExited, "its process exited with code 3")
+    );
+    world.machine.on_create_actor(world.now, actor_order(1, 1));
+    world.settle();
+    assert_eq!(world.ordered.len(), 1, "the next incarnation gets another worker");
+}
+
+#[test]
+fn a_constructor_that_raises_is_reported_with_its_error() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.machine.on_create_actor(world.now, actor_order(1, 0));
+    world.settle();
+    world.start_workers();
+    let (client, _, pid) = world.workers[0];
+    let result = Err(("ValueError: no".to_owned(), Bytes::from_static(b"pickled")));
+    world.tell(client, ToRaylet::ActorCreated { actor_id: actor(1), num_restarts: 0, result });
+    assert_eq!(world.killed, [pid]);
+    world.end_killed();
+    let reports = world.reports();
+    let [(_, 0, ActorOutcome::Died(cause))] = &reports[..] else { panic!("{reports:?}") };
+    assert_eq!((cause.kind(), &cause.error[..]), (Kind::CreationFailed, &b"pickled"[..]));
+}
+
+#[test]
+fn an_actor_is_killed_before_and_after_it_has_a_worker() {
+    let mut world = World::with_driver(cpus(1.0));
+    let cause = DeathCause { kind: Kind::Killed.into(), message: "kill".to_owned(), error: Vec::new() };
+    world.machine.on_create_actor(world.now, actor_order(1, 0));
+    world.machine.on_create_actor(world.now, actor_order(2, 0));
+    world.settle();
+    world.machine.on_kill_actor(world.now, actor(2), 0, cause.clone());
+    world.settle();
+    assert_eq!(world.reports(), [(actor(2), 0, ActorOutcome::Died(cause.clone()))]);
+    world.start_workers();
+    let (.., pid) = world.workers[0];
+    world.machine.on_kill_actor(world.now, actor(1), 0, cause.clone());
+    world.settle();
+    assert_eq!(world.killed, [pid]);
+    world.end_killed();
+    assert_eq!(world.reports(), [(actor(1), 0, ActorOutcome::Died(cause))]);
+    assert_eq!(world.free(), 1.0);
+}
+
+#[test]
+fn subscribers_hear_of_newer_states_only() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.tell(DRIVER, ToRaylet::SubscribeActor { actor_id: actor(1) });
+    assert!(world.other.contains(&Effect::FetchActor(actor(1))));
+    let state = |text: &'static str| Bytes::from_static(text.as_bytes());
+    world.machine.on_actor_state(actor(1), 2, state("second"));
+    world.machine.on_actor_state(actor(1), 1, state("first"));
+    world.machine.on_actor_state(actor(2), 9, state("of another"));
+    world.settle();
+    assert_eq!(world.said, [(DRIVER, FromRaylet::ActorState { info: state("second") })]);
+}
+
+fn task_spec(number: u8, max_retries: u32) -> TaskSpec {
+    TaskSpec {
+        task_id: task(number),
+        job_id: JOB,
+        function: "module:name".to_owned(),
+        payload: Bytes::from_static(b"in"),
+        resources: cpus(1.0),
+        max_retries,
+    }
+}
+
+#[test]
+fn a_submitted_task_runs_on_a_worker_and_its_result_is_stored() {
+    let mut world = World::new(cpus(1.0));
+    world.machine.on_submit(world.now, task_spec(1, 1)).unwrap();
+    world.settle();
+    world.start_workers();
+    let (client, _, pid) = world.workers[0];
+    assert!(matches!(&world.said[..], [(to, FromRaylet::RunTask { .. })] if *to == client));
+    world.end_process(pid, ExitStatus::Signal(11));
+    world.start_workers();
+    let (client, ..) = world.workers[0];
+    let result = Ok(Bytes::from_static(b"out"));
+    world.tell(client, ToRaylet::TaskDone { task_id: task(1), result });
+    assert!(world.other.contains(&Effect::StoreResult(task(1), Bytes::from_static(b"out"))));
+    assert_eq!(world.machine.task_state(task(1)).map(|(state, _)| state), Some(&TaskState::Finished));
+    assert_eq!(world.free(), 1.0);
+}
+
+#[test]
+fn a_pending_task_says_what_it_waits_for_and_can_be_cancelled() {
+    let mut world = World::new(cpus(1.0));
+    world.machine.on_submit(world.now, task_spec(1, 0)).unwrap();
+    world.machine.on_submit(world.now, task_spec(2, 0)).unwrap();
+    let (_, reason) = world.machine.task_state(task(2)).unwrap();
+    assert_eq!(reason, "waits for resources: 1 of \"CPU\" asked, 0 free");
+    assert!(world.machine.on_cancel(world.now, task(2), false).unwrap());
+    assert!(!world.machine.on_cancel(world.now, task(2), false).unwrap());
+    let mut large = task_spec(3, 0);
+    large.resources = cpus(2.0);
+    assert!(world.machine.on_submit(world.now, large).is_err());
+}
+
+#[test]
+fn a_lease_by_grpc_is_granted_once_and_given_up_when_nobody_waits() {
+    let mut world = World::new(cpus(1.0));
+    let lease = |number| LeaseId::from_bytes([number; 16]);
+    world.machine.on_request_lease(world.now, lease(1), JOB, cpus(1.0));
+    world.machine.on_request_lease(world.now, lease(2), JOB, cpus(1.0));
+    world.machine.on_request_lease(world.now, lease(3), JOB, cpus(9.0));
+    world.settle();
+    world.start_workers();
+    let outcomes: Vec<_> = world.other.drain(..).collect();
+    let granted = |effect: &&Effect| matches!(effect, Effect::RemoteLease(_, RemoteOutcome::Granted(_)));
+    assert_eq!(outcomes.iter().filter(granted).count(), 1);
+    let infeasible = |effect: &Effect| matches!(effect, Effect::RemoteLease(_, RemoteOutcome::Infeasible(_)));
+    assert!(outcomes.iter().any(infeasible));
+    let reason = world.machine.on_lease_timeout(world.now, lease(2));
+    assert_eq!(reason.as_deref(), Some("1 of \"CPU\" asked, 0 free"));
+    assert_eq!(world.machine.on_lease_timeout(world.now, lease(1)), None);
+    world.machine.on_release_lease(world.now, lease(1));
+    assert_eq!(world.free(), 1.0);
+}
+
+#[test]
+fn a_worker_id_cannot_be_taken_twice() {
+    let mut world = World::with_driver(cpus(1.0));
+    let id = WorkerId::from_bytes(*JOB.as_bytes());
+    world.machine.on_registered(world.now, ClientId(5), id, Role::Worker, 5, String::new());
+    world.settle();
+    assert!(world.other.iter().any(|effect| matches!(effect, Effect::Reject(ClientId(5), _))));
+    world.machine.on_message(world.now, ClientId(6), ToRaylet::Blocked);
+    world.settle();
+    assert!(world.other.iter().any(|effect| matches!(effect, Effect::Reject(ClientId(6), _))));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Demand(prop::sample::Index, u64, u32),
+    Return(prop::sample::Index),
+    Block(prop::sample::Index, bool),
+    Start,
+    Crash(prop::sample::Index),
+    EndKilled,
+    Tick,
+    CreateActor(u8),
+    ActorCreated(prop::sample::Index),
+    Submit(u8),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let pick = any::<prop::sample::Index>;
+    prop_oneof![
+        3 => (pick(), 0u64..3, 0u32..6).prop_map(|(who, class, target)| Step::Demand(who, class, target)),
+        3 => pick().prop_map(Step::Return),
+        2 => (pick(), any::<bool>()).prop_map(|(who, blocked)| Step::Block(who, blocked)),
+        4 => Just(Step::Start),
+        1 => pick().prop_map(Step::Crash),
+        2 => Just(Step::EndKilled),
+        1 => Just(Step::Tick),
+        1 => (0u8..4).prop_map(Step::CreateActor),
+        1 => pick().prop_map(Step::ActorCreated),
+        1 => (0u8..6).prop_map(Step::Submit),
+    ]
+}
+
+/// What must hold after every step.
+fn check(machine: &NodeMachine) {
+    let used: usize = machine.leases.granted();
+    assert!(used <= machine.pool.len(), "a lease without a worker");
+    let mut cpus_used = 0u64;
+    for lease_id in machine.leases.of_job(JOB) {
+        let lease = machine.leases.get(lease_id).expect("it is listed");
+        let queued = machine.queue.contains(&lease_id);
+        assert_eq!(queued, lease.state == LeaseState::Queued, "{lease:?}");
+        assert_eq!(machine.resources.held_by(lease_id).is_some(), !queued, "{lease:?}");
+        if !queued && !matches!(lease.state, LeaseState::Blocked(_)) {
+            cpus_used += machine.resources.held_by(lease_id).map_or(0, |held| held.get(CPU).to_raw());
+        }
+    }
+    let free = machine.resources.available().get(CPU).to_raw();
+    let total = machine.resources.total().get(CPU).to_raw();
+    assert_eq!(free, total.saturating_sub(cpus_used));
+    let waits = |lease_id: &LeaseId| {
+        machine.leases.get(*lease_id).is_some_and(|lease| machine.resources.fits(&lease.shape))
+    };
+    assert!(
+        !machine.leases.of_job(JOB).iter().any(|id| machine.queue.contains(id) && waits(id)),
+        "idle resources"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    #[test]
+    fn whatever_happens_resources_are_exact_and_all_come_back(steps in prop::collection::vec(any_step(), 0..120)) {
+        let mut world = World::with_driver(cpus(3.0));
+        let mut held: Vec<(ClientId, LeaseId)> = Vec::new();
+        for step in steps {
+            let clients: Vec<ClientId> =
+                std::iter::once(DRIVER).chain(world.workers.iter().map(|(client, ..)| *client)).collect();
+            match step {
+                Step::Demand(who, class, target) => {
+                    world.demand(clients[who.index(clients.len())], class, cpus(class as f64), target);
+                }
+                Step::Return(which) if !held.is_empty() => {
+                    let (client, lease_id) = held.remove(which.index(held.len()));
+                    world.tell(client, ToRaylet::ReturnLease { lease_id });
+                }
+                Step::Block(who, blocked) => {
+                    let client = clients[who.index(clients.len())];
+                    world.tell(client, if blocked { ToRaylet::Blocked } else { ToRaylet::Unblocked });
+                }
+                Step::Start => world.start_workers(),
+                Step::Crash(who) if !world.workers.is_empty() => {
+                    let (.., pid) = world.workers[who.index(world.workers.len())];
+                    world.end_process(pid, ExitStatus::Signal(11));
+                }
+                Step::EndKilled => world.end_killed(),
+                Step::Tick => {
+                    world.now += Duration::from_secs(31);
+                    world.machine.on_tick(world.now);
+                    world.settle();
+                }
+                Step::CreateActor(number) => {
+                    world.machine.on_create_actor(world.now, actor_order(number, 0));
+                    world.settle();
+                }
+                Step::ActorCreated(who) if !world.workers.is_empty() => {
+                    let (client, ..) = world.workers[who.index(world.workers.len())];
+                    for number in 0..4 {
+                        let result = Ok(());
+                        world.tell(client, ToRaylet::ActorCreated { actor_id: actor(number), num_restarts: 0, result });
+                    }
+                }
+                Step::Submit(number) => {
+                    world.machine.on_submit(world.now, task_spec(number, 1)).unwrap();
+                    world.settle();
+                }
+                Step::Return(_) | Step::Crash(_) | Step::ActorCreated(_) => {}
+            }
+            for client in clients {
+                held.extend(world.granted(client).into_iter().map(|(lease_id, _)| (client, lease_id)));
+            }
+            world.ordered.retain(|id| world.machine.pool.get(*id).is_some());
+            check(&world.machine);
+        }
+        world.machine.on_client_lost(world.now, DRIVER);
+        world.settle();
+        let cause = DeathCause { kind: Kind::JobFinished.into(), ..DeathCause::default() };
+        for number in 0..4 {
+            world.machine.on_kill_actor(world.now, actor(number), 0, cause.clone());
+        }
+        world.settle();
+        world.start_workers();
+        world.end_killed();
+        check(&world.machine);
+        prop_assert_eq!(world.machine.resources().allocations(), 0);
+        prop_assert_eq!(world.machine.counts().1, 0);
+    }
+}

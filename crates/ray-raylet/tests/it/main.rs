@@ -1,0 +1,8 @@
+//! A real node, with workers and a fork server made up by the tests.
+
+mod actors;
+mod grpc;
+mod leases;
+mod node_end;
+mod objects;
+mod world;
