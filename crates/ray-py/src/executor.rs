@@ -108,7 +108,7 @@ impl PyExecutor {
         let encoded = self
             .front
             .call_method1(py, "encode_error", (error.into_value(py), task_name))
-            .and_then(|bytes| bytes.extract::<Vec<u8>>(py).map_err(Into::into));
+            .and_then(|bytes| bytes.extract::<Vec<u8>>(py));
         match encoded {
             Ok(bytes) => Failure::Raised(bytes.into()),
             Err(second) => {

@@ -22,6 +22,9 @@ thread_local! {
     static MET: RefCell<Vec<Vec<Contained>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// What makes an object again: a function and its arguments.
+type Reduced<'py> = (Bound<'py, PyAny>, (Bound<'py, PyBytes>, Bound<'py, PyBytes>));
+
 /// Sets or clears the membership of this process.
 pub(crate) fn set_current(core: Option<Arc<CoreWorker>>) {
     *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) = core;
@@ -139,9 +142,7 @@ impl PyObjectRef {
         other.cast::<Self>().is_ok_and(|other| other.get().object_id == self.object_id)
     }
 
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>, Bound<'py, PyBytes>))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<Reduced<'py>> {
         let py = slf.py();
         let (object_id, owner) = slf.get().contained()?;
         if !meet((object_id, owner)) {

@@ -301,7 +301,7 @@ mod tests {
         fn every_incarnation_gets_the_calls_in_order_without_gaps(events in prop::collection::vec(0u8..6, 0..200)) {
             let (mut calls, mut version, mut worker) = (ActorCalls::new(), 0, 0u8);
             let mut order: Vec<TaskId> = Vec::new();
-            let mut open = std::collections::VecDeque::new();
+            let mut open = VecDeque::new();
             let mut here: Vec<(TaskId, u64)> = Vec::new();
             for (number, event) in events.into_iter().enumerate() {
                 let mut out = Vec::new();

@@ -1,5 +1,6 @@
 //! Creation of actors, and calls to them: the caller's side.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -277,10 +278,9 @@ fn actor_spec(actor_id: ActorId, state: &State, request: ActorRequest) -> ActorS
 impl State {
     /// Notes an actor, and asks to be told of it, if it is new.
     fn know_actor(&mut self, actor_id: ActorId, class_name: &str) {
-        if !self.actors.contains_key(&actor_id) {
+        if let Entry::Vacant(entry) = self.actors.entry(actor_id) {
             let class_name = class_name.to_owned();
-            let actor = Actor { calls: ActorCalls::new(), class_name, creation: None, refused: None };
-            self.actors.insert(actor_id, actor);
+            entry.insert(Actor { calls: ActorCalls::new(), class_name, creation: None, refused: None });
             self.tell_node(&ToRaylet::SubscribeActor { actor_id });
         }
     }

@@ -124,6 +124,7 @@ impl State {
         if self.causes.len() > REMEMBERED_CAUSES {
             self.causes.pop_front();
         }
+        self.drain_peer(core, worker_id);
         self.on_worker_lost(core, worker_id);
         self.settle_crashes(core, now());
     }

@@ -45,7 +45,7 @@ use ray_object_store::shm::{Access, ShmRegion};
 
 pub use self::actors::{ActorRequest, MethodRequest};
 pub use self::execution::{Executor, ReadyArg, ResolvedArg, Task};
-pub use self::objects::{Pinned, ReadyValue};
+pub use self::objects::{Got, Pinned, ReadyValue};
 pub use self::poll::Interrupted;
 use self::state::State;
 pub use self::tasks::TaskRequest;
@@ -140,7 +140,7 @@ impl CoreWorker {
         let peer = || format!("the node at {}", socket.display());
         let mut link =
             Connection::connect(socket, max_frame).map_err(|error| connection_error(peer(), error))?;
-        let folder = socket.parent().unwrap_or(Path::new("."));
+        let folder = socket.parent().unwrap_or_else(|| Path::new("."));
         let (worker_id, role, job_id, job_config) = register_as(membership);
         let listener = Listener::bind(&worker_socket(folder, worker_id))
             .map_err(|error| connection_error(format!("a socket in {}", folder.display()), error))?;

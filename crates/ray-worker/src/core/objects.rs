@@ -49,8 +49,14 @@ pub(super) struct SharedObjects {
 #[derive(Debug)]
 struct PinRequest {
     waiter: WaiterId,
-    got: Vec<(ObjectId, Result<(u64, u64), StoreError>)>,
+    got: Vec<(ObjectId, Placed)>,
 }
+
+/// Offset and size of an object in shared memory, or why it is not there.
+type Placed = Result<(u64, u64), StoreError>;
+
+/// What `get` returns: the values, or the object that has none and why.
+pub type Got<T> = Result<T, (ObjectId, Failure)>;
 
 /// Something that hands references over, and waits until their owners have granted them.
 #[derive(Debug)]
@@ -77,7 +83,7 @@ pub(super) enum Then {
     /// A message to the node.
     TellNode(ToRaylet),
     /// Something else waits for the same.
-    Nested(Box<(Vec<Contained>, WorkerId, Then)>),
+    Nested(Box<(Vec<Contained>, WorkerId, Self)>),
 }
 
 /// An object of shared memory that stays where it is as long as this lives.
@@ -224,7 +230,7 @@ impl CoreWorker {
         object_ids: &[ObjectId],
         timeout: Option<Duration>,
         interrupted: Interrupted<'_>,
-    ) -> RayResult<Result<Vec<ReadyValue>, (ObjectId, Failure)>> {
+    ) -> RayResult<Got<Vec<ReadyValue>>> {
         let mut patience = Patience::until(timeout, interrupted);
         let state = self.await_values(object_ids, timeout, &mut patience)?;
         if let Some(failed) = state.first_failure(object_ids) {
@@ -277,7 +283,7 @@ impl CoreWorker {
         object_ids: &[ObjectId],
         timeout: Option<Duration>,
         patience: &mut Patience<'_>,
-    ) -> RayResult<Result<Vec<ReadyValue>, (ObjectId, Failure)>> {
+    ) -> RayResult<Got<Vec<ReadyValue>>> {
         let mut values: Vec<Option<ReadyValue>> = Vec::with_capacity(object_ids.len());
         let mut missing = Vec::new();
         for &object_id in object_ids {
@@ -310,7 +316,7 @@ impl CoreWorker {
         object_ids: Vec<ObjectId>,
         timeout: Option<Duration>,
         patience: &mut Patience<'_>,
-    ) -> RayResult<Result<FxHashMap<ObjectId, Arc<Pinned>>, (ObjectId, Failure)>> {
+    ) -> RayResult<Got<FxHashMap<ObjectId, Arc<Pinned>>>> {
         let request = state.next_request();
         let waiter = state.add_waiter(object_ids.len());
         state.shared.requests.insert(request, PinRequest { waiter, got: Vec::new() });
@@ -516,12 +522,7 @@ impl State {
         }
     }
 
-    pub(super) fn on_object_pinned(
-        &mut self,
-        request: u64,
-        object_id: ObjectId,
-        result: Result<(u64, u64), StoreError>,
-    ) {
+    pub(super) fn on_object_pinned(&mut self, request: u64, object_id: ObjectId, result: Placed) {
         if let Some(pending) = self.shared.requests.get_mut(&request) {
             pending.got.push((object_id, result));
             let waiter = pending.waiter;

@@ -313,6 +313,17 @@ impl State {
         }
     }
 
+    /// Reads what a process said before it ended, so that no reply is lost with it.
+    pub(super) fn drain_peer(&mut self, core: &CoreWorker, worker_id: WorkerId) {
+        while let Some(&slot) = self.peers.by_worker.get(&worker_id) {
+            let Some(peer) = &mut self.peers.slots[slot] else { return };
+            let more = matches!(peer.connection.fill(), Ok(true));
+            if !more || self.take_peer_frames(core, slot).is_err() {
+                return;
+            }
+        }
+    }
+
     /// A process is gone. Hearing it again changes nothing.
     pub(super) fn on_worker_lost(&mut self, core: &CoreWorker, worker_id: WorkerId) {
         if let Some(slot) = self.peers.by_worker.remove(&worker_id)
@@ -336,6 +347,7 @@ impl State {
         loop {
             if let Some((worker_id, cause)) = self.peers.unreachable.pop() {
                 self.causes.push_back((worker_id, cause));
+                self.on_lease_unreachable(core, worker_id);
                 self.on_worker_lost(core, worker_id);
             } else if let Some(task_id) = self.shared.ready_tasks.pop_front() {
                 self.on_task_ready(core, task_id);

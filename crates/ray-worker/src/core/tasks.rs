@@ -363,6 +363,19 @@ impl State {
         }
     }
 
+    /// No connection to the worker of a lease could be made: nothing that was meant for it has run.
+    pub(super) fn on_lease_unreachable(&mut self, core: &CoreWorker, worker_id: WorkerId) {
+        let Some(lease_id) = self.shared.lease_on.remove(&worker_id) else { return };
+        self.shared.leases.remove(&lease_id);
+        let reason = "its leaseholder cannot connect to it".to_owned();
+        self.tell_node(&ToRaylet::KillWorker { lease_id, reason });
+        let mut out = Vec::new();
+        for task_id in self.dispatcher.on_lease_lost(lease_id, &mut out).into_iter().rev() {
+            self.requeue_first(task_id, &mut out);
+        }
+        self.apply_dispatch(core, out);
+    }
+
     /// The worker of a lease is gone. The task that ran is tried again if it may be; those behind it
     /// were not started, or may run twice (see `TaskHeader::retriable`), and are queued again.
     pub(super) fn on_lease_worker_lost(&mut self, core: &CoreWorker, worker_id: WorkerId) {
