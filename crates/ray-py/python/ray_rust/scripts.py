@@ -73,7 +73,18 @@ def _start(options: argparse.Namespace) -> int:
         if running is not None:
             print(f"a cluster runs already at {running.gcs_address}; stop it first: ray-rust stop", file=sys.stderr)
             return 1
-    node = nodes.start_node(_node_config(options, directory))
+    node = nodes.start_node(
+        nodes.node_config(
+            directory,
+            gcs_address=options.address,
+            port=options.port,
+            num_cpus=options.num_cpus,
+            num_gpus=options.num_gpus,
+            resources=options.resources,
+            labels=options.labels,
+            object_store_memory=options.object_store_memory,
+        )
+    )
     info = node.info
     print(f"node {info.node_id[:8]} runs (pid {info.pid}); its logs are in {info.session_dir}/logs")
     if options.head:
@@ -88,20 +99,6 @@ def _start(options: argparse.Namespace) -> int:
         _end([info], force=False)
         node.wait()
         return 0
-
-
-def _node_config(options: argparse.Namespace, directory: str) -> dict[str, Any]:
-    given = {
-        "port": options.port,
-        "num_cpus": options.num_cpus,
-        "num_gpus": options.num_gpus,
-        "resources": options.resources,
-        "labels": options.labels,
-        "object_store_memory": options.object_store_memory,
-        "gcs_address": options.address,
-    }
-    config = {name: value for name, value in given.items() if value is not None}
-    return {"head": options.head, "temp_dir": directory, **config}
 
 
 def _stop(options: argparse.Namespace) -> int:

@@ -13,22 +13,20 @@ from typing import Any, Callable, Optional
 from ray_rust import _internal
 from ray_rust._private import serialization, session
 
-# In the environment that the node gives its workers: where it listens.
-SOCKET_VARIABLE = "RAY_RUST_NODE_SOCKET"
-_LOG_DIRECTORY_VARIABLE = "RAY_RUST_WORKER_LOG_DIR"
-
 
 def run(order: dict[str, Any]) -> int:
     """Works until the node says that it is enough. Returns the exit status."""
     os.environ.update(order.get("env", {}))
-    socket_path = order.get("socket_path") or os.environ.pop(SOCKET_VARIABLE)
+    logs = os.path.dirname(order["stdout"])
+    # A session's folder has logs/ and sockets/ side by side.
+    socket_path = os.path.join(os.path.dirname(logs), "sockets", "node.sock")
     worker_id = bytes.fromhex(order["worker_id"])
     speaker = _redirect_output(order["stdout"], order["stderr"])
     _enable_crash_reports()
     # Functions of the driver's script say that they are of `__main__`, which is not the daemon's here.
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = [""]
-    _internal.init_logging(f"worker-{order['worker_id'][:8]}-{os.getpid()}", os.path.dirname(order["stdout"]))
+    _internal.init_logging(f"worker-{order['worker_id'][:8]}-{os.getpid()}", logs)
     executor = _Executor(speaker)
     core = _internal.CoreWorker.connect_worker(socket_path, worker_id, executor)
     session.set_session(session.Session(core, "", None, is_driver=False))

@@ -98,6 +98,33 @@ def advertised_node(directory: str) -> Optional[NodeInfo]:
 # A daemon of our own
 
 
+def node_config(
+    directory: str,
+    *,
+    gcs_address: Optional[str] = None,
+    port: Optional[int] = None,
+    owner_pid: Optional[int] = None,
+    num_cpus: Optional[float] = None,
+    num_gpus: Optional[float] = None,
+    resources: Optional[dict[str, float]] = None,
+    labels: Optional[dict[str, str]] = None,
+    object_store_memory: Optional[int] = None,
+) -> dict[str, Any]:
+    """The configuration of a daemon; what is None is left to the settings of the machine.
+
+    Without `gcs_address` the node is the head of a new cluster. With `owner_pid` it ends with that process,
+    however that ends.
+    """
+    raylet = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources, "labels": labels}
+    node = {"temp_dir": directory, "gcs_address": gcs_address, "port": port, "owner_pid": owner_pid}
+    sections = {"raylet": _given(raylet), "object_store": _given({"capacity_bytes": object_store_memory})}
+    return {**_given(node), "config": {name: section for name, section in sections.items() if section}}
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
 class NodeProcess:
     """A daemon that this process started."""
 

@@ -147,7 +147,7 @@ def _connect(
     process: Optional[NodeProcess] = None
     if info is None:
         # The daemon watches this process, and ends when it does, however it does.
-        process = nodes.start_node({"head": True, "owner_pid": os.getpid(), "temp_dir": directory, **described})
+        process = nodes.start_node(nodes.node_config(directory, owner_pid=os.getpid(), **described))
         info = process.info
     elif described:
         raise ValueError(

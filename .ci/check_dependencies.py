@@ -1,0 +1,116 @@
+"""Checks the Rust dependencies against the rules of deny.toml.
+
+Uses cargo-deny where it is installed. Elsewhere it checks licences, banned crates and sources itself,
+from what `cargo metadata` says, and prints what it therefore did not check.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+try:
+    import tomllib
+except ImportError:  # before Python 3.11; mypy brings it along
+    import tomli as tomllib
+
+REGISTRY = "registry+https://github.com/rust-lang/crates.io-index"
+
+
+def main() -> int:
+    """Runs whichever check is possible; returns its exit status."""
+    if shutil.which("cargo-deny"):
+        return run_cargo_deny()
+    print("cargo-deny is not installed: licences, bans and sources are checked by this script;")
+    print("known vulnerabilities are not checked (`cargo install cargo-deny` for that)")
+    return check_metadata()
+
+
+def run_cargo_deny() -> int:
+    """Everything, and advisories where their database can be fetched."""
+    status = subprocess.run(["cargo", "deny", "check", "licenses", "bans", "sources"], check=False).returncode
+    fetched = subprocess.run(["cargo", "deny", "fetch", "db"], check=False, capture_output=True, text=True)
+    if fetched.returncode != 0:
+        lines = fetched.stderr.strip().splitlines() or ["no reason given"]
+        print(f"known vulnerabilities are not checked: the database cannot be fetched ({lines[-1]})")
+        return status
+    return subprocess.run(["cargo", "deny", "check", "advisories"], check=False).returncode or status
+
+
+def check_metadata() -> int:
+    """Licences, banned crates and sources."""
+    with open("deny.toml", "rb") as file:
+        rules = tomllib.load(file)
+    metadata = json.loads(
+        subprocess.run(
+            ["cargo", "metadata", "--format-version", "1", "--all-features"], check=True, stdout=subprocess.PIPE
+        ).stdout
+    )
+    packages = metadata["packages"]
+    problems = [problem for package in packages for problem in problems_of(package, rules)]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"{len(packages)} packages checked, {len(problems)} problems")
+    return 1 if problems else 0
+
+
+def problems_of(package: dict[str, Any], rules: dict[str, Any]) -> list[str]:
+    """What the rules have against a package."""
+    name = f"{package['name']} {package['version']}"
+    found = []
+    if not is_allowed(package["license"] or "", set(rules["licenses"]["allow"])):
+        found.append(f"{name}: the licence {package['license']!r} is not allowed")
+    found += [f"{name}: {ban['reason']}" for ban in rules["bans"]["deny"] if ban["name"] == package["name"]]
+    if package["source"] not in {None, REGISTRY}:
+        found.append(f"{name}: comes from {package['source']}")
+    return found
+
+
+def is_allowed(expression: str, allowed: set[str]) -> bool:
+    """Whether an SPDX expression can be met with allowed licences."""
+    # Before SPDX, crates wrote a slash for "or".
+    tokens = re.findall(r"\(|\)|[^\s()]+", expression.replace("/", " OR "))
+    position = 0
+
+    def either() -> bool:
+        nonlocal position
+        value = both()
+        while position < len(tokens) and tokens[position] == "OR":
+            position += 1
+            other = both()
+            value = value or other
+        return value
+
+    def both() -> bool:
+        nonlocal position
+        value = one()
+        while position < len(tokens) and tokens[position] == "AND":
+            position += 1
+            other = one()
+            value = value and other
+        return value
+
+    def one() -> bool:
+        nonlocal position
+        if position >= len(tokens):
+            return False
+        token = tokens[position]
+        position += 1
+        if token == "(":
+            value = either()
+            position += 1
+            return value
+        if position < len(tokens) and tokens[position] == "WITH":
+            token = " ".join((token, "WITH", tokens[position + 1]))
+            position += 2
+        return token in allowed
+
+    return either() and position >= len(tokens)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

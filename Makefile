@@ -1,0 +1,56 @@
+# Everything that is needed beyond Rust, Python with venv, a C linker and make is installed into .venv and target.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-rust test-python lint lint-rust lint-python lint-dependencies build clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(abspath $(VENV))/bin
+PY := crates/ray-py
+# The extension module is built for, and linked against, the interpreter of the virtual environment.
+export PYO3_PYTHON := $(BIN)/python
+export VIRTUAL_ENV := $(abspath $(VENV))
+# rustup puts cargo there, also where the shell does not know yet.
+export PATH := $(BIN):$(HOME)/.cargo/bin:$(PATH)
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/ready ## Build with optimisation and count the words of the standard library on all processors
+	maturin develop --release --quiet -m $(PY)/Cargo.toml
+	python examples/word_count.py
+
+test: test-rust test-python ## Run all tests
+
+test-rust: ## Run the tests of the Rust crates
+	cargo test
+
+test-python: build ## Run the tests of the Python package, with real processes
+	python -m pytest $(PY)
+
+build: $(VENV)/ready ## Build the Python package for development into .venv
+	maturin develop --quiet -m $(PY)/Cargo.toml
+
+lint: lint-rust lint-python lint-dependencies ## Check formatting, lints, types, and the dependencies' licences
+
+lint-rust: $(VENV)/ready ## Check formatting and lints of the Rust code
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+lint-python: build ## Check formatting, lints, types and stubs of the Python code
+	cd $(PY) && ruff check . && ruff format --check .
+	ruff check --config $(PY)/pyproject.toml examples && ruff format --config $(PY)/pyproject.toml --check examples
+	cd $(PY) && mypy
+	cd $(PY) && python -m mypy.stubtest ray_rust._internal --mypy-config-file pyproject.toml --allowlist stubtest-allowlist.txt
+
+lint-dependencies: $(VENV)/ready ## Check licences, sources and known faults of the Rust dependencies
+	python .ci/check_dependencies.py
+
+clean: ## Remove what was built
+	rm -rf $(VENV) target
+
+$(VENV)/ready: $(PY)/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --disable-pip-version-check "maturin>=1.9,<2" "cloudpickle>=3" \
+		numpy "pytest>=8" "pytest-timeout>=2.3" "mypy>=1.15" "ruff>=0.12"
+	touch $@

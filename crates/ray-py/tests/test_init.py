@@ -1,0 +1,354 @@
+"""Joining, starting and leaving clusters."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import ray_rust
+from conftest import processes_of, wait_until
+from ray_rust.exceptions import RaySystemError
+
+
+def test_init_starts_a_cluster_and_shutdown_ends_it(no_cluster, own_folder):
+    assert not ray_rust.is_initialized()
+    context = ray_rust.init("local", num_cpus=3, num_gpus=2, resources={"gizmo": 1.5}, object_store_memory=200_000_000)
+    assert ray_rust.is_initialized()
+    total = ray_rust.cluster_resources()
+    assert (total["CPU"], total["GPU"], total["gizmo"]) == (3, 2, 1.5)
+    assert total["object_store_memory"] == pytest.approx(200_000_000, rel=0.05)
+    assert ray_rust.available_resources()["CPU"] == 3
+    assert context.address_info["gcs_address"] == context["gcs_address"]
+    assert context["session_dir"].startswith(own_folder)
+    ray_rust.shutdown()
+    assert not ray_rust.is_initialized()
+    assert processes_of(own_folder) == []
+    ray_rust.shutdown()
+
+
+def test_nodes_describe_the_cluster(cluster):
+    (node,) = ray_rust.nodes()
+    assert node["Alive"] is True
+    assert node["NodeID"] == ray_rust.get_runtime_context().get_node_id()
+    assert node["Resources"]["CPU"] == 4
+    assert node["Resources"]["gizmo"] == 2
+    assert node["Resources"]["memory"] > 0
+
+
+def test_available_resources_follow_what_runs(cluster, tmp_path):
+    path = str(tmp_path / "go")
+
+    @ray_rust.remote(num_cpus=3, resources={"gizmo": 1})
+    def hold():
+        import time
+
+        while not os.path.exists(path):
+            time.sleep(0.01)
+
+    ref = hold.remote()
+    wait_until(lambda: ray_rust.available_resources().get("CPU", 0) == 1)
+    wait_until(lambda: ray_rust.available_resources().get("gizmo") == 1)
+    open(path, "w").close()
+    ray_rust.get(ref)
+    wait_until(lambda: ray_rust.available_resources().get("CPU", 0) == 4)
+
+
+def test_a_second_init_is_refused_unless_expected(cluster):
+    with pytest.raises(RuntimeError, match="ignore_reinit_error"):
+        ray_rust.init()
+    context = ray_rust.init(ignore_reinit_error=True)
+    assert context["node_id"] == ray_rust.get_runtime_context().get_node_id()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"num_cpu": 1}, TypeError, "num_cpu"),
+        ({"num_cpus": -1}, ValueError, "num_cpus"),
+        ({"num_cpus": "1"}, TypeError, "num_cpus"),
+        ({"resources": {"CPU": 1}}, ValueError, "num_cpus"),
+        ({"object_store_memory": 0}, ValueError, "object_store_memory"),
+        ({"labels": {"a": 1}}, TypeError, "labels"),
+        ({"namespace": ""}, ValueError, "namespace"),
+        ({"runtime_env": {"pip": ["x"]}}, NotImplementedError, "pip"),
+        ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError, "env_vars"),
+        ({"local_mode": True}, NotImplementedError, "local_mode"),
+        ({"address": 5}, TypeError, "address"),
+        ({"address": "ray://host:1"}, ValueError, "ray://"),
+        ({"address": "127.0.0.1:1"}, ConnectionError, "ray-rust start"),
+    ],
+)
+def test_what_is_wrong_with_init_is_named(no_cluster, own_folder, arguments, error, words):
+    with pytest.raises(error, match=words):
+        ray_rust.init(**arguments)
+    assert not ray_rust.is_initialized()
+    assert processes_of(own_folder) == []
+
+
+def test_settings_without_an_effect_are_accepted(no_cluster, own_folder):
+    ray_rust.init("local", num_cpus=1, include_dashboard=False, configure_logging=True, logging_level="WARNING")
+
+
+def test_the_context_shuts_down_at_the_end_of_its_block(no_cluster, own_folder):
+    with ray_rust.init("local", num_cpus=1) as context:
+        assert dict(context)["node_id"]
+        assert ray_rust.is_initialized()
+    assert not ray_rust.is_initialized()
+
+
+def test_the_first_use_connects(no_cluster, own_folder):
+    assert ray_rust.get(ray_rust.put(1)) == 1
+    assert ray_rust.is_initialized()
+
+
+def test_the_first_use_does_not_connect_where_that_is_switched_off(no_cluster, monkeypatch):
+    monkeypatch.setenv("RAY_ENABLE_AUTO_CONNECT", "0")
+    with pytest.raises(RaySystemError, match="init"):
+        ray_rust.put(1)
+
+
+def test_init_again_and_again(no_cluster, own_folder):
+    @ray_rust.remote
+    def work(x):
+        return x + 1
+
+    for i in range(3):
+        ray_rust.init("local", num_cpus=1)
+        assert ray_rust.get(work.remote(i)) == i + 1
+        ray_rust.shutdown()
+    assert processes_of(own_folder) == []
+
+
+def test_references_of_a_former_connection_are_an_error(no_cluster, own_folder):
+    ray_rust.init("local", num_cpus=1)
+    ref = ray_rust.put(1)
+    ray_rust.shutdown()
+    ray_rust.init("local", num_cpus=1)
+    with pytest.raises(ray_rust.exceptions.RayError):
+        ray_rust.get(ref, timeout=10)
+    del ref
+    assert ray_rust.get(ray_rust.put(2)) == 2
+
+
+def test_waiting_ends_with_the_connection(no_cluster, own_folder):
+    import threading
+
+    ray_rust.init("local", num_cpus=1)
+
+    @ray_rust.remote
+    def sleep():
+        import time
+
+        time.sleep(1000)
+
+    ref = sleep.remote()
+    caught = []
+
+    def wait():
+        try:
+            ray_rust.get(ref)
+        except ray_rust.exceptions.RayError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    ray_rust.shutdown()
+    thread.join(20)
+    assert caught
+
+
+def test_env_vars_reach_the_workers(run_script):
+    out = run_script(
+        """
+import os
+import ray_rust as ray
+ray.init(num_cpus=1, runtime_env={"env_vars": {"FLAVOUR": "sweet"}})
+print(ray.get(ray.remote(lambda: os.environ["FLAVOUR"]).remote()))
+"""
+    )
+    assert out == "sweet\n"
+
+
+def test_functions_and_classes_of_a_script_work(run_script):
+    out = run_script(
+        """
+import ray_rust as ray
+
+class Point:
+    def __init__(self, x):
+        self.x = x
+
+class PointError(Exception):
+    pass
+
+def helper(x):
+    return Point(x * 2)
+
+@ray.remote
+def f(point):
+    if point.x > 100:
+        raise PointError("too far")
+    return helper(point.x)
+
+@ray.remote
+class Keeper:
+    def keep(self, point):
+        assert type(point) is Point
+        self.point = point
+        return self.point
+
+if __name__ == "__main__":
+    point = ray.get(f.remote(Point(4)))
+    assert type(point) is Point
+    assert type(ray.get(Keeper.remote().keep.remote(point))) is Point
+    try:
+        ray.get(f.remote(Point(101)))
+    except PointError as error:
+        print(point.x, type(error).__name__)
+"""
+    )
+    assert out == "8 RayTaskError(PointError)\n"
+
+
+def test_modules_beside_a_script_can_be_imported_by_its_tasks(run_script, tmp_path):
+    (tmp_path / "neighbour.py").write_text("def f():\n    return __name__\n")
+    (tmp_path / "data.txt").write_text("content")
+    out = run_script(
+        """
+import ray_rust as ray
+import neighbour
+print(ray.get(ray.remote(neighbour.f).remote()), ray.get(ray.remote(lambda: open("data.txt").read()).remote()))
+"""
+    )
+    assert out == "neighbour content\n"
+
+
+def test_modules_named_like_those_of_the_standard_library_do_no_harm(run_script, tmp_path):
+    (tmp_path / "socket.py").write_text("raise RuntimeError('not me')")
+    out = run_script("import ray_rust as ray\nprint(ray.get(ray.put(1)))\nray.init(ignore_reinit_error=True)")
+    assert out == "1\n"
+
+
+def test_a_forked_child_does_not_use_its_parents_connection(run_script):
+    out = run_script(
+        """
+import os
+import ray_rust as ray
+ray.init(num_cpus=1)
+ref = ray.put("mine")
+if os.fork() == 0:
+    try:
+        ray.get(ref)
+    except ray.exceptions.RaySystemError as error:
+        assert "forked" in str(error)
+        assert not ray.is_initialized()
+        del ref
+        os._exit(7)
+_, status = os.wait()
+print(os.WEXITSTATUS(status), ray.get(ref), ray.get(ray.remote(lambda: "works").remote()))
+"""
+    )
+    assert out == "7 mine works\n"
+
+
+def test_a_daemon_that_cannot_start_says_why(no_cluster, own_folder, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises((RuntimeError, OSError), match="file"):
+        ray_rust.init("local", num_cpus=1, _temp_dir=str(blocked / "below"))
+
+
+# The command
+
+
+def command(folder, *arguments):
+    environment = {**os.environ, "RAY_RUST_TMPDIR": folder}
+    return subprocess.run(
+        [sys.executable, "-m", "ray_rust.scripts", *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def test_a_cluster_started_by_hand_is_joined_and_outlives_its_drivers(no_cluster, own_folder):
+    started = command(own_folder, "start", "--head", "--num-cpus", "3", "--resources", '{"gizmo": 2}')
+    assert started.returncode == 0, started.stderr
+    assert command(own_folder, "start", "--head").returncode == 1
+    addresses = []
+    for address in (None, "auto"):
+        context = ray_rust.init(address)
+        addresses.append(context["gcs_address"])
+        assert ray_rust.cluster_resources()["CPU"] == 3
+        assert ray_rust.get(ray_rust.remote(lambda: 5).remote()) == 5
+        ray_rust.shutdown()
+        assert processes_of(own_folder)
+    ray_rust.init(addresses[0])
+    ray_rust.shutdown()
+    assert len(set(addresses)) == 1
+    status = command(own_folder, "status")
+    assert "alive" in status.stdout, status.stderr
+    assert "gizmo" in status.stdout
+    stopped = command(own_folder, "stop")
+    assert stopped.returncode == 0, stopped.stderr
+    wait_until(lambda: not processes_of(own_folder))
+    assert command(own_folder, "status").returncode == 1
+    assert "no node runs" in command(own_folder, "stop").stdout
+
+
+def test_settings_of_a_node_are_refused_when_joining(no_cluster, own_folder):
+    assert command(own_folder, "start", "--head", "--num-cpus", "1").returncode == 0
+    with pytest.raises(ValueError, match="num_cpus"):
+        ray_rust.init(num_cpus=2)
+    context = ray_rust.init("local", num_cpus=2)
+    assert ray_rust.cluster_resources()["CPU"] == 2
+    ray_rust.shutdown()
+    assert context["gcs_address"] != ray_rust.init()["gcs_address"]
+    ray_rust.shutdown()
+    command(own_folder, "stop", "--force")
+
+
+def test_the_address_can_come_from_the_environment(no_cluster, own_folder, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    for address in (None, "auto"):
+        with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1"):
+            ray_rust.init(address)
+    ray_rust.init("local", num_cpus=1)
+
+
+def test_actors_of_drivers_meet_only_in_a_namespace(no_cluster, own_folder):
+    assert command(own_folder, "start", "--head", "--num-cpus", "2").returncode == 0
+    make = """
+import ray_rust as ray
+ray.init(namespace="shared")
+
+@ray.remote
+class Keeper:
+    def get(self):
+        return "kept"
+
+Keeper.options(name="keeper", lifetime="detached").remote()
+keeper = ray.get_actor("keeper")
+ray.get(keeper.get.remote())
+Keeper.options(name="mortal").remote()
+"""
+    environment = {**os.environ, "RAY_RUST_TMPDIR": own_folder}
+    subprocess.run([sys.executable, "-c", make], env=environment, check=True, timeout=50)
+    ray_rust.init(namespace="other")
+    with pytest.raises(ValueError, match="keeper"):
+        ray_rust.get_actor("keeper")
+    assert ray_rust.get(ray_rust.get_actor("keeper", namespace="shared").get.remote()) == "kept"
+
+    def mortal_is_gone():
+        try:
+            ray_rust.get_actor("mortal", namespace="shared")
+        except ValueError:
+            return True
+        return False
+
+    wait_until(mortal_is_gone)
+    ray_rust.shutdown()
+    command(own_folder, "stop")

@@ -1,0 +1,253 @@
+"""What is wrong with options or arguments is said at once, before anything is sent."""
+
+import functools
+import math
+import pickle
+
+import cloudpickle
+import pytest
+
+import ray_rust
+from ray_rust._private import options
+from ray_rust._private.signature import Signature
+
+
+@ray_rust.remote
+def task(x, y=1, *, z=2):
+    return x
+
+
+@ray_rust.remote
+class Actor:
+    CONSTANT = 5
+
+    def __init__(self, value):
+        self.value = value
+
+    def method(self, x):
+        return x
+
+
+BAD = [
+    ("num_cpus", -1, ValueError),
+    ("num_cpus", math.nan, ValueError),
+    ("num_cpus", math.inf, ValueError),
+    ("num_cpus", "2", TypeError),
+    ("num_cpus", True, TypeError),
+    ("num_cpus", 0.00001, ValueError),
+    ("num_gpus", 1.5, ValueError),
+    ("memory", -1, ValueError),
+    ("resources", {"CPU": 1}, ValueError),
+    ("resources", {"GPU": 1}, ValueError),
+    ("resources", {"gizmo": -1}, ValueError),
+    ("resources", {1: 1}, TypeError),
+    ("resources", [], TypeError),
+    ("scheduling_strategy", "ANYWHERE", ValueError),
+    ("scheduling_strategy", object(), NotImplementedError),
+    ("placement_group", object(), NotImplementedError),
+    ("runtime_env", {"pip": ["x"]}, NotImplementedError),
+    ("accelerator_type", "T4", NotImplementedError),
+    ("label_selector", {"a": "b"}, NotImplementedError),
+]
+BAD_FOR_TASKS = [
+    ("num_returns", -1, ValueError),
+    ("num_returns", 1.5, TypeError),
+    ("num_returns", "streaming", NotImplementedError),
+    ("max_retries", -2, ValueError),
+    ("max_retries", "many", TypeError),
+    ("retry_exceptions", [ValueError], NotImplementedError),
+    ("retry_exceptions", 1, TypeError),
+    ("max_calls", 1, NotImplementedError),
+    ("max_restarts", 1, ValueError),
+    ("nonsense", 1, ValueError),
+]
+BAD_FOR_ACTORS = [
+    ("name", "", ValueError),
+    ("name", 5, TypeError),
+    ("lifetime", "long", ValueError),
+    ("max_restarts", -2, ValueError),
+    ("max_concurrency", 0, ValueError),
+    ("max_task_retries", -2, ValueError),
+    ("get_if_exists", None, TypeError),
+    ("num_returns", 2, ValueError),
+    ("nonsense", 1, ValueError),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "error"), BAD + BAD_FOR_TASKS)
+def test_bad_options_of_tasks_are_named(name, value, error):
+    with pytest.raises(error, match=name):
+        task.options(**{name: value})
+    with pytest.raises(error, match=name):
+        ray_rust.remote(**{name: value})(lambda: None)
+
+
+@pytest.mark.parametrize(("name", "value", "error"), BAD + BAD_FOR_ACTORS)
+def test_bad_options_of_actors_are_named(name, value, error):
+    with pytest.raises(error, match=name):
+        Actor.options(**{name: value})
+
+
+def test_an_unknown_option_is_refused_when_the_decorator_is_written():
+    with pytest.raises(ValueError, match="num_cpu"):
+        ray_rust.remote(num_cpu=1)
+
+
+def test_good_options_pass():
+    task.options(num_cpus=0.5, num_gpus=None, resources={"gizmo": 1}, max_retries=-1, num_returns=0, name="n")
+    Actor.options(name="n", lifetime="detached", max_restarts=-1, num_cpus=0, scheduling_strategy="SPREAD")
+
+
+def test_none_takes_an_option_back():
+    merged = options.merge({"num_cpus": 4}, {"num_cpus": None}, options.TASK_OPTIONS, "a task")
+    assert merged == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "cpus", "placement_cpus"),
+    [
+        ({}, 0, 1),
+        ({"memory": 100}, 0, 1),
+        ({"num_cpus": 0}, 0, 0),
+        ({"num_cpus": 2}, 2, 0),
+        ({"num_gpus": 1}, 1, 0),
+        ({"resources": {"gizmo": 1}}, 1, 0),
+    ],
+)
+def test_actors_take_cpus_as_in_ray(given, cpus, placement_cpus):
+    placement, additional = options.actor_placement(given)
+    assert (placement.num_cpus, additional) == (cpus, placement_cpus)
+
+
+@pytest.mark.parametrize("wrong", [((), {}), ((1, 2, 3), {}), ((1,), {"q": 1}), ((1,), {"x": 2})])
+def test_arguments_are_checked_before_anything_is_sent(wrong):
+    args, kwargs = wrong
+    with pytest.raises(TypeError, match=r"task\(\)"):
+        task.remote(*args, **kwargs)
+
+
+def test_constructor_arguments_are_checked():
+    with pytest.raises(TypeError, match="value"):
+        Actor.remote()
+
+    @ray_rust.remote
+    class Plain:
+        pass
+
+    with pytest.raises(TypeError, match="takes no arguments"):
+        Plain.remote(1)
+
+
+def test_direct_calls_name_the_right_way():
+    with pytest.raises(TypeError, match=r"task\.remote"):
+        task(1)
+    with pytest.raises(TypeError, match=r"Actor\.remote"):
+        Actor(1)
+
+
+def test_an_actor_class_cannot_be_inherited_from():
+    with pytest.raises(TypeError, match="Actor"):
+
+        class Child(Actor):
+            pass
+
+
+def test_constants_of_an_actor_class_can_be_read():
+    assert Actor.CONSTANT == 5
+
+
+@pytest.mark.parametrize("wrong", [1, None, "text"])
+def test_only_functions_and_classes_can_be_remote(wrong):
+    with pytest.raises(TypeError, match="remote"):
+        ray_rust.remote(wrong)
+
+
+def test_remote_twice_is_refused():
+    with pytest.raises(TypeError, match="already"):
+        ray_rust.remote(task)
+
+
+def test_what_is_not_supported_yet_says_so():
+    async def coroutine():
+        pass
+
+    def generator():
+        yield 1
+
+    class HasCoroutine:
+        async def wait(self):
+            pass
+
+    with pytest.raises(ValueError, match="coroutine"):
+        ray_rust.remote(coroutine)
+    with pytest.raises(NotImplementedError, match="generator"):
+        ray_rust.remote(generator)
+    with pytest.raises(NotImplementedError, match=r"HasCoroutine\.wait"):
+        ray_rust.remote(HasCoroutine)
+
+
+def test_method_options_are_checked():
+    with pytest.raises(ValueError, match="num_returns"):
+        ray_rust.method(num_returns=-1)
+    with pytest.raises(TypeError, match="by name"):
+        ray_rust.method(lambda: None)
+    with pytest.raises(ValueError, match="nonsense"):
+        ray_rust.method(nonsense=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: ray_rust.get(5), TypeError, "5"),
+        (lambda: ray_rust.get(5), ValueError, "int"),
+        (lambda: ray_rust.get([5]), TypeError, "index 0"),
+        (lambda: ray_rust.get({}), TypeError, "dict"),
+        (lambda: ray_rust.get([], timeout="1"), TypeError, "timeout"),
+        (lambda: ray_rust.get([], timeout=-2), ValueError, "timeout"),
+        (lambda: ray_rust.wait(5), TypeError, "int"),
+        (lambda: ray_rust.wait([5]), TypeError, "index 0"),
+        (lambda: ray_rust.wait([], timeout=-1), ValueError, "negative"),
+        (lambda: ray_rust.wait([], timeout=1, timeout_ms=1), ValueError, "not both"),
+        (lambda: ray_rust.kill(5), ValueError, "actor handle"),
+        (lambda: ray_rust.cancel(5), TypeError, "ObjectRef"),
+        (lambda: ray_rust.get_actor(""), ValueError, "name"),
+        (lambda: ray_rust.get_actor("x", namespace=""), ValueError, "namespace"),
+    ],
+)
+def test_calls_name_what_they_were_given(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("function", "good", "bad"),
+    [
+        (lambda: None, [()], [(1,)]),
+        (lambda a, b=1: None, [(1,), (1, 2)], [(), (1, 2, 3)]),
+        (lambda *a: None, [(), (1, 2, 3)], []),
+        (lambda a, *, k: None, [], [(1,)]),
+    ],
+)
+def test_signatures_count_arguments(function, good, bad):
+    for signature in (Signature.of(function), pickle.loads(pickle.dumps(Signature.of(function)))):
+        for args in good:
+            signature.check("f", args, {})
+        for args in bad:
+            with pytest.raises(TypeError, match=r"f\(\)"):
+                signature.check("f", args, {})
+
+
+def test_signatures_that_nobody_knows_take_anything():
+    signature = pickle.loads(pickle.dumps(Signature.of(type("Odd", (), {"__signature__": 5}))))
+    signature.check("f", (1, 2), {"a": 3})
+
+
+def test_partial_functions_can_be_remote():
+    partial = ray_rust.remote(functools.partial(lambda a, b: a + b, 1))
+    with pytest.raises(TypeError):
+        partial.remote()
+
+
+def test_a_remote_function_pickles_with_its_options():
+    again = cloudpickle.loads(cloudpickle.dumps(task.options(num_cpus=3)))
+    assert again._options == {"num_cpus": 3}
