@@ -19,7 +19,8 @@ use ray_link::message::ToRaylet;
 use rustc_hash::FxHashMap;
 
 use super::CoreWorker;
-use super::objects::{ReadyValue, Then};
+use super::grants::Then;
+use super::objects::ReadyValue;
 use super::peers::keep;
 use super::poll::{End, Patience};
 use super::state::{State, now};

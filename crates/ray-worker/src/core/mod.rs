@@ -17,11 +17,13 @@
 //! | `peers` | connections to other core workers and their messages |
 //! | `tasks` | submission, dispatch, replies, retries |
 //! | `actors` | creation of actors, calls to them |
-//! | `objects` | values, shared memory, references and grants |
+//! | `objects` | values and shared memory |
+//! | `grants` | references that are handed over |
 //! | `execution` | a worker's side: tasks that come, what goes back |
 
 mod actors;
 mod execution;
+mod grants;
 mod link;
 mod objects;
 mod peers;

@@ -12,6 +12,7 @@ use ray_object_store::shm::ShmSlice;
 use rustc_hash::FxHashMap;
 
 use super::CoreWorker;
+use super::grants::Then;
 use super::poll::{End, Interrupted, Patience};
 use super::state::{Answer, State};
 use crate::memory_store::WaiterId;
@@ -37,10 +38,6 @@ pub(super) struct SharedObjects {
     pub(super) lease_on: FxHashMap<WorkerId, LeaseId>,
     /// Registrations of actors that the control plane has not answered, and who waits for one.
     pub(super) registrations: FxHashMap<u64, (ActorId, Option<WaiterId>)>,
-    /// Requests for grants: of whom, and for what.
-    asked: FxHashMap<u64, (WorkerId, u64)>,
-    /// What is held back until all its grants are there.
-    held_back: FxHashMap<u64, HeldBack>,
     /// Borrowers that wait for values which are there now.
     answer_peers: VecDeque<(WorkerId, ObjectId)>,
 }
@@ -57,34 +54,6 @@ type Placed = Result<(u64, u64), StoreError>;
 
 /// What `get` returns: the values, or the object that has none and why.
 pub type Got<T> = Result<T, (ObjectId, Failure)>;
-
-/// Something that hands references over, and waits until their owners have granted them.
-#[derive(Debug)]
-struct HeldBack {
-    missing: usize,
-    borrower: WorkerId,
-    /// Kept until then, one handle each.
-    references: Vec<Contained>,
-    then: Then,
-}
-
-/// What is done once the grants are there.
-#[derive(Debug)]
-pub(super) enum Then {
-    /// A frame to another core worker.
-    Send {
-        /// To whom.
-        to: Owner,
-        /// Its kind.
-        kind: Kind,
-        /// Its payload.
-        payload: Vec<u8>,
-    },
-    /// A message to the node.
-    TellNode(ToRaylet),
-    /// Something else waits for the same.
-    Nested(Box<(Vec<Contained>, WorkerId, Self)>),
-}
 
 /// An object of shared memory that stays where it is as long as this lives.
 #[derive(Debug)]
@@ -582,87 +551,6 @@ impl State {
     ) {
         self.shared.fetching.remove(&object_id);
         self.take_value(core, object_id, value, contained);
-    }
-
-    /// Does `then` as soon as each of these references is granted to `borrower` by its owner. Each
-    /// has a handle for this purpose, which is dropped afterwards.
-    pub(super) fn grant_then(
-        &mut self,
-        core: &CoreWorker,
-        references: Vec<Contained>,
-        borrower: WorkerId,
-        then: Then,
-    ) {
-        let id = self.next_request();
-        let mut by_owner: FxHashMap<WorkerId, (Owner, Vec<ObjectId>)> = FxHashMap::default();
-        for &(object_id, owner) in &references {
-            if owner.worker_id == borrower {
-                // The owner needs no promise of its own.
-            } else if owner.worker_id == self.me.worker_id {
-                self.references.grant(object_id, borrower);
-            } else {
-                by_owner.entry(owner.worker_id).or_insert((owner, Vec::new())).1.push(object_id);
-            }
-        }
-        let mut missing = 0;
-        for (worker_id, (owner, object_ids)) in by_owner {
-            let request = self.next_request();
-            // An owner that cannot be reached is dead, and what it owned with it.
-            if self.tell(core, owner, &PeerMessage::AskGrants { request, object_ids, borrower }) {
-                self.shared.asked.insert(request, (worker_id, id));
-                missing += 1;
-            }
-        }
-        self.shared.held_back.insert(id, HeldBack { missing, borrower, references, then });
-        self.release_held_back(core, id);
-    }
-
-    pub(super) fn on_granted(&mut self, core: &CoreWorker, request: u64) {
-        let Some((_, id)) = self.shared.asked.remove(&request) else { return };
-        if let Some(held_back) = self.shared.held_back.get_mut(&id) {
-            held_back.missing -= 1;
-            self.release_held_back(core, id);
-        }
-    }
-
-    /// What a dead owner should have granted is not waited for.
-    pub(super) fn on_granter_lost(&mut self, core: &CoreWorker, worker_id: WorkerId) {
-        let asked = self.shared.asked.iter().filter(|(_, (owner, _))| *owner == worker_id);
-        let requests: Vec<u64> = asked.map(|(&request, _)| request).collect();
-        for request in requests {
-            self.on_granted(core, request);
-        }
-    }
-
-    fn release_held_back(&mut self, core: &CoreWorker, id: u64) {
-        if self.shared.held_back.get(&id).is_none_or(|held_back| held_back.missing > 0) {
-            return;
-        }
-        let Some(HeldBack { borrower, references, then, .. }) = self.shared.held_back.remove(&id) else {
-            return;
-        };
-        let mut effects = Vec::new();
-        for (object_id, owner) in references {
-            if borrower == self.me.worker_id && owner.worker_id != borrower {
-                self.references.add_grant(object_id);
-            }
-            self.references.remove_local(object_id, &mut effects);
-        }
-        self.run_then(core, then);
-        self.apply_reference_effects(core, effects);
-    }
-
-    pub(super) fn run_then(&mut self, core: &CoreWorker, then: Then) {
-        match then {
-            Then::Send { to, kind, payload } => {
-                self.send(core, to, kind, |out| out.extend_from_slice(&payload));
-            }
-            Then::TellNode(message) => self.tell_node(&message),
-            Then::Nested(nested) => {
-                let (references, borrower, then) = *nested;
-                self.grant_then(core, references, borrower, then);
-            }
-        }
     }
 }
 

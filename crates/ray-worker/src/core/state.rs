@@ -15,6 +15,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::actors::Actor;
 use super::execution::Execution;
+use super::grants::Grants;
 use super::objects::SharedObjects;
 use super::peers::Peers;
 use super::tasks::Crash;
@@ -47,6 +48,7 @@ pub(super) struct State {
     pub(super) references: ReferenceCounter,
     pub(super) memory: MemoryStore,
     pub(super) shared: SharedObjects,
+    pub(super) grants: Grants,
     pub(super) tasks: TaskTable,
     pub(super) dispatcher: Dispatcher,
     pub(super) actors: FxHashMap<ActorId, Actor>,
@@ -135,6 +137,7 @@ impl State {
             references: ReferenceCounter::new(),
             memory: MemoryStore::default(),
             shared: SharedObjects::default(),
+            grants: Grants::default(),
             tasks: TaskTable::default(),
             dispatcher: Dispatcher::new(
                 config.max_inflight_per_worker,
