@@ -1,6 +1,7 @@
 //! Where a node's objects lie.
 //!
 //! * [`InMemoryObjectStore`]: objects on the heap of one process.
+//! * [`object_table`]: the books of the store that a node's processes share.
 //! * [`shm`]: memory that the node's processes map; the only unsafe code.
 //! * [`arena`]: which range of it belongs to whom.
 //! * [`spill`]: where objects go when memory is short.
@@ -8,6 +9,7 @@
 pub mod arena;
 mod borrow;
 mod memory_store;
+pub mod object_table;
 #[expect(unsafe_code, reason = "memory shared between processes is reached through pointers")]
 pub mod shm;
 pub mod spill;
