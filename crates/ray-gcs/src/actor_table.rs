@@ -249,11 +249,12 @@ impl ActorTable {
     /// A node reports that this incarnation is gone.
     pub fn on_died(&mut self, target: &Incarnation, cause: DeathCause, now: Now, out: &mut Vec<ActorEffect>) {
         let Some(actor) = self.current_mut(target) else { return };
-        if actor.is_creating() && cause.kind == DeathKind::Unschedulable {
-            self.place_again(target.actor_id, out);
-        } else {
+        if cause.kind != DeathKind::Unschedulable {
             self.restart_or_bury(target.actor_id, cause, now, out);
+        } else if actor.is_creating() {
+            self.place_again(target.actor_id, out);
         }
+        // Else the node gave an earlier order back, and took the next one and carried it out since.
     }
 
     /// Ends an actor, for good or so that it is made anew if it may be. Ending a dead actor changes

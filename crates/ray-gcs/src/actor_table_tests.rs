@@ -283,6 +283,15 @@ fn an_order_that_a_node_gives_back_or_refuses() {
 }
 
 #[test]
+fn a_late_copy_of_an_order_given_back_does_not_end_what_the_node_made_since() {
+    let mut table = with_living_actor(MaxRestarts::Times(0));
+    let mut out = Vec::new();
+    table.on_died(&incarnation(1, 1, 0), died(DeathKind::Unschedulable), at(1), &mut out);
+    assert_eq!(out, []);
+    assert!(matches!(phase(&table, 1), ActorPhase::Alive { .. }));
+}
+
+#[test]
 fn a_reason_to_wait_is_told_once() {
     let mut table = ActorTable::new(10);
     let mut out = Vec::new();

@@ -79,6 +79,12 @@ impl Driver {
         }
     }
 
+    /// Whether the registration of this actor was not answered yet.
+    pub(super) fn is_registering(&self, actor_id: ActorId) -> bool {
+        let registers = |call: &Call| matches!(call, Call::RegisterActor(spec) if spec.actor_id == actor_id);
+        self.calls.values().any(registers)
+    }
+
     /// Whether it has nothing more to do.
     pub(super) fn is_done(&self) -> bool {
         self.plan.is_empty() && self.calls.is_empty()

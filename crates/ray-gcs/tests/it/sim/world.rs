@@ -340,9 +340,12 @@ impl World {
                 let kill = |plane: &mut ControlPlane, now, fx: &mut Effects| {
                     plane.kill_actor(actor_id, for_good, cause, now, fx)
                 };
-                // Its registration may still be under way.
-                self.step(kill)?.ok()?;
-                Reply::Done
+                match self.step(kill)? {
+                    Ok(()) => Reply::Done,
+                    // Its registration is still under way; the driver tries again.
+                    Err(_) if self.driver.is_registering(actor_id) => return None,
+                    Err(_) => Reply::Refused,
+                }
             }
             Call::FinishJob(job_id) => {
                 self.step(|plane, now, fx| plane.finish_job(job_id, "done", now, fx))?;
