@@ -12,6 +12,7 @@ use ray_core::id::{NodeId, ObjectId};
 use ray_core::pb::raylet as pb;
 use ray_core::pb::raylet::raylet_service_server::RayletService;
 use ray_core::resource::Resources;
+use ray_core::traits::ObjectStore;
 use ray_core::wire::{self, WireError};
 use ray_link::message::LeasedWorker;
 use tokio::sync::{mpsc, oneshot};
@@ -22,7 +23,8 @@ use tonic::{Request, Response, Status};
 use crate::node::effect::{ActorOrder, RemoteOutcome};
 use crate::node::gcs_port::address;
 use crate::node::handle::{Command, NodeHandle};
-use crate::node::store_port::StoreCommand;
+use crate::node::object_store::NodeObjectStore;
+use crate::node::store_port::PinnedObject;
 use crate::task_table::{TaskSpec, TaskState};
 
 /// Longest time for which a call waits, whatever the caller asks for.
@@ -34,25 +36,15 @@ const CHUNKS_AHEAD: usize = 4;
 #[derive(Debug, Clone)]
 pub(crate) struct RayletGrpc {
     node: NodeHandle,
+    objects: NodeObjectStore,
     node_id: NodeId,
     chunk_bytes: u64,
 }
 
 impl RayletGrpc {
     /// Answers for this node, which sends objects in chunks of this size.
-    pub(crate) const fn new(node: NodeHandle, node_id: NodeId, chunk_bytes: u64) -> Self {
-        Self { node, node_id, chunk_bytes }
-    }
-
-    /// Waits until the object can be read. Returns whether it came in time.
-    async fn wait_for(&self, object_id: ObjectId, timeout_ms: u64) -> Result<bool, RayError> {
-        let (sender, ready) = oneshot::channel();
-        self.node.send(Command::Store(StoreCommand::Wait { object_id, answer: sender })).await?;
-        Ok(tokio::time::timeout(wait(timeout_ms), ready).await.is_ok_and(|outcome| outcome.is_ok()))
-    }
-
-    async fn size_of(&self, object_id: ObjectId) -> Result<Option<u64>, RayError> {
-        self.node.call(|answer| Command::Store(StoreCommand::Size { object_id, answer })).await
+    pub(crate) fn new(node: NodeHandle, node_id: NodeId, chunk_bytes: u64) -> Self {
+        Self { objects: NodeObjectStore::new(node.clone()), node, node_id, chunk_bytes }
     }
 }
 
@@ -104,6 +96,25 @@ fn announced_worker(request: pb::RegisterWorkerRequest) -> Result<LeasedWorker, 
         tcp_address: address.tcp_address,
         pid: request.pid,
     })
+}
+
+/// Sends the object from `offset` on; at least one chunk, so that an empty object is told from none.
+async fn send_chunks(
+    object: PinnedObject,
+    mut offset: u64,
+    chunk_bytes: u64,
+    chunks: mpsc::Sender<Result<pb::ObjectChunk, Status>>,
+) {
+    let total_bytes = object.len() as u64;
+    loop {
+        let end = offset.saturating_add(chunk_bytes).min(total_bytes);
+        let data = object[offset as usize..end as usize].to_vec();
+        let sent = chunks.send(Ok(pb::ObjectChunk { offset, total_bytes, data })).await;
+        offset = end;
+        if sent.is_err() || offset >= total_bytes {
+            return;
+        }
+    }
 }
 
 const fn state_code(state: &TaskState) -> pb::TaskState {
@@ -220,8 +231,8 @@ impl RayletService for RayletGrpc {
     ) -> Result<Response<pb::WaitObjectReply>, Status> {
         let request = request.into_inner();
         let object_id = wire::id("object_id", &request.object_id)?;
-        let ready = self.wait_for(object_id, request.timeout_ms).await?;
-        Ok(Response::new(pb::WaitObjectReply { ready }))
+        let (ready, _) = self.objects.wait(&[object_id], 1, wait(request.timeout_ms)).await?;
+        Ok(Response::new(pb::WaitObjectReply { ready: !ready.is_empty() }))
     }
 
     async fn get_object_locations(
@@ -229,11 +240,15 @@ impl RayletService for RayletGrpc {
         request: Request<pb::GetObjectLocationsRequest>,
     ) -> Result<Response<pb::GetObjectLocationsReply>, Status> {
         let object_id = wire::id("object_id", &request.get_ref().object_id)?;
-        let size = self.size_of(object_id).await?;
+        let info = match self.objects.info(&object_id).await {
+            Ok(info) if info.sealed => Some(info),
+            Ok(_) | Err(RayError::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
         Ok(Response::new(pb::GetObjectLocationsReply {
-            node_ids: size.map(|_| self.node_id.to_binary()).into_iter().collect(),
-            size_bytes: size.unwrap_or_default(),
-            spilled: false,
+            node_ids: info.iter().map(|_| self.node_id.to_binary()).collect(),
+            size_bytes: info.as_ref().map_or(0, |info| info.size_bytes),
+            spilled: info.is_some_and(|info| info.spill_url.is_some()),
         }))
     }
 
@@ -245,34 +260,18 @@ impl RayletService for RayletGrpc {
     ) -> Result<Response<Self::TransferObjectStream>, Status> {
         let request = request.into_inner();
         let object_id: ObjectId = wire::id("object_id", &request.object_id)?;
-        let not_found = || RayError::NotFound { what: format!("object {object_id}") };
-        let total_bytes = self.size_of(object_id).await?.ok_or_else(not_found)?;
-        if request.offset > total_bytes {
-            let reason = format!("{} is beyond the object's end at {total_bytes}", request.offset);
+        if !self.objects.contains(&object_id).await? {
+            return Err(RayError::NotFound { what: format!("object {object_id}") }.into());
+        }
+        // Pinned until the stream ends; one that lies on disk is restored first.
+        let object = self.objects.pin(object_id, MAX_WAIT).await?;
+        if request.offset > object.len() as u64 {
+            let reason = format!("{} is beyond the object's end at {}", request.offset, object.len());
             return Err(WireError::Invalid { field: "offset", reason }.into());
         }
         let (chunks, stream) = mpsc::channel(CHUNKS_AHEAD);
-        let (node, len) = (self.node.clone(), self.chunk_bytes);
         // It ends by itself with the stream: as soon as nobody reads, sending fails.
-        drop(tokio::spawn(async move {
-            let mut offset = request.offset;
-            loop {
-                let read = |answer| Command::Store(StoreCommand::Read { object_id, offset, len, answer });
-                let chunk = match node.call(read).await {
-                    Ok(Some(data)) => Ok(pb::ObjectChunk { offset, total_bytes, data: data.to_vec() }),
-                    Ok(None) => {
-                        let cause = "it was deleted while it was sent".to_owned();
-                        Err(Status::from(RayError::ObjectLost { object_id, cause }))
-                    }
-                    Err(error) => Err(Status::from(error)),
-                };
-                offset += chunk.as_ref().map_or(0, |chunk| chunk.data.len() as u64);
-                let last = chunk.is_err() || offset >= total_bytes;
-                if chunks.send(chunk).await.is_err() || last {
-                    return;
-                }
-            }
-        }));
+        drop(tokio::spawn(send_chunks(object, request.offset, self.chunk_bytes, chunks)));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 

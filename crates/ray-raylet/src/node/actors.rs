@@ -11,6 +11,7 @@
 //! The control plane decides where and how often an actor is made; the node makes it, says what
 //! became of it, and forgets it with its process.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -33,6 +34,35 @@ enum ActorState {
     Creating(WorkerId),
     /// It takes calls.
     Alive(WorkerId),
+}
+
+/// Ends of actors that are remembered.
+const MAX_ENDED: usize = 10_000;
+
+/// The last incarnations that ended here, in case an order for one of them is repeated: its answer was
+/// lost, and the actor must not come to life again.
+#[derive(Debug, Default)]
+pub(super) struct EndedActors {
+    ends: BTreeMap<ActorId, (u64, DeathCause)>,
+    oldest_first: VecDeque<ActorId>,
+}
+
+impl EndedActors {
+    fn insert(&mut self, actor_id: ActorId, num_restarts: u64, cause: DeathCause) {
+        if self.ends.insert(actor_id, (num_restarts, cause)).is_none() {
+            self.oldest_first.push_back(actor_id);
+        }
+        if self.oldest_first.len() > MAX_ENDED
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.ends.remove(&oldest);
+        }
+    }
+
+    /// How this incarnation ended, or a later one.
+    fn of(&self, actor_id: ActorId, num_restarts: u64) -> Option<&DeathCause> {
+        self.ends.get(&actor_id).filter(|(ended, _)| *ended >= num_restarts).map(|(_, cause)| cause)
+    }
 }
 
 /// One actor of this node.
@@ -69,6 +99,11 @@ impl NodeMachine {
             }
             // The control plane gave the last incarnation up.
             self.drop_actor(now, actor_id, "a newer incarnation of the actor takes its place");
+        }
+        if let Some(cause) = self.ended_actors.of(actor_id, order.num_restarts) {
+            let (num_restarts, outcome) = (order.num_restarts, ActorOutcome::Died(cause.clone()));
+            self.effects.push(Effect::ReportActor { actor_id, num_restarts, outcome });
+            return;
         }
         let lease_id = self.next_lease_id();
         let shape = larger_of(&order.placement, &order.living);
@@ -203,6 +238,7 @@ impl NodeMachine {
     fn report_died(&mut self, actor: &LocalActor, cause: DeathCause) {
         let (actor_id, num_restarts) = (actor.order.actor_id, actor.order.num_restarts);
         info!(%actor_id, num_restarts, cause = cause.message, "actor died");
+        self.ended_actors.insert(actor_id, num_restarts, cause.clone());
         let outcome = ActorOutcome::Died(cause);
         self.effects.push(Effect::ReportActor { actor_id, num_restarts, outcome });
     }

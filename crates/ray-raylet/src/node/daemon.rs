@@ -21,11 +21,12 @@ use ray_core::pb::raylet::raylet_service_server::RayletServiceServer;
 use ray_core::resource::Resources;
 use ray_gcs::Gcs;
 use ray_link::{Listener, Waker};
+use ray_object_store::spill::{FileSpill, SpillBackend};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -227,7 +228,11 @@ impl Services {
         let gcs_address = config.gcs_address.clone().unwrap_or_else(|| address.to_string());
         let host = address.ip().to_string();
         let hardware = Hardware::find(&config.config, &host, config.is_head())?;
-        let store = StorePort::new(hardware.store_bytes)?;
+        let settings = &config.config.object_store;
+        let folder = settings.spill_directory.clone().unwrap_or_else(|| session.folder().join("spilled"));
+        let spill: Arc<dyn SpillBackend> = Arc::new(FileSpill::new(folder)?);
+        let (bytes, max_spill_bytes) = (hardware.store_bytes, settings.max_spill_bytes);
+        let store = StorePort::new(bytes, max_spill_bytes, Some(spill), Handle::current(), handle.clone())?;
         let identity = NodeIdentity {
             node_id: NodeId::random(),
             gcs_address: gcs_address.clone(),

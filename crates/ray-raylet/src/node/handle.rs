@@ -1,6 +1,7 @@
 //! How other threads talk to the one that owns the machine.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
@@ -12,7 +13,7 @@ use ray_link::message::LeasedWorker;
 use tokio::sync::{mpsc, oneshot};
 
 use super::effect::{ActorOrder, ClientId, RemoteOutcome};
-use super::store_port::StoreCommand;
+use super::store_port::{StoreCommand, StoreDrop};
 use crate::log_tail::LogBatch;
 use crate::task_table::{TaskSpec, TaskState};
 
@@ -82,13 +83,53 @@ pub(crate) enum Command {
 pub(crate) struct NodeHandle {
     inbox: mpsc::Sender<Command>,
     waker: Arc<Waker>,
+    dropped: Arc<Dropped>,
+}
+
+/// What a `drop` leaves behind, which can neither wait for room in a channel nor let its note be lost.
+/// No longer than there are requests, pins and writes under way.
+#[derive(Debug, Default)]
+struct Dropped {
+    notes: Mutex<Vec<StoreDrop>>,
+    next_request: AtomicU64,
+}
+
+/// Where the thread takes what was sent to it.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    commands: mpsc::Receiver<Command>,
+    dropped: Arc<Dropped>,
+}
+
+impl Inbox {
+    /// The next command, if there is one.
+    pub(crate) fn take(&mut self) -> Option<Command> {
+        self.commands.try_recv().ok()
+    }
+
+    /// What was dropped since the last call.
+    pub(crate) fn take_dropped(&self) -> Vec<StoreDrop> {
+        std::mem::take(&mut *self.dropped.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl NodeHandle {
     /// A handle and the end from which the thread takes the commands when `waker` is readable.
-    pub(crate) fn new(waker: Arc<Waker>) -> (Self, mpsc::Receiver<Command>) {
+    pub(crate) fn new(waker: Arc<Waker>) -> (Self, Inbox) {
         let (inbox, commands) = mpsc::channel(INBOX);
-        (Self { inbox, waker }, commands)
+        let dropped = Arc::new(Dropped::default());
+        (Self { inbox, waker, dropped: Arc::clone(&dropped) }, Inbox { commands, dropped })
+    }
+
+    /// Leaves a note for the thread without waiting.
+    pub(crate) fn note_drop(&self, dropped: StoreDrop) {
+        self.dropped.notes.lock().unwrap_or_else(PoisonError::into_inner).push(dropped);
+        self.waker.wake();
+    }
+
+    /// A number for a request to the store, never given twice.
+    pub(crate) fn next_request(&self) -> u64 {
+        self.dropped.next_request.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Sends a command, when there is room.

@@ -27,10 +27,10 @@ use tracing::{debug, error, info, warn};
 use super::effect::{ClientId, Effect, NodeIdentity, RemoteOutcome};
 use super::fork_server::{ForkEvent, ForkServer};
 use super::gcs_port::{GcsCall, GcsReport, UsageReport};
-use super::handle::{Command, NodeStatus};
+use super::handle::{Command, Inbox, NodeStatus};
 use super::machine::NodeMachine;
 use super::process_tree;
-use super::store_port::StorePort;
+use super::store_port::{StoreCommand, StoreOutput, StorePort};
 use crate::log_monitor::{LogCommand, log_path};
 
 const LISTENER: u64 = 0;
@@ -67,7 +67,7 @@ pub(super) struct LinkServerParts {
     /// Readable when the driver that owns the node has ended.
     pub(super) owner: Option<OwnedFd>,
     pub(super) waker: Arc<Waker>,
-    pub(super) inbox: mpsc::Receiver<Command>,
+    pub(super) inbox: Inbox,
     pub(super) logs: PathBuf,
     pub(super) log_commands: mpsc::Sender<LogCommand<FlushMark>>,
     pub(super) worker_env: BTreeMap<String, String>,
@@ -152,6 +152,9 @@ impl LinkServer {
                 self.on_ready(now, readiness);
             }
             self.parts.machine.on_tick(now);
+            let mut out = Vec::new();
+            self.parts.store.on_tick(now, &mut out);
+            self.on_store_outputs(out);
             self.after_round(now);
             if let Some(reason) = self.ended(now) {
                 return Ok(reason);
@@ -163,7 +166,8 @@ impl LinkServer {
         let full = !self.reports.is_empty() || !self.log_commands.is_empty();
         let retry = full.then(|| Instant::now() + RETRY);
         let ending = self.ending.as_ref().map(|ending| ending.deadline);
-        [self.parts.machine.next_deadline(), self.usage_due, retry, ending].into_iter().flatten().min()
+        let (machine, store) = (self.parts.machine.next_deadline(), self.parts.store.next_deadline());
+        [machine, store, self.usage_due, retry, ending].into_iter().flatten().min()
     }
 
     fn on_ready(&mut self, now: Instant, readiness: Readiness) {
@@ -226,13 +230,14 @@ impl LinkServer {
 
     fn on_message(&mut self, now: Instant, client: ClientId, message: ToRaylet) {
         if let ToRaylet::Register { worker_id, role, pid, socket_path } = message {
+            self.parts.store.on_client_named(client, format!("process {pid}"));
             self.parts.machine.on_registered(now, client, worker_id, role, pid, socket_path);
             return;
         }
-        let Some(speaker) = self.parts.machine.worker_of(client) else {
+        if self.parts.machine.worker_of(client).is_none() {
             self.reject(now, client, "the first message has to say who speaks".to_owned());
             return;
-        };
+        }
         match message {
             ToRaylet::GcsCall { request, method, body } => {
                 let call = GcsCall::Pass { client, request, method, body };
@@ -254,9 +259,9 @@ impl LinkServer {
             | ToRaylet::CancelGet { .. }
             | ToRaylet::ReleaseObject { .. }
             | ToRaylet::DeleteObjects { .. } => {
-                let mut answers = Vec::new();
-                self.parts.store.on_message(client, speaker, message, &mut answers);
-                self.send_all(answers);
+                let mut out = Vec::new();
+                self.parts.store.on_message(now, client, message, &mut out);
+                self.on_store_outputs(out);
             }
             other => self.parts.machine.on_message(now, client, other),
         }
@@ -289,13 +294,19 @@ impl LinkServer {
 
     fn on_commands(&mut self, now: Instant) {
         self.parts.waker.reset();
-        for _ in 0..COMMANDS_PER_ROUND {
-            match self.parts.inbox.try_recv() {
-                Ok(command) => self.on_command(now, command),
-                Err(_) => return,
+        // Commands first, for what was dropped is about commands that were sent before.
+        let mut left = COMMANDS_PER_ROUND;
+        while let Some(command) = self.parts.inbox.take() {
+            self.on_command(now, command);
+            left -= 1;
+            if left == 0 {
+                self.parts.waker.wake();
+                return;
             }
         }
-        self.parts.waker.wake();
+        for dropped in self.parts.inbox.take_dropped() {
+            self.on_command(now, Command::Store(StoreCommand::Dropped(dropped)));
+        }
     }
 
     fn on_command(&mut self, now: Instant, command: Command) {
@@ -337,8 +348,10 @@ impl LinkServer {
                 machine.on_request_lease(now, lease_id, job_id, shape);
             }
             Command::LeaseTimeout { lease_id, answer } => {
+                // An answer may be among the effects of this round: it comes first.
+                self.run_effects(now);
                 self.lease_waiters.remove(&lease_id);
-                reply(answer, machine.on_lease_timeout(now, lease_id));
+                reply(answer, self.parts.machine.on_lease_timeout(now, lease_id));
             }
             Command::ReleaseLease { lease_id, answer } => {
                 machine.on_release_lease(now, lease_id);
@@ -355,9 +368,9 @@ impl LinkServer {
                 self.send(client, &FromRaylet::LogsFlushed { request });
             }
             Command::Store(command) => {
-                let mut answers = Vec::new();
-                self.parts.store.on_command(command, &mut answers);
-                self.send_all(answers);
+                let mut out = Vec::new();
+                self.parts.store.on_command(now, command, &mut out);
+                self.on_store_outputs(out);
             }
             Command::Shutdown(reason) => self.shut_down(now, reason),
         }
@@ -432,24 +445,27 @@ impl LinkServer {
                 }
             }
             Effect::StoreResult(task_id, data) => {
-                let mut answers = Vec::new();
-                if let Err(error) = self.parts.store.put_result(task_id, &data, &mut answers) {
-                    self.parts.machine.on_result_lost(task_id, format!("cannot store its result: {error}"));
-                }
-                self.send_all(answers);
+                let mut out = Vec::new();
+                self.parts.store.put_result(now, task_id, data, &mut out);
+                self.on_store_outputs(out);
             }
             Effect::OwnerLost(worker_id) => {
-                let mut answers = Vec::new();
-                self.parts.store.on_owner_lost(worker_id, &mut answers);
-                self.send_all(answers);
+                let mut out = Vec::new();
+                self.parts.store.on_owner_lost(now, worker_id, &mut out);
+                self.on_store_outputs(out);
             }
             Effect::Shutdown(reason) => self.shut_down(now, reason),
         }
     }
 
-    fn send_all(&mut self, answers: Vec<(ClientId, FromRaylet)>) {
-        for (client, answer) in answers {
-            self.send(client, &answer);
+    fn on_store_outputs(&mut self, outputs: Vec<StoreOutput>) {
+        for output in outputs {
+            match output {
+                StoreOutput::Tell(client, answer) => self.send(client, &answer),
+                StoreOutput::ResultLost(task_id, reason) => {
+                    self.parts.machine.on_result_lost(task_id, reason)
+                }
+            }
         }
     }
 
@@ -515,9 +531,9 @@ impl LinkServer {
         if self.peers.remove(&client).is_none() {
             return;
         }
-        let mut answers = Vec::new();
-        self.parts.store.on_client_lost(client, &mut answers);
-        self.send_all(answers);
+        let mut out = Vec::new();
+        self.parts.store.on_client_lost(now, client, &mut out);
+        self.on_store_outputs(out);
         self.parts.machine.on_client_lost(now, client);
     }
 

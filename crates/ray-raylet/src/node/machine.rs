@@ -29,8 +29,9 @@ use ray_core::resource::{CPU, Resources};
 use ray_link::message::{LeasedWorker, Role};
 use ray_link::{FromRaylet, ToRaylet};
 use rustc_hash::FxHashMap;
+use tracing::warn;
 
-use super::actors::LocalActor;
+use super::actors::{EndedActors, LocalActor};
 use super::demand::Demand;
 use super::effect::{ClientId, Effect, ExitStatus, NodeIdentity};
 use crate::lease_table::LeaseTable;
@@ -77,6 +78,7 @@ pub struct NodeMachine {
     pub(super) pool: WorkerPool,
     pub(super) tasks: TaskTable,
     pub(super) actors: BTreeMap<ActorId, LocalActor>,
+    pub(super) ended_actors: EndedActors,
     pub(super) clients: BTreeMap<ClientId, Client>,
     pub(super) by_worker: FxHashMap<WorkerId, ClientId>,
     pub(super) demands: BTreeMap<(WorkerId, u64), Demand>,
@@ -125,6 +127,7 @@ impl NodeMachine {
             leases: LeaseTable::new(),
             tasks: TaskTable::new(MAX_SUBMITTED, SUBMITTED_HISTORY),
             actors: BTreeMap::new(),
+            ended_actors: EndedActors::default(),
             clients: BTreeMap::new(),
             by_worker: FxHashMap::default(),
             demands: BTreeMap::new(),
@@ -241,7 +244,11 @@ impl NodeMachine {
             }
             ToRaylet::ActorExiting { actor_id, reason } => self.on_actor_exiting(worker_id, actor_id, reason),
             ToRaylet::TaskDone { task_id, result } => self.on_task_done(now, worker_id, task_id, result),
-            ToRaylet::Shutdown { reason } => self.effects.push(Effect::Shutdown(reason)),
+            ToRaylet::Shutdown { reason } if self.job_of(client).is_some() => {
+                self.effects.push(Effect::Shutdown(reason));
+            }
+            // The node is not a worker's to end.
+            ToRaylet::Shutdown { reason } => warn!(%worker_id, %reason, "a worker asks for the node's end"),
             // Registering twice is refused, and the rest is the shell's.
             ToRaylet::Register { .. } => {
                 self.effects.push(Effect::Reject(client, "it is registered already".to_owned()));

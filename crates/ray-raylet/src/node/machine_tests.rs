@@ -370,6 +370,37 @@ fn an_actor_takes_a_cpu_to_be_placed_and_none_to_live() {
 }
 
 #[test]
+fn a_repeated_order_does_not_bring_a_dead_incarnation_back() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.machine.on_create_actor(world.now, actor_order(1, 3));
+    world.settle();
+    world.start_workers();
+    let (.., pid) = world.workers[0];
+    world.end_process(pid, ExitStatus::Signal(9));
+    let reports = world.reports();
+    world.machine.on_create_actor(world.now, actor_order(1, 3));
+    world.machine.on_create_actor(world.now, actor_order(1, 2));
+    world.settle();
+    assert_eq!(world.reports().first(), reports.first());
+    assert_eq!(world.ordered, []);
+    world.machine.on_create_actor(world.now, actor_order(1, 4));
+    world.settle();
+    assert_eq!(world.ordered.len(), 1);
+}
+
+#[test]
+fn only_a_driver_can_end_the_node() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.demand(DRIVER, 1, cpus(1.0), 1);
+    world.start_workers();
+    let worker = world.workers[0].0;
+    world.tell(worker, ToRaylet::Shutdown { reason: "no".to_owned() });
+    world.tell(DRIVER, ToRaylet::Shutdown { reason: "yes".to_owned() });
+    let ends = world.other.iter().filter(|effect| matches!(effect, Effect::Shutdown(_)));
+    assert_eq!(ends.collect::<Vec<_>>(), [&Effect::Shutdown("yes".to_owned())]);
+}
+
+#[test]
 fn a_constructor_that_raises_is_reported_with_its_error() {
     let mut world = World::with_driver(cpus(1.0));
     world.machine.on_create_actor(world.now, actor_order(1, 0));

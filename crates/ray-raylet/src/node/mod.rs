@@ -13,6 +13,7 @@ mod link_server;
 mod machine;
 #[cfg(test)]
 mod machine_tests;
+pub(crate) mod object_store;
 mod process_tree;
 mod session;
 pub(crate) mod store_port;

@@ -1,157 +1,345 @@
-//! The node's objects, as its clients and tokio see them.
+//! The node's shared objects: the books, the memory, and who is told what.
 //!
-//! ```text
-//!            create          seal               delete, or owner lost
-//!   (none) ---------> Open ---------> Sealed -------------------------> Doomed --> (none)
-//!                      |  abort, or its writer lost                         last pin released
-//!                      +-----> (none)
-//! ```
-//! Whoever asks for an object that is not sealed waits for it. A pin keeps an object's memory from
-//! being used for another; what a client pinned is released with its connection.
+//! [`ObjectTable`] decides; this does what it decides. Answers go to clients as messages and to tokio as
+//! values; copies to and from disk are made by tokio, which reports back by commands.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::ops::Deref;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ObjectId, TaskId, WorkerId};
+use ray_core::traits::{ObjectInfo, StoreUsage};
 use ray_link::message::StoreError;
 use ray_link::{FromRaylet, ToRaylet};
-use ray_object_store::shm::ShmPool;
+use ray_object_store::object_table::{
+    self, Answer, DiskFailure, Misuse, ObjectTable, Outcome, Reader, Refusal, TableConfig,
+};
+use ray_object_store::shm::{ShmRegion, ShmSlice, ShmSliceMut};
+use ray_object_store::spill::{SpillBackend, SpillError};
 use rustc_hash::FxHashMap;
-use tokio::sync::oneshot;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, warn};
 
 use super::effect::ClientId;
+use super::handle::{Command, NodeHandle};
 
-/// Holders named when the store is full.
-const NAMED_HOLDERS: usize = 3;
+/// The client that stands for the node itself. No connection has this number.
+const NODE: object_table::ClientId = object_table::ClientId(1);
+/// At most so much memory is touched before anyone writes there, in bytes.
+const MAX_WARM_AHEAD: u64 = 128 << 20;
 
-/// Answers to clients.
-type Answers = Vec<(ClientId, FromRaylet)>;
-
-/// What tokio asks of the objects.
+/// What tokio asks of the objects. Requests carry a number by which they can be cancelled.
 #[derive(Debug)]
 pub(crate) enum StoreCommand {
-    /// Answer as soon as the object is sealed.
-    Wait { object_id: ObjectId, answer: oneshot::Sender<()> },
-    /// Size of the object in bytes, if it is sealed.
-    Size { object_id: ObjectId, answer: oneshot::Sender<Option<u64>> },
-    /// A part of a sealed object.
-    Read { object_id: ObjectId, offset: u64, len: u64, answer: oneshot::Sender<Option<Bytes>> },
+    /// Room to write an object; nothing if it is there already.
+    Create {
+        request: u64,
+        object_id: ObjectId,
+        size: u64,
+        answer: oneshot::Sender<RayResult<Option<ShmSliceMut>>>,
+    },
+    /// The object is written.
+    Seal { object_id: ObjectId, answer: oneshot::Sender<()> },
+    /// The object, pinned.
+    Get { request: u64, object_id: ObjectId, answer: oneshot::Sender<RayResult<PinnedObject>> },
+    /// Tell each object that can be read. The channel has room for all.
+    Wait { request: u64, object_ids: Vec<ObjectId>, arrived: mpsc::Sender<ObjectId> },
+    /// Copy objects to disk and tell where. The channel has room for all.
+    Spill { request: u64, object_ids: Vec<ObjectId>, copies: mpsc::Sender<RayResult<(ObjectId, String)>> },
+    /// Forget an object; answered with whether it was there.
+    Delete { object_id: ObjectId, answer: oneshot::Sender<bool> },
+    /// What is known about an object?
+    Info { object_id: ObjectId, answer: oneshot::Sender<Option<ObjectInfo>> },
+    /// Add a reference, or take one away; answered with how many there are.
+    CountReference { object_id: ObjectId, add: bool, answer: oneshot::Sender<Option<u64>> },
+    /// How full is the store?
+    Usage { answer: oneshot::Sender<StoreUsage> },
+    /// A copy to disk has ended.
+    SpillEnded { object_id: ObjectId, result: Result<String, DiskFailure> },
+    /// A copy from disk has ended.
+    RestoreEnded { object_id: ObjectId, result: Result<(), DiskFailure> },
+    /// Memory before this offset was touched.
+    Warmed(Option<u64>),
+    /// Whoever asked went away.
+    Dropped(StoreDrop),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// This client writes it.
-    Open(ClientId),
-    Sealed,
-    /// Gone but for those who read it.
-    Doomed,
-}
-
+/// What somebody on tokio has let go.
 #[derive(Debug)]
-struct Object {
+pub(crate) enum StoreDrop {
+    /// It reads the object no more.
+    Pin(ObjectId),
+    /// It waits for the answer no more.
+    Request(u64),
+    /// It does not write the object to its end.
+    Write(ObjectId),
+}
+
+/// A sealed object that stays where it is as long as this lives.
+#[derive(Debug)]
+pub(crate) struct PinnedObject {
+    // The slice goes first: only then may the range be written again.
+    slice: Option<ShmSlice>,
     object_id: ObjectId,
-    offset: u64,
+    node: NodeHandle,
+}
+
+impl Deref for PinnedObject {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.slice.as_deref().unwrap_or_default()
+    }
+}
+
+impl AsRef<[u8]> for PinnedObject {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for PinnedObject {
+    fn drop(&mut self) {
+        drop(self.slice.take());
+        self.node.note_drop(StoreDrop::Pin(self.object_id));
+    }
+}
+
+/// What the store says that concerns others.
+#[derive(Debug)]
+pub(crate) enum StoreOutput {
+    /// Say this to a client.
+    Tell(ClientId, FromRaylet),
+    /// The result of this task could not be stored.
+    ResultLost(TaskId, String),
+}
+
+/// What the node itself waits for.
+#[derive(Debug)]
+enum Pending {
+    Create(u64, oneshot::Sender<RayResult<Option<ShmSliceMut>>>),
+    Get(oneshot::Sender<RayResult<PinnedObject>>),
+    Wait(mpsc::Sender<ObjectId>),
+    Spill(mpsc::Sender<RayResult<(ObjectId, String)>>),
+    Result(TaskId, Bytes),
+}
+
+/// A create of an object that another process is writing: that one may seal it or fail.
+#[derive(Debug, Clone, Copy)]
+struct Deferred {
+    client: object_table::ClientId,
+    request: u64,
+    object_id: ObjectId,
     size: u64,
     owner: WorkerId,
-    state: State,
-    pins: BTreeMap<ClientId, u32>,
-}
-
-#[derive(Debug)]
-enum Waiter {
-    Client { client: ClientId, request: u64 },
-    Tokio(oneshot::Sender<()>),
 }
 
 /// The objects of a node.
-#[derive(Debug)]
 pub(crate) struct StorePort {
-    pool: ShmPool,
-    objects: FxHashMap<ObjectId, Object>,
-    /// Objects that are gone by name but whose memory is still read.
-    doomed: Vec<Object>,
-    waiters: FxHashMap<ObjectId, VecDeque<Waiter>>,
-    node: WorkerId,
+    table: ObjectTable,
+    region: ShmRegion,
+    spill: Option<Arc<dyn SpillBackend>>,
+    runtime: Handle,
+    node: NodeHandle,
+    pending: FxHashMap<u64, Pending>,
+    /// Sizes and owners of creates of clients under way, in case they are to be tried again.
+    creates: FxHashMap<(object_table::ClientId, u64), Deferred>,
+    deferred: Vec<Deferred>,
+    warming: bool,
+}
+
+impl std::fmt::Debug for StorePort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StorePort").field("table", &self.table).finish_non_exhaustive()
+    }
 }
 
 impl StorePort {
-    /// An empty store of `capacity` bytes.
+    /// An empty store of `capacity` bytes that spills to `spill`.
     ///
     /// # Errors
     /// If there is no such memory.
-    pub(crate) fn new(capacity: u64) -> RayResult<Self> {
-        Ok(Self {
-            pool: ShmPool::create("ray_rust_objects", capacity)?,
-            objects: FxHashMap::default(),
-            doomed: Vec::new(),
-            waiters: FxHashMap::default(),
-            node: WorkerId::nil(),
-        })
+    pub(crate) fn new(
+        capacity: u64,
+        max_spill_bytes: u64,
+        spill: Option<Arc<dyn SpillBackend>>,
+        runtime: Handle,
+        node: NodeHandle,
+    ) -> RayResult<Self> {
+        let region = ShmRegion::create("ray_rust_objects", capacity)?;
+        let table = ObjectTable::new(TableConfig {
+            capacity_bytes: region.capacity(),
+            spill_place: spill.as_ref().map(|spill| spill.place()),
+            max_spill_bytes,
+            ..TableConfig::default()
+        });
+        let (pending, creates) = (FxHashMap::default(), FxHashMap::default());
+        let deferred = Vec::new();
+        Ok(Self { table, region, spill, runtime, node, pending, creates, deferred, warming: false })
     }
 
     /// The shared memory, for clients to map.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.pool.region().fd()
+        self.region.fd()
     }
 
     /// Size of the shared memory in bytes.
     pub(crate) fn capacity(&self) -> u64 {
-        self.pool.region().capacity()
+        self.region.capacity()
+    }
+
+    /// When [`Self::on_tick`] has something to do next, if nothing else happens before.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.table.next_deadline()
+    }
+
+    /// Does what is due by now.
+    pub(crate) fn on_tick(&mut self, now: Instant, out: &mut Vec<StoreOutput>) {
+        if self.table.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.step(out, |table, effects| table.on_tick(now, effects));
+        }
+    }
+
+    /// The name of a client in errors.
+    pub(crate) fn on_client_named(&mut self, client: ClientId, name: String) {
+        self.table.on_client_named(object_table::ClientId(client.0), name);
     }
 
     /// A message about objects; others are ignored.
     pub(crate) fn on_message(
         &mut self,
+        now: Instant,
         client: ClientId,
-        _speaker: WorkerId,
         message: ToRaylet,
-        answers: &mut Answers,
+        out: &mut Vec<StoreOutput>,
     ) {
+        let client = object_table::ClientId(client.0);
         match message {
             ToRaylet::CreateObject { request, object_id, size, owner } => {
-                let result = self.create(object_id, size, owner, State::Open(client));
-                answers.push((client, FromRaylet::ObjectCreated { request, result }));
+                self.create(now, Deferred { client, request, object_id, size, owner }, out);
             }
-            ToRaylet::SealObject { object_id } if self.is_open_by(client, &object_id) => {
-                self.seal(object_id, answers);
+            ToRaylet::SealObject { object_id } => {
+                self.step(out, |table, effects| complain(table.on_seal(now, client, object_id, effects)));
+                self.retry_deferred(now, out);
             }
-            ToRaylet::AbortObject { object_id } if self.is_open_by(client, &object_id) => {
-                self.remove(&object_id);
+            ToRaylet::AbortObject { object_id } => {
+                self.creates.retain(|_, create| (create.client, create.object_id) != (client, object_id));
+                self.deferred.retain(|create| (create.client, create.object_id) != (client, object_id));
+                self.step(out, |table, effects| complain(table.on_abort(now, client, object_id, effects)));
+                self.retry_deferred(now, out);
             }
-            ToRaylet::GetObjects { request, object_ids } => {
-                for object_id in object_ids {
-                    self.get(client, request, object_id, answers);
-                }
-            }
-            ToRaylet::CancelGet { request } => self.forget_waiters(|waiter| {
-                matches!(waiter, Waiter::Client { client: other, request: own } if *other == client && *own == request)
+            ToRaylet::GetObjects { request, object_ids } => self.step(out, |table, effects| {
+                table.on_get(now, (client, request), &object_ids, Reader::Arena, effects);
             }),
-            ToRaylet::ReleaseObject { object_id, count } => self.release(client, object_id, count),
+            ToRaylet::CancelGet { request } => {
+                self.step(out, |table, effects| table.on_cancel(now, client, request, effects));
+            }
+            ToRaylet::ReleaseObject { object_id, count } => self.step(out, |table, effects| {
+                complain(table.on_release(now, client, object_id, u64::from(count), effects));
+            }),
             ToRaylet::DeleteObjects { object_ids } => {
-                object_ids.iter().for_each(|object_id| self.delete(object_id));
+                self.step(out, |table, effects| drop_count(table.on_delete(now, &object_ids, effects)));
             }
             _ => {}
         }
     }
 
-    /// What tokio asks.
-    pub(crate) fn on_command(&mut self, command: StoreCommand, _answers: &mut Answers) {
+    /// What tokio asks or reports.
+    pub(crate) fn on_command(&mut self, now: Instant, command: StoreCommand, out: &mut Vec<StoreOutput>) {
         match command {
-            StoreCommand::Wait { object_id, answer } => {
-                if self.sealed(&object_id).is_some() {
-                    let _ = answer.send(());
-                } else {
-                    self.forget_closed(&object_id);
-                    self.waiters.entry(object_id).or_default().push_back(Waiter::Tokio(answer));
+            StoreCommand::Create { request, object_id, size, answer } => {
+                self.pending.insert(request, Pending::Create(size, answer));
+                let owner = WorkerId::nil();
+                self.create(now, Deferred { client: NODE, request, object_id, size, owner }, out);
+            }
+            StoreCommand::Seal { object_id, answer } => {
+                self.step(out, |table, effects| complain(table.on_seal(now, NODE, object_id, effects)));
+                self.retry_deferred(now, out);
+                let _ = answer.send(());
+            }
+            StoreCommand::Get { request, object_id, answer } => {
+                self.pending.insert(request, Pending::Get(answer));
+                self.step(out, |table, effects| {
+                    table.on_get(now, (NODE, request), &[object_id], Reader::Arena, effects);
+                });
+            }
+            StoreCommand::Wait { request, object_ids, arrived } => {
+                self.pending.insert(request, Pending::Wait(arrived));
+                self.step(out, |table, effects| table.on_wait(now, (NODE, request), &object_ids, effects));
+            }
+            StoreCommand::Spill { request, object_ids, copies } => {
+                self.pending.insert(request, Pending::Spill(copies));
+                self.step(out, |table, effects| table.on_spill(now, (NODE, request), &object_ids, effects));
+            }
+            StoreCommand::Delete { object_id, answer } => {
+                let mut deleted = 0;
+                self.step(out, |table, effects| deleted = table.on_delete(now, &[object_id], effects));
+                let _ = answer.send(deleted > 0);
+            }
+            StoreCommand::Info { object_id, answer } => {
+                let _ = answer.send(self.table.info(&object_id));
+            }
+            StoreCommand::CountReference { object_id, add, answer } => {
+                let mut references = None;
+                self.step(out, |table, effects| {
+                    references = match add {
+                        true => table.on_add_reference(object_id),
+                        false => table.on_remove_reference(now, object_id, effects),
+                    };
+                });
+                let _ = answer.send(references);
+            }
+            StoreCommand::Usage { answer } => {
+                let _ = answer.send(self.table.usage());
+            }
+            StoreCommand::SpillEnded { object_id, result } => self.step(out, |table, effects| match result {
+                Ok(url) => table.on_spill_done(now, object_id, url, effects),
+                Err(failure) => table.on_spill_failed(now, object_id, failure, effects),
+            }),
+            StoreCommand::RestoreEnded { object_id, result } => {
+                self.step(out, |table, effects| match result {
+                    Ok(()) => table.on_restore_done(now, object_id, effects),
+                    Err(failure) => table.on_restore_failed(now, object_id, failure, effects),
+                })
+            }
+            StoreCommand::Warmed(until) => {
+                self.warming = false;
+                if let Some(until) = until {
+                    self.table.on_warmed(until);
+                    self.warm_ahead();
                 }
             }
-            StoreCommand::Size { object_id, answer } => {
-                let _ = answer.send(self.sealed(&object_id).map(|object| object.size));
+            StoreCommand::Dropped(dropped) => self.on_dropped(now, dropped, out),
+        }
+    }
+
+    fn on_dropped(&mut self, now: Instant, dropped: StoreDrop, out: &mut Vec<StoreOutput>) {
+        match dropped {
+            StoreDrop::Pin(object_id) => self.step(out, |table, effects| {
+                complain(table.on_release(now, NODE, object_id, 1, effects));
+            }),
+            StoreDrop::Request(request) => {
+                if let Some(Pending::Create(..)) = self.pending.remove(&request) {
+                    let create = self.creates.remove(&(NODE, request));
+                    self.deferred.retain(|other| (other.client, other.request) != (NODE, request));
+                    if let Some(create) = create {
+                        self.on_dropped(now, StoreDrop::Write(create.object_id), out);
+                    }
+                }
+                self.step(out, |table, effects| table.on_cancel(now, NODE, request, effects));
             }
-            StoreCommand::Read { object_id, offset, len, answer } => {
-                drop(answer.send(self.read(&object_id, offset, len)));
+            StoreDrop::Write(object_id) => {
+                self.step(out, |table, effects| {
+                    // It may have been refused, or be there already.
+                    if let Err(misuse) = table.on_abort(now, NODE, object_id, effects) {
+                        debug!(%misuse, "nothing to abort");
+                    }
+                });
+                self.retry_deferred(now, out);
             }
         }
     }
@@ -159,216 +347,289 @@ impl StorePort {
     /// Stores the result of a task that the node itself called.
     pub(crate) fn put_result(
         &mut self,
+        now: Instant,
         task_id: TaskId,
-        data: &[u8],
-        answers: &mut Answers,
-    ) -> Result<(), StoreFailure> {
+        data: Bytes,
+        out: &mut Vec<StoreOutput>,
+    ) {
         let object_id = ObjectId::for_return(task_id, 0);
-        if self.sealed(&object_id).is_some() {
-            return Ok(());
-        }
-        let size = data.len() as u64;
-        // No connection has this number: what the node writes is sealed before anyone can interfere.
-        let offset =
-            self.create(object_id, size, self.node, State::Open(ClientId(0))).map_err(StoreFailure)?;
-        match self.pool.region().slice_mut(offset, size) {
-            Ok(mut slice) => slice.copy_from_slice(data),
-            Err(error) => {
-                self.remove(&object_id);
-                return Err(StoreFailure(StoreError::Lost { cause: error.to_string() }));
-            }
-        }
-        self.seal(object_id, answers);
-        Ok(())
+        let (request, size) = (self.node.next_request(), data.len() as u64);
+        self.pending.insert(request, Pending::Result(task_id, data));
+        let owner = WorkerId::nil();
+        self.create(now, Deferred { client: NODE, request, object_id, size, owner }, out);
     }
 
     /// What this client held is free.
-    pub(crate) fn on_client_lost(&mut self, client: ClientId, answers: &mut Answers) {
-        self.forget_waiters(
-            |waiter| matches!(waiter, Waiter::Client { client: other, .. } if *other == client),
-        );
-        let open = |(_, object): &(&ObjectId, &Object)| object.state == State::Open(client);
-        let open: Vec<_> = self.objects.iter().filter(open).map(|(id, _)| *id).collect();
-        for object_id in open {
-            self.remove(&object_id);
-            self.tell_lost(object_id, "its writer died before it was complete", answers);
-        }
-        for object in self.objects.values_mut().chain(&mut self.doomed) {
-            object.pins.remove(&client);
-        }
-        self.free_doomed();
+    pub(crate) fn on_client_lost(&mut self, now: Instant, client: ClientId, out: &mut Vec<StoreOutput>) {
+        let client = object_table::ClientId(client.0);
+        self.creates.retain(|(other, _), _| *other != client);
+        self.deferred.retain(|create| create.client != client);
+        self.step(out, |table, effects| table.on_client_lost(now, client, effects));
+        self.retry_deferred(now, out);
     }
 
     /// Objects go with the process that owned them.
-    pub(crate) fn on_owner_lost(&mut self, owner: WorkerId, answers: &mut Answers) {
-        let owned: Vec<_> =
-            self.objects.iter().filter(|(_, object)| object.owner == owner).map(|(id, _)| *id).collect();
-        for object_id in owned {
-            self.delete(&object_id);
-            self.tell_lost(object_id, "the process that owned it is gone", answers);
+    pub(crate) fn on_owner_lost(&mut self, now: Instant, owner: WorkerId, out: &mut Vec<StoreOutput>) {
+        self.step(out, |table, effects| table.on_owner_lost(now, owner, effects));
+    }
+
+    fn create(&mut self, now: Instant, create: Deferred, out: &mut Vec<StoreOutput>) {
+        let Deferred { client, request, object_id, size, owner } = create;
+        self.creates.insert((client, request), create);
+        self.step(out, |table, effects| {
+            table.on_create(now, (client, request), object_id, size, owner, effects);
+        });
+        self.warm_ahead();
+    }
+
+    /// Somebody sealed or gave up an object: those who wanted to write the same try again.
+    fn retry_deferred(&mut self, now: Instant, out: &mut Vec<StoreOutput>) {
+        for create in std::mem::take(&mut self.deferred) {
+            self.create(now, create, out);
         }
     }
 
-    fn create(
+    /// Takes a step of the table and does what follows from it.
+    fn step(
+        &mut self,
+        out: &mut Vec<StoreOutput>,
+        step: impl FnOnce(&mut ObjectTable, &mut Vec<object_table::Effect>),
+    ) {
+        let mut effects = Vec::new();
+        step(&mut self.table, &mut effects);
+        for effect in effects {
+            match effect {
+                object_table::Effect::Answer(answer) if answer.client == NODE => {
+                    self.answer_node(answer, out)
+                }
+                object_table::Effect::Answer(answer) => self.answer_client(answer, out),
+                object_table::Effect::Spill { object_id, offset, size } => {
+                    self.spill(object_id, offset, size)
+                }
+                object_table::Effect::Restore { object_id, url, offset, size } => {
+                    self.restore(object_id, url, offset, size);
+                }
+                object_table::Effect::RemoveSpilled { url } => self.remove_spilled(url),
+            }
+        }
+    }
+
+    fn answer_client(&mut self, answer: Answer, out: &mut Vec<StoreOutput>) {
+        let Answer { client, request, object_id, outcome } = answer;
+        let create = self.creates.remove(&(client, request)).filter(|create| create.object_id == object_id);
+        let created = |result| FromRaylet::ObjectCreated { request, result };
+        let message = match (outcome, create) {
+            (Outcome::Exists { sealed: false, .. }, Some(create)) => return self.deferred.push(create),
+            (Outcome::Created { offset }, _) => created(Ok(offset)),
+            (Outcome::Exists { .. }, _) => created(Err(StoreError::AlreadySealed)),
+            (Outcome::Ready { offset, size }, _) => {
+                FromRaylet::ObjectReady { request, object_id, offset, size }
+            }
+            (Outcome::Refused(refusal), Some(_)) => created(Err(store_error(refusal))),
+            (Outcome::Refused(refusal), None) => {
+                FromRaylet::ObjectUnavailable { request, object_id, error: store_error(refusal) }
+            }
+            // Clients ask for none of these.
+            (Outcome::OnDisk { .. } | Outcome::Arrived | Outcome::Spilled { .. }, _) => return,
+        };
+        out.push(StoreOutput::Tell(ClientId(client.0), message));
+    }
+
+    fn answer_node(&mut self, answer: Answer, out: &mut Vec<StoreOutput>) {
+        let Answer { request, object_id, outcome, .. } = answer;
+        let create = self.creates.remove(&(NODE, request));
+        if let (Outcome::Exists { sealed: false, .. }, Some(create)) = (&outcome, create) {
+            return self.deferred.push(create);
+        }
+        match self.pending.get_mut(&request) {
+            Some(Pending::Wait(arrived)) => {
+                // Full or closed: whoever waited has enough.
+                if matches!(outcome, Outcome::Arrived) && arrived.try_send(object_id).is_err() {
+                    self.pending.remove(&request);
+                }
+                return;
+            }
+            Some(Pending::Spill(copies)) => {
+                let copy = match outcome {
+                    Outcome::Spilled { url } => Ok((object_id, url)),
+                    Outcome::Refused(refusal) => Err(refusal.into_ray_error(object_id)),
+                    _ => return,
+                };
+                if copies.try_send(copy).is_err() {
+                    self.pending.remove(&request);
+                }
+                return;
+            }
+            Some(Pending::Create(..) | Pending::Get(_) | Pending::Result(..)) | None => {}
+        }
+        match self.pending.remove(&request) {
+            Some(Pending::Create(size, answer)) => {
+                let result = self.created(object_id, size, outcome);
+                if answer.send(result).is_err() {
+                    self.node.note_drop(StoreDrop::Write(object_id));
+                }
+            }
+            Some(Pending::Get(answer)) => drop(answer.send(self.pinned(object_id, outcome))),
+            Some(Pending::Result(task_id, data)) => {
+                self.write_result(object_id, task_id, &data, outcome, out)
+            }
+            Some(Pending::Wait(_) | Pending::Spill(_)) => {}
+            None if matches!(outcome, Outcome::Ready { .. }) => {
+                self.node.note_drop(StoreDrop::Pin(object_id));
+            }
+            None => {}
+        }
+    }
+
+    fn created(&self, object_id: ObjectId, size: u64, outcome: Outcome) -> RayResult<Option<ShmSliceMut>> {
+        match outcome {
+            Outcome::Created { offset } => Ok(Some(self.region.slice_mut(offset, size)?)),
+            Outcome::Exists { size: other, .. } if other == size => Ok(None),
+            Outcome::Refused(refusal) => Err(refusal.into_ray_error(object_id)),
+            _ => Err(RayError::AlreadyExists { what: format!("object {object_id}") }),
+        }
+    }
+
+    fn pinned(&self, object_id: ObjectId, outcome: Outcome) -> RayResult<PinnedObject> {
+        match outcome {
+            Outcome::Ready { offset, size } => {
+                // Made first, so that the pin is given back even if there is no slice.
+                let mut pinned = PinnedObject { slice: None, object_id, node: self.node.clone() };
+                pinned.slice = Some(self.region.slice(offset, size)?);
+                Ok(pinned)
+            }
+            Outcome::Refused(refusal) => Err(refusal.into_ray_error(object_id)),
+            _ => Err(RayError::ObjectLost { object_id, cause: "it cannot be read".to_owned() }),
+        }
+    }
+
+    fn write_result(
         &mut self,
         object_id: ObjectId,
-        size: u64,
-        owner: WorkerId,
-        state: State,
-    ) -> Result<u64, StoreError> {
-        if let Some(object) = self.objects.get(&object_id) {
-            return match object.state {
-                State::Sealed => Err(StoreError::AlreadySealed),
-                // Another attempt of the same task, whose writer is being given up, writes there still.
-                State::Open(_) | State::Doomed => {
-                    Err(StoreError::Lost { cause: "another process writes it".to_owned() })
+        task_id: TaskId,
+        data: &[u8],
+        outcome: Outcome,
+        out: &mut Vec<StoreOutput>,
+    ) {
+        match self.created(object_id, data.len() as u64, outcome) {
+            Ok(Some(mut room)) => {
+                room.copy_from_slice(data);
+                drop(room);
+                let now = Instant::now();
+                self.step(out, |table, effects| complain(table.on_seal(now, NODE, object_id, effects)));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let reason = format!("its result cannot be stored: {}", error.chain());
+                out.push(StoreOutput::ResultLost(task_id, reason));
+            }
+        }
+    }
+
+    fn spill(&self, object_id: ObjectId, offset: u64, size: u64) {
+        let slice = self.region.slice(offset, size);
+        let (spill, node) = (self.spill.clone(), self.node.clone());
+        self.runtime.spawn(async move {
+            let result = match (slice, spill) {
+                (Ok(slice), Some(spill)) => {
+                    spill.write(object_id, slice.into_bytes()).await.map_err(disk_failure)
                 }
+                (Err(error), _) => Err(DiskFailure::Failed { cause: error.to_string() }),
+                (_, None) => Err(DiskFailure::Failed { cause: "there is no place to spill to".to_owned() }),
             };
-        }
-        let full = |store: &Self| StoreError::Full {
-            requested_bytes: size,
-            used_bytes: store.pool.used(),
-            capacity_bytes: store.capacity(),
-            holders: store.largest_holders(),
-        };
-        let offset = match self.pool.allocate(size) {
-            Ok(Some(slice)) => slice.offset(),
-            Ok(None) => return Err(full(self)),
-            Err(error) => return Err(StoreError::Lost { cause: error.to_string() }),
-        };
-        self.objects
-            .insert(object_id, Object { object_id, offset, size, owner, state, pins: BTreeMap::new() });
-        Ok(offset)
-    }
-
-    fn largest_holders(&self) -> String {
-        let mut by_owner: BTreeMap<WorkerId, u64> = BTreeMap::new();
-        for object in self.objects.values() {
-            *by_owner.entry(object.owner).or_default() += object.size;
-        }
-        let mut holders: Vec<_> = by_owner.into_iter().collect();
-        holders.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
-        let name = |(owner, bytes): &(WorkerId, u64)| format!("worker {owner} owns {bytes} bytes");
-        let named: Vec<_> = holders.iter().take(NAMED_HOLDERS).map(name).collect();
-        if named.is_empty() { String::new() } else { format!("; {}", named.join(", ")) }
-    }
-
-    fn seal(&mut self, object_id: ObjectId, answers: &mut Answers) {
-        if let Some(object) = self.objects.get_mut(&object_id) {
-            object.state = State::Sealed;
-        }
-        for waiter in self.waiters.remove(&object_id).unwrap_or_default() {
-            match waiter {
-                Waiter::Client { client, request } => self.get(client, request, object_id, answers),
-                Waiter::Tokio(answer) => {
-                    let _ = answer.send(());
-                }
-            }
-        }
-    }
-
-    fn get(&mut self, client: ClientId, request: u64, object_id: ObjectId, answers: &mut Answers) {
-        match self.objects.get_mut(&object_id).filter(|object| object.state == State::Sealed) {
-            Some(object) => {
-                *object.pins.entry(client).or_default() += 1;
-                let (offset, size) = (object.offset, object.size);
-                answers.push((client, FromRaylet::ObjectReady { request, object_id, offset, size }));
-            }
-            None => {
-                let waiter = Waiter::Client { client, request };
-                self.waiters.entry(object_id).or_default().push_back(waiter);
-            }
-        }
-    }
-
-    fn read(&self, object_id: &ObjectId, offset: u64, len: u64) -> Option<Bytes> {
-        let object = self.sealed(object_id)?;
-        let len = len.min(object.size.checked_sub(offset)?);
-        let slice = self.pool.region().slice(object.offset + offset, len).ok()?;
-        // Copied, for nothing keeps the memory from being used again once this returns.
-        Some(Bytes::copy_from_slice(&slice))
-    }
-
-    fn release(&mut self, client: ClientId, object_id: ObjectId, count: u32) {
-        // A name may have been used again while its first object is still read: the older one first.
-        let pinned =
-            |object: &&mut Object| object.object_id == object_id && object.pins.contains_key(&client);
-        let doomed = self.doomed.iter_mut().find(pinned);
-        let Some(object) = doomed.or_else(|| self.objects.get_mut(&object_id)) else { return };
-        if let Some(pins) = object.pins.get_mut(&client) {
-            *pins = pins.saturating_sub(count);
-            if *pins == 0 {
-                object.pins.remove(&client);
-            }
-        }
-        self.free_doomed();
-    }
-
-    fn delete(&mut self, object_id: &ObjectId) {
-        if self.objects.get(object_id).is_some_and(|object| object.state == State::Sealed) {
-            self.remove(object_id);
-        }
-    }
-
-    /// Takes the name away; the memory follows with the last pin.
-    fn remove(&mut self, object_id: &ObjectId) {
-        if let Some(mut object) = self.objects.remove(object_id) {
-            object.state = State::Doomed;
-            self.doomed.push(object);
-            self.free_doomed();
-        }
-    }
-
-    fn free_doomed(&mut self) {
-        let pool = &self.pool;
-        self.doomed.retain(|object| {
-            let read = !object.pins.is_empty();
-            if !read {
-                pool.free(object.offset);
-            }
-            read
+            node.report(StoreCommand::SpillEnded { object_id, result }).await;
         });
     }
 
-    fn tell_lost(&mut self, object_id: ObjectId, cause: &str, answers: &mut Answers) {
-        for waiter in self.waiters.remove(&object_id).unwrap_or_default() {
-            if let Waiter::Client { client, request } = waiter {
-                let error = StoreError::Lost { cause: cause.to_owned() };
-                answers.push((client, FromRaylet::ObjectUnavailable { request, object_id, error }));
-            }
-        }
-    }
-
-    fn forget_waiters(&mut self, gone: impl Fn(&Waiter) -> bool) {
-        self.waiters.retain(|_, waiters| {
-            waiters.retain(|waiter| !gone(waiter));
-            !waiters.is_empty()
+    fn restore(&self, object_id: ObjectId, url: String, offset: u64, size: u64) {
+        let slice = self.region.slice_mut(offset, size);
+        let (spill, node) = (self.spill.clone(), self.node.clone());
+        self.runtime.spawn(async move {
+            let result = match (slice, spill) {
+                (Ok(slice), Some(spill)) => spill.read_into(&url, slice).await.map_err(disk_failure),
+                (Err(error), _) => Err(DiskFailure::Failed { cause: error.to_string() }),
+                (_, None) => Err(DiskFailure::Lost { cause: "there is no place to spill to".to_owned() }),
+            };
+            node.report(StoreCommand::RestoreEnded { object_id, result }).await;
         });
     }
 
-    /// Those who waited by gRPC and stopped.
-    fn forget_closed(&mut self, object_id: &ObjectId) {
-        if let Some(waiters) = self.waiters.get_mut(object_id) {
-            waiters.retain(|waiter| !matches!(waiter, Waiter::Tokio(answer) if answer.is_closed()));
+    fn remove_spilled(&self, url: String) {
+        let Some(spill) = self.spill.clone() else { return };
+        self.runtime.spawn(async move {
+            if let Err(error) = spill.remove(&url).await {
+                warn!(%error, "a spilled object stays on disk");
+            }
+        });
+    }
+
+    /// Touches memory before it is written, which makes the first write there many times faster. As much
+    /// ahead as is in use: a node that stores nothing takes no memory.
+    fn warm_ahead(&mut self) {
+        let ahead = self.table.arena().used().min(MAX_WARM_AHEAD);
+        if self.warming || ahead == 0 {
+            return;
         }
-    }
-
-    fn is_open_by(&self, client: ClientId, object_id: &ObjectId) -> bool {
-        self.objects.get(object_id).is_some_and(|object| object.state == State::Open(client))
-    }
-
-    fn sealed(&self, object_id: &ObjectId) -> Option<&Object> {
-        self.objects.get(object_id).filter(|object| object.state == State::Sealed)
+        let Some(range) = self.table.arena().cold_ahead(ahead) else { return };
+        self.warming = true;
+        let (region, node, until) = (self.region.clone(), self.node.clone(), range.end);
+        self.runtime.spawn(async move {
+            let warmed = tokio::task::spawn_blocking(move || region.pre_fault(range)).await;
+            let until = matches!(warmed, Ok(Ok(()))).then_some(until);
+            if until.is_none() {
+                debug!("memory cannot be touched ahead");
+                // Not at once again: it will not go better.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            node.report(StoreCommand::Warmed(until)).await;
+        });
     }
 }
 
-/// Why the node cannot store a result.
-#[derive(Debug)]
-pub(crate) struct StoreFailure(StoreError);
+impl Drop for StorePort {
+    fn drop(&mut self) {
+        if let Some(spill) = &self.spill {
+            self.table.spilled_urls().for_each(|url| spill.remove_now(url));
+        }
+    }
+}
 
-impl std::fmt::Display for StoreFailure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let error: RayError = self.0.clone().into_error(ObjectId::nil());
-        f.write_str(&error.to_string())
+impl NodeHandle {
+    /// Reports the end of something that the store began.
+    async fn report(&self, command: StoreCommand) {
+        // It fails when the node has ended.
+        drop(self.send(Command::Store(command)).await);
+    }
+}
+
+/// A client that does what it must not harms nobody but itself.
+fn complain(result: Result<(), Misuse>) {
+    if let Err(misuse) = result {
+        warn!(%misuse, "a client of the object store breaks its rules");
+    }
+}
+
+const fn drop_count(_deleted: usize) {}
+
+fn disk_failure(error: SpillError) -> DiskFailure {
+    match error {
+        SpillError::OutOfDisk { .. } => DiskFailure::OutOfDisk,
+        SpillError::Lost { .. } => DiskFailure::Lost { cause: error.to_string() },
+        SpillError::Io { .. } => {
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            DiskFailure::Failed { cause: format!("{error}: {source}") }
+        }
+    }
+}
+
+fn store_error(refusal: Refusal) -> StoreError {
+    match refusal {
+        Refusal::Full { requested_bytes, used_bytes, capacity_bytes, holders } => {
+            StoreError::Full { requested_bytes, used_bytes, capacity_bytes, holders }
+        }
+        Refusal::OutOfDisk { path, requested_bytes, holders } => {
+            StoreError::OutOfDisk { path, requested_bytes, holders }
+        }
+        other => StoreError::Lost { cause: other.to_string() },
     }
 }

@@ -5,4 +5,5 @@ mod grpc;
 mod leases;
 mod node_end;
 mod objects;
+mod survival;
 mod world;

@@ -56,11 +56,15 @@ fn memory_is_used_again_once_nobody_reads_it() {
     let half = 9 << 20;
     create(&mut client, 1, object(1), half).unwrap();
     client.tell(ToRaylet::SealObject { object_id: object(1) });
-    assert!(matches!(create(&mut client, 2, object(2), half), Err(StoreError::Full { .. })));
     client.tell(ToRaylet::GetObjects { request: 3, object_ids: vec![object(1)] });
     ready(&mut client, 3);
     client.tell(ToRaylet::DeleteObjects { object_ids: vec![object(1)] });
-    assert!(create(&mut client, 4, object(2), half).is_err(), "it is read still");
+    let Err(StoreError::Full { requested_bytes, holders, .. }) = create(&mut client, 4, object(2), half)
+    else {
+        panic!("it is read still")
+    };
+    assert_eq!(requested_bytes, half);
+    assert!(holders.contains(&format!("process {}", std::process::id())), "{holders}");
     client.tell(ToRaylet::ReleaseObject { object_id: object(1), count: 1 });
     create(&mut client, 5, object(2), half).unwrap();
     client.tell(ToRaylet::AbortObject { object_id: object(2) });
@@ -76,9 +80,57 @@ fn what_a_lost_process_held_is_free_and_what_it_owned_is_gone() {
     lost.tell(ToRaylet::SealObject { object_id: object(1) });
     lost.tell(ToRaylet::GetObjects { request: 2, object_ids: vec![object(1)] });
     ready(&mut lost, 2);
-    assert!(create(&mut client, 3, object(2), half).is_err());
+    client.tell(ToRaylet::GetObjects { request: 3, object_ids: vec![object(1)] });
+    ready(&mut client, 3);
+    client.tell(ToRaylet::ReleaseObject { object_id: object(1), count: 1 });
     let worker_id = lost.worker_id;
     drop(lost);
     client.worker_died(worker_id);
     create(&mut client, 4, object(2), half).unwrap();
+    client.tell(ToRaylet::SealObject { object_id: object(2) });
+    // Were it still there, it would be answered at once.
+    client.tell(ToRaylet::GetObjects { request: 5, object_ids: vec![object(1)] });
+    client.tell(ToRaylet::GetObjects { request: 6, object_ids: vec![object(2)] });
+    let answered = client.wait_for("the first answer", |message| match message {
+        FromRaylet::ObjectReady { request, .. } => Some(*request),
+        _ => None,
+    });
+    assert_eq!(answered, 6);
+}
+
+#[test]
+fn what_does_not_fit_is_spilled_and_restored_when_it_is_read() {
+    let world = World::start(1.0);
+    let mut client = world.driver();
+    let region = memory(&mut client);
+    let half = 9 << 20;
+    for number in 0..4u8 {
+        let id = object(u64::from(number));
+        let offset = create(&mut client, 10 + u64::from(number), id, half).unwrap();
+        region.slice_mut(offset, half).unwrap().fill(number);
+        client.tell(ToRaylet::SealObject { object_id: id });
+    }
+    for number in 0..4u8 {
+        let id = object(u64::from(number));
+        client.tell(ToRaylet::GetObjects { request: 20 + u64::from(number), object_ids: vec![id] });
+        let (offset, size) = ready(&mut client, 20 + u64::from(number));
+        assert!(region.slice(offset, size).unwrap().iter().all(|&byte| byte == number));
+        client.tell(ToRaylet::ReleaseObject { object_id: id, count: 1 });
+    }
+}
+
+#[test]
+fn two_writers_of_one_object_are_served_in_turn() {
+    let world = World::start(1.0);
+    let (mut first, mut second) = (world.driver(), world.driver());
+    create(&mut first, 1, object(1), 5).unwrap();
+    let owner = second.worker_id;
+    second.tell(ToRaylet::CreateObject { request: 2, object_id: object(1), size: 5, owner });
+    // Whatever the second hears comes after this, for it is told in order.
+    create(&mut second, 3, object(2), 5).unwrap();
+    drop(first);
+    second.wait_for("its turn", |message| match message {
+        FromRaylet::ObjectCreated { request: 2, result } => Some(result.clone().unwrap()),
+        _ => None,
+    });
 }

@@ -1,0 +1,203 @@
+//! The node's objects behind the [`ObjectStore`] trait, for gRPC.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use ray_core::error::{RayError, RayResult};
+use ray_core::id::ObjectId;
+use ray_core::traits::{ObjectInfo, ObjectStore, StoreUsage};
+use tokio::sync::{mpsc, oneshot};
+
+use super::handle::{Command, NodeHandle};
+use super::store_port::{PinnedObject, StoreCommand, StoreDrop};
+
+/// The store of the node behind this handle. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeObjectStore {
+    node: NodeHandle,
+}
+
+/// Takes a request back when whoever waits for it goes away.
+struct Asked<'a> {
+    node: &'a NodeHandle,
+    dropped: Option<StoreDrop>,
+}
+
+impl<'a> Asked<'a> {
+    const fn new(node: &'a NodeHandle, dropped: StoreDrop) -> Self {
+        Self { node, dropped: Some(dropped) }
+    }
+
+    /// The request is answered, or what was begun is done.
+    fn done(mut self) {
+        self.dropped = None;
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if let Some(dropped) = self.dropped.take() {
+            self.node.note_drop(dropped);
+        }
+    }
+}
+
+impl NodeObjectStore {
+    /// The store of this node.
+    pub(crate) const fn new(node: NodeHandle) -> Self {
+        Self { node }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> StoreCommand + Send) -> RayResult<T> {
+        self.node.call(|answer| Command::Store(command(answer))).await
+    }
+
+    /// The object, pinned where it is, as soon as it is there.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::get`].
+    pub(crate) async fn pin(&self, object_id: ObjectId, timeout: Duration) -> RayResult<PinnedObject> {
+        let request = self.node.next_request();
+        let asked = Asked::new(&self.node, StoreDrop::Request(request));
+        let answer = self.ask(|answer| StoreCommand::Get { request, object_id, answer });
+        let Ok(answer) = tokio::time::timeout(timeout, answer).await else {
+            return Err(RayError::GetTimeout { what: format!("object {object_id}"), waited: timeout });
+        };
+        asked.done();
+        answer?
+    }
+
+    async fn known(&self, object_id: &ObjectId) -> RayResult<ObjectInfo> {
+        let object_id = *object_id;
+        let info = self.ask(|answer| StoreCommand::Info { object_id, answer }).await?;
+        info.ok_or_else(|| not_found(&object_id))
+    }
+
+    async fn count_reference(&self, object_id: &ObjectId, add: bool) -> RayResult<u64> {
+        let object_id = *object_id;
+        let references = self.ask(|answer| StoreCommand::CountReference { object_id, add, answer }).await?;
+        references.ok_or_else(|| not_found(&object_id))
+    }
+}
+
+fn not_found(object_id: &ObjectId) -> RayError {
+    RayError::NotFound { what: format!("object {object_id}") }
+}
+
+#[async_trait]
+impl ObjectStore for NodeObjectStore {
+    async fn put(&self, object_id: ObjectId, data: Bytes) -> RayResult<()> {
+        let (request, size) = (self.node.next_request(), data.len() as u64);
+        let asked = Asked::new(&self.node, StoreDrop::Request(request));
+        let room = self.ask(|answer| StoreCommand::Create { request, object_id, size, answer }).await?;
+        asked.done();
+        let Some(mut room) = room? else { return Ok(()) };
+        let writing = Asked::new(&self.node, StoreDrop::Write(object_id));
+        let write = move || room.copy_from_slice(&data);
+        let written = tokio::task::spawn_blocking(write).await;
+        written
+            .map_err(|error| RayError::io("cannot write to shared memory", std::io::Error::other(error)))?;
+        writing.done();
+        self.ask(|answer| StoreCommand::Seal { object_id, answer }).await
+    }
+
+    async fn get(&self, object_id: &ObjectId, timeout: Duration) -> RayResult<Bytes> {
+        Ok(Bytes::from_owner(self.pin(*object_id, timeout).await?))
+    }
+
+    async fn delete(&self, object_id: &ObjectId) -> RayResult<bool> {
+        let object_id = *object_id;
+        self.ask(|answer| StoreCommand::Delete { object_id, answer }).await
+    }
+
+    async fn contains(&self, object_id: &ObjectId) -> RayResult<bool> {
+        let object_id = *object_id;
+        let info = self.ask(|answer| StoreCommand::Info { object_id, answer }).await?;
+        Ok(info.is_some_and(|info| info.sealed))
+    }
+
+    async fn info(&self, object_id: &ObjectId) -> RayResult<ObjectInfo> {
+        self.known(object_id).await
+    }
+
+    async fn wait(
+        &self,
+        object_ids: &[ObjectId],
+        num_returns: usize,
+        timeout: Duration,
+    ) -> RayResult<(Vec<ObjectId>, Vec<ObjectId>)> {
+        if num_returns > object_ids.len() {
+            let reason = format!("num_returns is {num_returns}, for {} objects", object_ids.len());
+            return Err(RayError::InvalidArgument(reason));
+        }
+        let mut ready = std::collections::BTreeSet::new();
+        let count = |ready: &std::collections::BTreeSet<ObjectId>| {
+            object_ids.iter().filter(|object_id| ready.contains(object_id)).count()
+        };
+        let (arrived, mut arrivals) = mpsc::channel(object_ids.len().max(1));
+        let request = self.node.next_request();
+        let asked = Asked::new(&self.node, StoreDrop::Request(request));
+        let object_ids_sent = object_ids.to_vec();
+        let command = StoreCommand::Wait { request, object_ids: object_ids_sent, arrived };
+        self.node.send(Command::Store(command)).await?;
+        let gather = async {
+            while count(&ready) < num_returns {
+                let Some(object_id) = arrivals.recv().await else { return Err(RayError::ShutDown) };
+                ready.insert(object_id);
+            }
+            Ok(())
+        };
+        // When the time is over, what has arrived counts.
+        if let Ok(gathered) = tokio::time::timeout(timeout, gather).await {
+            gathered?;
+        }
+        drop(asked);
+        let mut left = num_returns;
+        Ok(object_ids.iter().partition(|object_id| {
+            let taken = left > 0 && ready.contains(object_id);
+            left -= usize::from(taken);
+            taken
+        }))
+    }
+
+    async fn spill(&self, object_ids: &[ObjectId]) -> RayResult<Vec<String>> {
+        let wanted: std::collections::BTreeSet<_> = object_ids.iter().copied().collect();
+        let (copies, mut done) = mpsc::channel(wanted.len().max(1));
+        let request = self.node.next_request();
+        let asked = Asked::new(&self.node, StoreDrop::Request(request));
+        let command = StoreCommand::Spill { request, object_ids: object_ids.to_vec(), copies };
+        self.node.send(Command::Store(command)).await?;
+        let mut urls = std::collections::BTreeMap::new();
+        while urls.len() < wanted.len() {
+            let (object_id, url) = done.recv().await.ok_or(RayError::ShutDown)??;
+            urls.insert(object_id, url);
+        }
+        drop(asked);
+        Ok(object_ids.iter().filter_map(|object_id| urls.get(object_id).cloned()).collect())
+    }
+
+    async fn restore(&self, object_ids: &[ObjectId]) -> RayResult<u64> {
+        let mut restored = 0;
+        for object_id in object_ids {
+            let info = self.known(object_id).await?;
+            if info.sealed {
+                let pinned = self.pin(*object_id, Duration::MAX).await?;
+                restored += if info.spill_url.is_some() { pinned.len() as u64 } else { 0 };
+            }
+        }
+        Ok(restored)
+    }
+
+    async fn add_reference(&self, object_id: &ObjectId) -> RayResult<u64> {
+        self.count_reference(object_id, true).await
+    }
+
+    async fn remove_reference(&self, object_id: &ObjectId) -> RayResult<u64> {
+        self.count_reference(object_id, false).await
+    }
+
+    async fn usage(&self) -> RayResult<StoreUsage> {
+        self.ask(|answer| StoreCommand::Usage { answer }).await
+    }
+}
