@@ -176,7 +176,9 @@ fn pickle(value: &Bound<'_, PyAny>) -> PyResult<(Py<PyBytes>, Vec<BorrowedBuffer
     let py = value.py();
     let pickled = serialization(py)?.call_method1(intern!(py, "dumps"), (value,))?;
     let (data, buffers): (Bound<'_, PyBytes>, Vec<Bound<'_, PyAny>>) = pickled.extract()?;
-    let buffers = buffers.iter().map(BorrowedBuffer::new).collect::<PyResult<_>>()?;
+    // As plain bytes, whatever their shape was.
+    let flat = |buffer: &Bound<'_, PyAny>| BorrowedBuffer::new(&buffer.call_method0(intern!(py, "raw"))?);
+    let buffers = buffers.iter().map(flat).collect::<PyResult<_>>()?;
     Ok((data.unbind(), buffers))
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use ray_core::config::Config;
@@ -18,6 +18,7 @@ use ray_link::message::GcsMethod;
 use ray_worker::core::{ActorRequest, Listening, MethodRequest, Notification, TaskRequest};
 use ray_worker::peer_message::{ArgValue, write_arg};
 use ray_worker::{CoreWorker, Membership};
+use rustix::process::{Signal, getpid, kill_process};
 
 use crate::codec::{EncodedValue, decode};
 use crate::error::{Signals, raise, raise_failure};
@@ -279,6 +280,10 @@ impl PyCoreWorker {
         self.core.attach_actor(actor_id.0, class_name);
     }
 
+    fn is_task_cancelled(&self) -> bool {
+        self.core.is_cancelled()
+    }
+
     fn exit_actor(&self, reason: &str) {
         self.core.exit_actor(reason);
     }
@@ -527,6 +532,10 @@ impl Listening for PyListener {
                     Ok(())
                 }
                 (Notification::Log { .. }, None, _) => Ok(()),
+                (Notification::Interrupt, _, _) => {
+                    // The worker's handler of the signal raises in the main thread if the task still runs.
+                    kill_process(getpid(), Signal::INT).map_err(|error| PyOSError::new_err(error.to_string()))
+                }
             };
             if let Err(error) = told {
                 error.print(py);

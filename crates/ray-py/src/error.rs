@@ -1,6 +1,6 @@
 //! Errors of the core as Python exceptions.
 
-use pyo3::exceptions::{PyConnectionError, PyKeyboardInterrupt, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyConnectionError, PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use ray_core::error::RayError;
@@ -10,7 +10,7 @@ use ray_worker::value::Failure;
 use crate::codec::serialization;
 
 /// An exception of this class of `ray_rust.exceptions`.
-fn ray_exception(py: Python<'_>, class: &str, message: String) -> PyErr {
+pub(crate) fn ray_exception(py: Python<'_>, class: &str, message: String) -> PyErr {
     let made = py
         .import("ray_rust.exceptions")
         .and_then(|module| module.getattr(class))
@@ -23,7 +23,10 @@ fn ray_exception(py: Python<'_>, class: &str, message: String) -> PyErr {
 
 /// What a call of the core failed with.
 pub(crate) fn raise(py: Python<'_>, error: RayError) -> PyErr {
-    let text = error.chain();
+    let text = match &error {
+        RayError::ShutDown => "ray_rust was shut down in this process; call ray_rust.init()".to_owned(),
+        error => error.chain(),
+    };
     let class = match error {
         RayError::GetTimeout { .. } => "GetTimeoutError",
         RayError::TaskCancelled { .. } => "TaskCancelledError",
@@ -38,9 +41,6 @@ pub(crate) fn raise(py: Python<'_>, error: RayError) -> PyErr {
         RayError::Unavailable { .. } => return PyConnectionError::new_err(text),
         RayError::InvalidArgument(_) | RayError::AlreadyExists { .. } | RayError::NotFound { .. } => {
             return PyValueError::new_err(text);
-        }
-        RayError::ShutDown => {
-            return PyRuntimeError::new_err("ray_rust was shut down in this process; call ray_rust.init()");
         }
         _ => "RaySystemError",
     };

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pyo3::exceptions::{PyRuntimeError, PySystemExit, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PySystemExit, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use ray_core::error::RayError;
@@ -136,6 +136,11 @@ impl Executor for PyExecutor {
             match self.run(py, core, task) {
                 Ended::Returned(returned) => Ok(returned),
                 Ended::Failed(failure) => Err(failure),
+                Ended::Raised(error)
+                    if error.is_instance_of::<PyKeyboardInterrupt>(py) && core.is_cancelled() =>
+                {
+                    Err(Failure::Cancelled(task.header.task_id))
+                }
                 Ended::Raised(error) => {
                     if is_exit(py, &error) && matches!(task.header.target, Target::Method { .. }) {
                         core.exit_actor("its code raised SystemExit");

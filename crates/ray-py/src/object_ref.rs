@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyType};
 use ray_core::id::{JobId, NodeId, ObjectId, TaskId, WorkerId};
@@ -12,6 +12,7 @@ use ray_worker::CoreWorker;
 use ray_worker::reference_counter::Owner;
 use ray_worker::value::Contained;
 
+use crate::error::ray_exception;
 use crate::id::{PyJobId, PyTaskId};
 
 /// The membership of this process: what a reference that is read belongs to.
@@ -87,11 +88,11 @@ impl PyObjectRef {
     pub(crate) fn check(&self, core: &Arc<CoreWorker>) -> PyResult<ObjectId> {
         match &self.core {
             Some(own) if Arc::ptr_eq(own, core) => Ok(self.object_id),
-            Some(_) => Err(PyRuntimeError::new_err(format!(
-                "{} belongs to a cluster that this process has left",
-                self.__repr__()
-            ))),
-            None => Err(PyRuntimeError::new_err("the nil ObjectRef has no value")),
+            Some(_) => {
+                let text = format!("{} belongs to a cluster that this process has left", self.__repr__());
+                Err(Python::attach(|py| ray_exception(py, "RaySystemError", text)))
+            }
+            None => Err(PyValueError::new_err("the nil ObjectRef has no value")),
         }
     }
 }

@@ -58,6 +58,8 @@ pub(super) struct Client {
     /// The job that it drives; `None`: a worker.
     pub(super) drives: Option<JobId>,
     pub(super) subscriptions: BTreeSet<ActorId>,
+    /// It has been told that it is taken.
+    welcomed: bool,
 }
 
 /// A worker of which one sign of its end was seen.
@@ -179,7 +181,8 @@ impl NodeMachine {
             Role::Driver(job) => Some(job.job_id),
             Role::Worker => None,
         };
-        let entry = Client { worker_id, pid, socket_path, drives, subscriptions: BTreeSet::new() };
+        let welcomed = drives.is_none();
+        let entry = Client { worker_id, pid, socket_path, drives, subscriptions: BTreeSet::new(), welcomed };
         self.clients.insert(client, entry);
         self.by_worker.insert(worker_id, client);
         match role {
@@ -211,6 +214,7 @@ impl NodeMachine {
         };
         match result {
             Ok(()) => {
+                self.clients.get_mut(&client).expect("it was just found").welcomed = true;
                 self.effects.push(Effect::Welcome(client));
                 self.on_start(now);
             }
@@ -408,7 +412,8 @@ impl NodeMachine {
     }
 
     fn announce_death(&mut self, worker_id: WorkerId, cause: &str) {
-        for &client in self.clients.keys() {
+        // The first that a client hears is its welcome.
+        for (&client, _) in self.clients.iter().filter(|(_, client)| client.welcomed) {
             let message = FromRaylet::WorkerDied { worker_id, cause: cause.to_owned() };
             self.effects.push(Effect::Send(client, message));
         }

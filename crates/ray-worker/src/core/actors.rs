@@ -266,7 +266,10 @@ fn actor_spec(actor_id: ActorId, state: &State, request: ActorRequest) -> ActorS
         owner: Some(WorkerAddress {
             worker_id: state.me.worker_id.into(),
             node_id: state.me.node_id.into(),
-            socket_path: state.listener.path().to_string_lossy().into_owned(),
+            socket_path: state
+                .listener
+                .as_ref()
+                .map_or_else(String::new, |listener| listener.path().to_string_lossy().into_owned()),
             tcp_address: String::new(),
         }),
         strategy: None,

@@ -18,12 +18,12 @@ use ray_core::wire;
 use ray_link::message::ToRaylet;
 use rustc_hash::FxHashMap;
 
-use super::CoreWorker;
 use super::grants::Then;
 use super::objects::ReadyValue;
 use super::peers::keep;
 use super::poll::{End, Patience};
 use super::state::{State, now};
+use super::{CoreWorker, Notification};
 use crate::codec::{Fields, damaged};
 use crate::memory_store::WaiterId;
 use crate::peer_message::{
@@ -116,6 +116,8 @@ pub(super) struct Execution {
     /// The running task waits for objects.
     blocked: bool,
     pub(super) exit: bool,
+    /// The running call asked for the end of its actor: its caller hears of that end instead of a reply.
+    left: bool,
     /// References that came with the running task and are covered by its caller only until the reply.
     pub(super) borrowed: Vec<ObjectId>,
     /// When the background thread looks next.
@@ -132,6 +134,7 @@ pub(super) struct Running {
     pub(super) name: String,
     pub(super) children: ChildTaskIds,
     pub(super) puts: u64,
+    cancelled: bool,
     since: Instant,
 }
 
@@ -198,6 +201,11 @@ impl CoreWorker {
         state.execution.running.as_ref().map(|running| (running.task_id, running.name.clone()))
     }
 
+    /// Whether the task that this thread runs was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.lock().execution.running.as_ref().is_some_and(|running| running.cancelled)
+    }
+
     /// The actor that this process is.
     pub fn current_actor(&self) -> Option<ActorId> {
         self.lock().execution.actor
@@ -211,6 +219,7 @@ impl CoreWorker {
             state.tell_node(&ToRaylet::ActorExiting { actor_id, reason });
             state.flush_link(self);
             state.execution.exit = true;
+            state.execution.left = true;
         }
     }
 
@@ -281,6 +290,7 @@ impl CoreWorker {
             name: header.name.to_owned(),
             children: ChildTaskIds::new(header.task_id),
             puts: 0,
+            cancelled: false,
             since: now,
         });
         state.execution.look_soon(now);
@@ -366,6 +376,9 @@ impl CoreWorker {
         };
         let mut state = self.lock();
         let kept = state.end_running();
+        if state.execution.left {
+            return Ok(());
+        }
         let to = Owner { worker_id: caller, node_id: NodeId::nil() };
         let send = Then::Send { to, kind: Kind::TaskReply, payload };
         if handed_over.is_empty() && kept.is_empty() {
@@ -458,6 +471,11 @@ impl State {
     }
 
     pub(super) fn on_cancel(&mut self, core: &CoreWorker, from: Owner, task_id: TaskId) {
+        if let Some(running) = self.execution.running.as_mut().filter(|running| running.task_id == task_id) {
+            running.cancelled = true;
+            self.notify(Notification::Interrupt);
+            return;
+        }
         let queue = &mut self.execution.queue;
         let queued = |assignment: &Assignment| match assignment {
             Assignment::Task { task_id: queued, .. } => *queued == task_id,

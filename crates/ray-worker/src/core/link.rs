@@ -19,7 +19,8 @@ impl State {
     pub(super) fn on_link_ready(&mut self, core: &CoreWorker, ready: Readiness) {
         if ready.readable {
             // Frames that came before an end still count.
-            let filled = self.link.fill();
+            let Some(link) = &mut self.link else { return };
+            let filled = link.fill();
             let taken = self.take_link_frames(core);
             let result = filled.map(drop).map_err(|error| connection_error("the node", error)).and(taken);
             if let Err(error) = result {
@@ -33,7 +34,8 @@ impl State {
     }
 
     fn take_link_frames(&mut self, core: &CoreWorker) -> RayResult<()> {
-        let mut reader = self.link.lend_reader();
+        let Some(link) = &mut self.link else { return Ok(()) };
+        let mut reader = link.lend_reader();
         let result = loop {
             match reader.next_frame() {
                 Ok(None) => break Ok(()),
@@ -44,27 +46,29 @@ impl State {
                 Err(error) => break Err(connection_error("the node", error.into())),
             }
         };
-        self.link.restore_reader(reader);
+        if let Some(link) = &mut self.link {
+            link.restore_reader(reader);
+        }
         result
     }
 
     fn on_link_lost(&mut self, core: &CoreWorker, error: RayError) {
         // It would be ready for ever.
-        let _ = core.sockets.remove(&self.link);
+        if let Some(link) = &self.link {
+            let _ = core.sockets.remove(link);
+        }
         self.execution.exit = true;
         self.wake_main();
         self.close(error);
     }
 
     pub(super) fn flush_link(&mut self, core: &CoreWorker) {
-        if self.link.queued_bytes() == 0 {
-            return;
-        }
-        match self.link.flush() {
+        let Some(link) = self.link.as_mut().filter(|link| link.queued_bytes() > 0) else { return };
+        match link.flush() {
             Ok(all) => {
                 let interest = if all { Interest::Read } else { Interest::ReadWrite };
                 // Only a lost link is not in the set, and that is noticed by reading.
-                let _ = core.sockets.modify(&self.link, LINK_TOKEN, interest);
+                let _ = core.sockets.modify(&*link, LINK_TOKEN, interest);
             }
             // Its end is noticed by reading, after what it said last.
             Err(error) => tracing::debug!(%error, "the link cannot be written"),

@@ -32,6 +32,7 @@ mod state;
 mod tasks;
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -72,6 +73,9 @@ pub enum Notification {
     },
     /// Something that a person should read.
     Warning(String),
+    /// The running task was cancelled: the main thread should look whether it goes on
+    /// ([`CoreWorker::is_cancelled`]).
+    Interrupt,
 }
 
 /// Who gets notifications.
@@ -186,8 +190,13 @@ impl CoreWorker {
         let refused = |error| RayError::io("cannot wait for sockets", error);
         let (sockets, background) = (Poller::new().map_err(refused)?, Poller::new().map_err(refused)?);
         let waker = Waker::new().map_err(refused)?;
-        sockets.add(&state.link, LINK_TOKEN, Interest::Read).map_err(refused)?;
-        sockets.add(&state.listener, LISTENER_TOKEN, Interest::Read).map_err(refused)?;
+        for (token, descriptor) in [
+            (LINK_TOKEN, state.link.as_ref().map(AsFd::as_fd)),
+            (LISTENER_TOKEN, state.listener.as_ref().map(AsFd::as_fd)),
+        ] {
+            let descriptor = descriptor.expect("a new state is connected");
+            sockets.add(descriptor, token, Interest::Read).map_err(refused)?;
+        }
         background.add(&sockets, SOCKETS_TOKEN, Interest::Read).map_err(refused)?;
         background.add(&waker, WAKER_TOKEN, Interest::Read).map_err(refused)?;
         let core = Arc::new(Self {

@@ -75,7 +75,8 @@ impl Peers {
 impl State {
     pub(super) fn accept_peers(&mut self, core: &CoreWorker) {
         loop {
-            match self.listener.accept(self.max_frame) {
+            let Some(listener) = &self.listener else { return };
+            match listener.accept(self.max_frame) {
                 Ok(Some(connection)) => drop(self.peers.add(core, connection, None)),
                 Ok(None) => return,
                 Err(error) => {

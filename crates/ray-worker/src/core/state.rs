@@ -41,8 +41,10 @@ pub(super) struct State {
     pub(super) sockets_dir: PathBuf,
     pub(super) max_frame: usize,
 
-    pub(super) link: Connection,
-    pub(super) listener: Listener,
+    /// `None` once this process has left.
+    pub(super) link: Option<Connection>,
+    /// `None` once this process has left.
+    pub(super) listener: Option<Listener>,
     pub(super) peers: Peers,
 
     pub(super) references: ReferenceCounter,
@@ -131,8 +133,8 @@ impl State {
             job_config,
             sockets_dir,
             max_frame: config.max_frame_bytes as usize,
-            link,
-            listener,
+            link: Some(link),
+            listener: Some(listener),
             peers: Peers::default(),
             references: ReferenceCounter::new(),
             memory: MemoryStore::default(),
@@ -191,6 +193,8 @@ impl State {
     /// Closes what is connected, so that the others learn that this process is gone.
     pub(super) fn disconnect(&mut self) {
         self.peers.clear();
+        self.link = None;
+        self.listener = None;
         self.memory = MemoryStore::default();
     }
 
@@ -201,8 +205,10 @@ impl State {
 
     /// Queues a message to the node. A message that cannot be encoded is a fault of this program.
     pub(super) fn tell_node(&mut self, message: &ToRaylet) {
-        message.queue(&mut self.link).expect("messages of the link can be encoded");
-        self.flush_soon();
+        if let Some(link) = &mut self.link {
+            message.queue(link).expect("messages of the link can be encoded");
+            self.flush_soon();
+        }
     }
 
     /// What is queued is written by the next who waits, or by the background thread in time.
