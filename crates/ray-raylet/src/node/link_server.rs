@@ -48,6 +48,8 @@ const MAX_QUEUED_BYTES: usize = 1 << 30;
 const MAX_QUEUED_LOG_BYTES: usize = 16 << 20;
 /// How long something that found a channel full waits before it is tried again.
 const RETRY: Duration = Duration::from_millis(5);
+/// How long nobody is accepted after the process ran out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Commands taken in one round, so that sockets are not forgotten.
 const COMMANDS_PER_ROUND: usize = 1_024;
 /// Reports to the control plane that may wait for their channel; far more than a node has actors.
@@ -94,6 +96,7 @@ pub(super) struct LinkServer {
     poller: Poller,
     fork_interest: Interest,
     accepting: bool,
+    accept_again: Option<Instant>,
     peers: FxHashMap<ClientId, Peer>,
     next_client: u64,
     /// Those with something to flush.
@@ -123,6 +126,7 @@ impl LinkServer {
             poller,
             fork_interest: Interest::Read,
             accepting: true,
+            accept_again: None,
             peers: FxHashMap::default(),
             next_client: FIRST_CLIENT,
             unflushed: BTreeSet::new(),
@@ -167,7 +171,7 @@ impl LinkServer {
         let retry = full.then(|| Instant::now() + RETRY);
         let ending = self.ending.as_ref().map(|ending| ending.deadline);
         let (machine, store) = (self.parts.machine.next_deadline(), self.parts.store.next_deadline());
-        [machine, store, self.usage_due, retry, ending].into_iter().flatten().min()
+        [machine, store, self.usage_due, self.accept_again, retry, ending].into_iter().flatten().min()
     }
 
     fn on_ready(&mut self, now: Instant, readiness: Readiness) {
@@ -194,7 +198,10 @@ impl LinkServer {
                 }
                 Ok(None) => return,
                 Err(error) => {
-                    warn!(%error, "cannot take a client");
+                    // Whoever waits goes on waiting, and would wake this thread at once again.
+                    warn!(%error, "cannot take a client: trying again in a moment");
+                    let paused = self.poller.modify(&self.parts.listener, LISTENER, Interest::None);
+                    self.accept_again = paused.is_ok().then(|| Instant::now() + ACCEPT_PAUSE);
                     return;
                 }
             }
@@ -390,6 +397,10 @@ impl LinkServer {
             }
         }
         self.watch_fork_server();
+        if self.accepting && self.accept_again.is_some_and(|at| at <= now) {
+            let resumed = self.poller.modify(&self.parts.listener, LISTENER, Interest::Read);
+            self.accept_again = resumed.is_err().then(|| now + ACCEPT_PAUSE);
+        }
         hand_over(&mut self.reports, &self.parts.gcs_reports);
         hand_over(&mut self.log_commands, &self.parts.log_commands);
         self.publish_usage(now);
@@ -588,6 +599,7 @@ impl LinkServer {
         }
         info!(%reason, "the node ends");
         self.accepting = false;
+        self.accept_again = None;
         let _ = self.poller.remove(&self.parts.listener);
         let _ = std::fs::remove_file(self.parts.listener.path());
         if let Some(owner) = &self.parts.owner {

@@ -389,6 +389,25 @@ fn a_repeated_order_does_not_bring_a_dead_incarnation_back() {
 }
 
 #[test]
+fn a_driver_is_welcomed_before_it_is_told_anything_else() {
+    let mut world = World::with_driver(cpus(1.0));
+    let (early, job_id) = (ClientId(7), JobId::from_bytes([7; 16]));
+    let job = JobDescription {
+        job_id,
+        namespace: String::new(),
+        entrypoint: String::new(),
+        metadata: Default::default(),
+    };
+    let worker_id = WorkerId::from_bytes([7; 16]);
+    world.machine.on_registered(world.now, early, worker_id, Role::Driver(job), 1, String::new());
+    world.machine.on_client_lost(world.now, DRIVER);
+    world.machine.on_job_added(world.now, job_id, Ok(()));
+    world.settle();
+    assert_eq!(world.said, []);
+    assert!(world.other.contains(&Effect::Welcome(early)));
+}
+
+#[test]
 fn only_a_driver_can_end_the_node() {
     let mut world = World::with_driver(cpus(1.0));
     world.demand(DRIVER, 1, cpus(1.0), 1);

@@ -201,3 +201,118 @@ impl ObjectStore for NodeObjectStore {
         self.ask(|answer| StoreCommand::Usage { answer }).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use ray_core::id::TaskId;
+    use ray_link::{Interest, Poller, Waker};
+    use ray_object_store::spill::FileSpill;
+    use tokio::runtime::Handle;
+
+    use super::super::store_port::StorePort;
+    use super::*;
+
+    const SECONDS: Duration = Duration::from_secs(10);
+    const MIB: u64 = 1 << 20;
+
+    fn object(number: u64) -> ObjectId {
+        ObjectId::for_put(TaskId::from_bytes([1; 16]), number)
+    }
+
+    /// A store of 8 MiB on a thread of its own, which ends with the test.
+    fn start(folder: &std::path::Path) -> NodeObjectStore {
+        let waker = Arc::new(Waker::new().unwrap());
+        let (node, mut inbox) = NodeHandle::new(Arc::clone(&waker));
+        let spill = Arc::new(FileSpill::new(folder.join("spilled")).unwrap());
+        let mut port = StorePort::new(8 * MIB, 0, Some(spill), Handle::current(), node.clone()).unwrap();
+        std::thread::spawn(move || {
+            let poller = Poller::new().unwrap();
+            poller.add(&*waker, 0, Interest::Read).unwrap();
+            let (mut ready, mut out) = (Vec::new(), Vec::new());
+            loop {
+                let wait = port.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+                poller.wait(&mut ready, wait).unwrap();
+                waker.reset();
+                let now = Instant::now();
+                while let Some(command) = inbox.take() {
+                    let Command::Store(command) = command else { return };
+                    port.on_command(now, command, &mut out);
+                }
+                for dropped in inbox.take_dropped() {
+                    port.on_command(now, StoreCommand::Dropped(dropped), &mut out);
+                }
+                port.on_tick(now, &mut out);
+            }
+        });
+        NodeObjectStore::new(node)
+    }
+
+    #[tokio::test]
+    async fn what_is_put_is_got_and_counted_until_it_is_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = start(folder.path());
+        store.put(object(1), Bytes::from_static(b"hello")).await.unwrap();
+        store.put(object(1), Bytes::from_static(b"hello")).await.unwrap();
+        let error = store.put(object(1), Bytes::from_static(b"other size")).await.unwrap_err();
+        assert!(matches!(error, RayError::AlreadyExists { .. }), "{error}");
+        assert_eq!(store.get(&object(1), SECONDS).await.unwrap(), "hello");
+        assert!(store.contains(&object(1)).await.unwrap());
+        assert_eq!(store.add_reference(&object(1)).await.unwrap(), 2);
+        assert_eq!(store.remove_reference(&object(1)).await.unwrap(), 1);
+        let info = store.info(&object(1)).await.unwrap();
+        assert_eq!((info.size_bytes, info.references, info.sealed), (5, 1, true));
+        assert!(store.delete(&object(1)).await.unwrap());
+        assert!(!store.delete(&object(1)).await.unwrap());
+        assert!(matches!(store.info(&object(1)).await, Err(RayError::NotFound { .. })));
+    }
+
+    #[tokio::test]
+    async fn waiting_tells_who_has_come_when_the_time_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = start(folder.path());
+        store.put(object(1), Bytes::new()).await.unwrap();
+        let both = [object(2), object(1)];
+        let (ready, not_ready) = store.wait(&both, 2, Duration::ZERO).await.unwrap();
+        assert!(ready.len() <= 1 && not_ready.contains(&object(2)));
+        let (ready, not_ready) = store.wait(&both, 1, SECONDS).await.unwrap();
+        assert_eq!((ready, not_ready), (vec![object(1)], vec![object(2)]));
+        assert!(store.wait(&both, 3, SECONDS).await.is_err());
+        let error = store.get(&object(2), Duration::from_millis(1)).await.unwrap_err();
+        assert!(matches!(error, RayError::GetTimeout { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn more_than_fits_is_spilled_and_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = start(folder.path());
+        let data = |number: u8| Bytes::from(vec![number; 3 << 20]);
+        for number in 0..6 {
+            store.put(object(u64::from(number)), data(number)).await.unwrap();
+        }
+        for number in 0..6 {
+            assert!(store.get(&object(u64::from(number)), SECONDS).await.unwrap() == data(number));
+        }
+        let urls = store.spill(&[object(0), object(0), object(1)]).await.unwrap();
+        assert_eq!((urls.len(), &urls[0]), (3, &urls[1]));
+        assert_eq!(store.restore(&[object(0), object(1)]).await.unwrap(), 6 * MIB);
+        assert!(store.usage().await.unwrap().spilled_bytes >= 6 * MIB);
+    }
+
+    #[tokio::test]
+    async fn a_reader_keeps_its_object_where_it_is_until_it_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = start(folder.path());
+        let data = Bytes::from(vec![7; 5 << 20]);
+        store.put(object(1), data.clone()).await.unwrap();
+        let read = store.get(&object(1), SECONDS).await.unwrap();
+        store.delete(&object(1)).await.unwrap();
+        let error = store.put(object(2), data.clone()).await.unwrap_err();
+        assert!(matches!(error, RayError::ObjectStoreFull { .. }), "{error}");
+        assert!(read == data);
+        drop(read);
+        store.put(object(2), data).await.unwrap();
+    }
+}
