@@ -5,14 +5,21 @@
 //! * [`shm`]: memory that the node's processes map; the only unsafe code.
 //! * [`arena`]: which range of it belongs to whom.
 //! * [`spill`]: where objects go when memory is short.
+//! * [`grpc`]: any object store as `ObjectStoreService`.
+//!
+//! The node daemon owns an [`object_table::ObjectTable`] and a [`shm::ShmRegion`], and drives both from its
+//! connections: nothing here listens, and nothing runs in the background.
 
 pub mod arena;
 mod borrow;
+pub mod grpc;
 mod memory_store;
 pub mod object_table;
 #[expect(unsafe_code, reason = "memory shared between processes is reached through pointers")]
 pub mod shm;
 pub mod spill;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::ObjectId;
