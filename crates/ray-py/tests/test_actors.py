@@ -356,19 +356,9 @@ def test_an_unpicklable_class_names_the_culprit(cluster):
         HasLock.remote()
 
 
-def test_concurrent_calls_of_an_actor_with_several_threads(cluster):
-    @cluster.remote(max_concurrency=2)
-    class Pair:
-        def __init__(self):
-            self.event = threading.Event()
+def test_several_threads_in_an_actor_are_refused_by_name():
+    with pytest.raises(NotImplementedError, match="max_concurrency=2"):
 
-        def wait(self):
-            return self.event.wait(30)
-
-        def set(self):
-            self.event.set()
-
-    pair = Pair.remote()
-    waiting = pair.wait.remote()
-    pair.set.remote()
-    assert cluster.get(waiting, timeout=40) is True
+        @ray_rust.remote(max_concurrency=2)
+        class _Pair:
+            pass

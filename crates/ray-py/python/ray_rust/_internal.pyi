@@ -166,6 +166,9 @@ class CoreWorker:
         """The id and handle metadata of a living actor of that name."""
 
     def cancel_task(self, ref: ObjectRef, force: bool) -> None: ...
+    def is_task_cancelled(self) -> bool:
+        """Whether the task that this worker runs was cancelled."""
+
     def nodes(self) -> list[dict[str, Any]]:
         """As `ray.nodes()`: NodeID, Alive, NodeManagerAddress, Resources, Labels, ..."""
 

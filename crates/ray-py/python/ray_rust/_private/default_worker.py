@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import signal
 import sys
 import types
 from typing import Any, Callable, Optional
@@ -31,6 +32,7 @@ def run(order: dict[str, Any]) -> int:
     core = _internal.CoreWorker.connect_worker(socket_path, worker_id, executor)
     session.set_session(session.Session(core, "", None, is_driver=False))
     executor.core = core
+    _listen_to_cancellation(core)
     core.run()
     return 0
 
@@ -61,9 +63,13 @@ class _OutputStream(io.TextIOWrapper):
         if announcement != self._announced:
             self._announced = announcement
             super().write(announcement if self._at_line_start else "\n" + announcement)
+        written = super().write(text)
         if text:
             self._at_line_start = text[-1] == "\n"
-        return super().write(text)
+            if not self._at_line_start:
+                # Whoever prints a progress bar, or dies in the middle of a line, wants it seen.
+                self.flush()
+        return written
 
 
 def _redirect_output(stdout: str, stderr: str) -> _Speaker:
@@ -77,6 +83,17 @@ def _redirect_output(stdout: str, stderr: str) -> _Speaker:
     sys.stderr = _OutputStream(open(2, "wb", closefd=False), speaker)  # noqa: SIM115
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr  # type: ignore[misc]
     return speaker
+
+
+def _listen_to_cancellation(core: _internal.CoreWorker) -> None:
+    """The core sends this process SIGINT when the running task is cancelled."""
+
+    def interrupt(_number: int, _frame: Optional[types.FrameType]) -> None:
+        # The task may have ended in the meantime, and another one must not pay for it.
+        if core.is_task_cancelled():
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def _enable_crash_reports() -> None:

@@ -92,6 +92,12 @@ def _check_num_returns(name: str, value: Any) -> None:
     _integer_from(0)(name, value)
 
 
+def _check_max_concurrency(name: str, value: Any) -> None:
+    _integer_from(1)(name, value)
+    if value > 1:
+        raise NotImplementedError(f"{name}={value} (calls of one actor side by side) is not supported yet")
+
+
 def _check_bool(name: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"{name} has to be True or False, is {value!r}")
@@ -185,7 +191,7 @@ ACTOR_OPTIONS: dict[str, _Check] = {
     "get_if_exists": _check_bool,
     "max_restarts": _or_unlimited,
     "max_task_retries": _or_unlimited,
-    "max_concurrency": _integer_from(1),
+    "max_concurrency": _check_max_concurrency,
     "max_pending_calls": _only(-1),
     "concurrency_groups": _only({}, []),
     # Keeping the order is one of the orders that this allows.
