@@ -251,19 +251,3 @@ def test_partial_functions_can_be_remote():
 def test_a_remote_function_pickles_with_its_options():
     again = cloudpickle.loads(cloudpickle.dumps(task.options(num_cpus=3)))
     assert again._options == {"num_cpus": 3}
-
-
-def test_coroutines_and_generators_are_refused_by_name():
-    async def wait():
-        pass
-
-    def count():
-        yield 1
-
-    class Waiter:
-        async def wait(self):
-            pass
-
-    for decorated, name in ((wait, "wait is async"), (count, "count is a generator"), (Waiter, "Waiter.wait is async")):
-        with pytest.raises(NotImplementedError, match=name):
-            ray_rust.remote(decorated)

@@ -1,37 +1,56 @@
 """The compiled core: ids, object references and the core worker of this process."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Optional, Protocol, Union, type_check_only
+from typing import Any, Optional, Protocol, Union, final, type_check_only
+
+from typing_extensions import Self, disjoint_base
 
 __version__: str
 
+@type_check_only
 class BaseID:
-    """A fixed-size identifier; equal, ordered and hashed by its bytes."""
+    """A fixed-size identifier; equal, ordered and hashed by its bytes.
 
-    def __init__(self, binary: bytes) -> None: ...
+    For type checkers only: at run time each kind is a class of its own, without a common base.
+    """
+
+    def __new__(cls, binary: bytes) -> Self: ...
     @classmethod
-    def from_hex(cls, hex: str) -> BaseID: ...
+    def from_hex(cls, hex: str) -> Self: ...
     @classmethod
-    def from_random(cls) -> BaseID: ...
+    def from_random(cls) -> Self: ...
     @classmethod
-    def nil(cls) -> BaseID: ...
+    def nil(cls) -> Self: ...
     @classmethod
     def size(cls) -> int: ...
     def binary(self) -> bytes: ...
     def hex(self) -> str: ...
     def is_nil(self) -> bool: ...
-    def __lt__(self, other: object) -> bool: ...
+    def __lt__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
-# Each of these has the methods of BaseID and is a class of its own (no common base at run time).
+@disjoint_base
 class TaskID(BaseID): ...
+
+@disjoint_base
 class ActorID(BaseID): ...
+
+@disjoint_base
 class NodeID(BaseID): ...
+
+@disjoint_base
 class JobID(BaseID): ...
+
+@disjoint_base
 class WorkerID(BaseID): ...
+
+@disjoint_base
 class PlacementGroupID(BaseID): ...
+
+@disjoint_base
 class ObjectID(BaseID): ...
 
+@disjoint_base
 class ObjectRef:
     """A reference to a value that exists or will exist somewhere in the cluster.
 
@@ -42,7 +61,7 @@ class ObjectRef:
     @classmethod
     def nil(cls) -> ObjectRef: ...
     @classmethod
-    def __class_getitem__(cls, item: Any) -> Any: ...
+    def __class_getitem__(cls, _item: Any) -> Any: ...
     def binary(self) -> bytes: ...
     def hex(self) -> str: ...
     def is_nil(self) -> bool: ...
@@ -50,23 +69,25 @@ class ObjectRef:
     def job_id(self) -> JobID: ...
     def __hash__(self) -> int: ...
 
+@final
 class ExportedFunction:
     """A pickled function or class, named by its content; sent to each process once."""
 
-    def __init__(self, pickled: bytes, name: str) -> None: ...
+    def __new__(cls, pickled: bytes, name: str) -> Self: ...
     @property
     def name(self) -> str: ...
     @property
     def function_id(self) -> bytes: ...
 
+@final
 class TaskOptions:
     """What a task or actor needs. Amounts were validated by the caller; resources holds all custom ones.
 
     `num_returns` >= 0; `max_retries` -1 = without limit.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         name: str,
         num_cpus: float,
@@ -76,8 +97,9 @@ class TaskOptions:
         num_returns: int,
         max_retries: int,
         retry_exceptions: bool,
-    ) -> None: ...
+    ) -> Self: ...
 
+@final
 class CoreWorker:
     """This process as a member of a cluster. All methods release the GIL while they wait.
 
@@ -161,11 +183,17 @@ class CoreWorker:
         max_task_retries: int,
         task_name: str,
     ) -> Union[ObjectRef, list[ObjectRef], None]: ...
+    def attach_actor(self, actor_id: ActorID, class_name: str) -> None:
+        """Gets ready to call an actor that another process has made."""
+
+    def exit_actor(self, reason: str) -> None:
+        """Ends the actor that this process is, once its running call has ended; that call fails."""
+
     def kill_actor(self, actor_id: ActorID, no_restart: bool) -> None: ...
     def get_named_actor(self, name: str, namespace: str) -> Optional[tuple[ActorID, bytes]]:
         """The id and handle metadata of a living actor of that name."""
 
-    def cancel_task(self, ref: ObjectRef, force: bool) -> None: ...
+    def cancel_task(self, reference: ObjectRef, force: bool) -> None: ...
     def is_task_cancelled(self) -> bool:
         """Whether the task that this worker runs was cancelled."""
 
@@ -174,6 +202,9 @@ class CoreWorker:
 
     def cluster_resources(self) -> dict[str, float]: ...
     def available_resources(self) -> dict[str, float]: ...
+    def reference_usage(self) -> tuple[int, int]:
+        """How many objects this process refers to, and how many bytes of small values it keeps."""
+
     def flush_logs(self, timeout: float) -> None:
         """Waits until everything that workers printed so far was given to `on_log`."""
 
