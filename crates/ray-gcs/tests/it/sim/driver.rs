@@ -13,7 +13,7 @@ use super::message::{Call, Context, Message, Peer, Reply, Timer};
 use super::random::Random;
 
 const TICK_MS: u64 = 150;
-const ACTORS: u64 = 8;
+const ACTORS: u64 = 12;
 
 #[derive(Debug, Default)]
 pub(super) struct Driver {
@@ -35,7 +35,7 @@ impl Driver {
         for n in 0..ACTORS {
             driver.plan.push(Call::RegisterActor(Arc::new(any_actor(n, random))));
         }
-        for _ in 0..random.between(0, 5) {
+        for _ in 0..random.between(0, 8) {
             // Whom to kill is known only when some are registered.
             driver.plan.insert(0, Call::KillActor(ActorId::nil(), random.percent(50)));
         }
@@ -61,7 +61,7 @@ impl Driver {
         let id = context.call_id();
         self.calls.insert(id, call.clone());
         context.send(Message::Call { from: Peer::Driver, id, call });
-        context.within(1, 1500, Timer::DriverAct);
+        context.within(1, 800, Timer::DriverAct);
     }
 
     pub(super) fn on_tick(&mut self, context: &mut Context<'_>) {

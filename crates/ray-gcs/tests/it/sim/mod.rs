@@ -28,9 +28,9 @@ mod world;
 
 use self::world::World;
 
-/// Seeds that found a fault, which they must not find again:
-/// * 1466: a late copy of an order given back ended the actor that the same node had made since.
-const PINNED: [u64; 1] = [1466];
+/// Seeds that found a fault, which they must not find again. A change of the models makes other courses of
+/// events of them; what a seed found is best pinned by a unit test of the table, too.
+const PINNED: [u64; 0] = [];
 
 const SEED_VARIABLE: &str = "RAY_RUST_SIM_SEED";
 const COUNT_VARIABLE: &str = "RAY_RUST_SIM_SEEDS";

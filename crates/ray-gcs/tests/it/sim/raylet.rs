@@ -238,7 +238,7 @@ impl Raylet {
                 let (node_id, num_restarts) = (self.node_id, process.num_restarts);
                 let target = Incarnation { node_id, actor_id, num_restarts };
                 let timer = Timer::Constructed { raylet: self.index, epoch: self.epoch, target };
-                context.within(5, 300, timer);
+                context.within(5, 1000, timer);
             }
         }
     }
