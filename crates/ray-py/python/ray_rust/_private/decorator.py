@@ -33,24 +33,9 @@ def remote(*args: Any, **options: Any) -> Any:
 
 def _make(decorated: Union[type, Callable[..., Any]], options: dict[str, Any]) -> Any:
     if isinstance(decorated, type):
-        for name in dir(decorated):
-            _refuse_unsupported(f"{decorated.__name__}.{name}", getattr(decorated, name, None))
         return ActorClass(decorated, options)
     if isinstance(decorated, (RemoteFunction, ActorClass)):
         raise TypeError(f"{decorated!r} is remote already")
     if not callable(decorated):
         raise TypeError(f"remote() was given {decorated!r} of type {type(decorated).__name__}: {_USAGE}")
-    _refuse_unsupported(getattr(decorated, "__name__", repr(decorated)), decorated)
     return RemoteFunction(decorated, options)
-
-
-# Bits of `code.co_flags`, as the module inspect names them; importing that takes longer than this package.
-_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
-
-
-def _refuse_unsupported(name: str, function: Any) -> None:
-    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
-    if flags & (_COROUTINE | _ASYNC_GENERATOR):
-        raise NotImplementedError(f"{name} is async: coroutines as tasks and methods are not supported yet")
-    if flags & _GENERATOR:
-        raise NotImplementedError(f"{name} is a generator: streams of results are not supported yet")
