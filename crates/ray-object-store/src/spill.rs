@@ -273,6 +273,7 @@ fn refused(action: &'static str, path: &Path, len: usize, source: io::Error) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shm::ShmRegion;
 
     fn id(n: u8) -> ObjectId {
         ObjectId::from_bytes([n; 28])
@@ -294,6 +295,21 @@ mod tests {
         }
         drop(spill);
         assert!(!folder.exists());
+    }
+
+    #[tokio::test]
+    async fn shared_memory_is_spilled_and_restored_in_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let spill = FileSpill::new(folder.path()).unwrap();
+        let region = ShmRegion::create("test", 1 << 20).unwrap();
+        region.slice_mut(4096, 100_000).unwrap().fill(7);
+        let data = region.slice(4096, 100_000).unwrap().into_bytes();
+        let url = spill.write(id(1), data).await.unwrap();
+        region.slice_mut(4096, 100_000).unwrap().fill(0);
+        spill.read_into(&url, region.slice_mut(8192, 100_000).unwrap()).await.unwrap();
+        assert!(region.slice(8192, 100_000).unwrap().iter().all(|byte| *byte == 7));
+        let short = spill.read_into(&url, region.slice_mut(0, 100_001).unwrap()).await;
+        assert!(matches!(short, Err(SpillError::Lost { .. })));
     }
 
     #[tokio::test]

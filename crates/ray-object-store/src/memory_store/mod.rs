@@ -398,13 +398,21 @@ mod tests {
         assert!(!folder.exists());
     }
 
-    /// A disk on which nothing is ever finished.
-    struct StuckDisk;
+    /// A disk on which nothing is ever finished, or nothing ever fits.
+    enum BadDisk {
+        Stuck,
+        Full,
+    }
 
     #[async_trait]
-    impl SpillBackend for StuckDisk {
-        async fn write(&self, _: ObjectId, _: Bytes) -> Result<String, SpillError> {
-            std::future::pending().await
+    impl SpillBackend for BadDisk {
+        async fn write(&self, _: ObjectId, data: Bytes) -> Result<String, SpillError> {
+            match self {
+                Self::Stuck => std::future::pending().await,
+                Self::Full => {
+                    Err(SpillError::OutOfDisk { path: self.place(), size_bytes: data.len() as u64 })
+                }
+            }
         }
         async fn read(&self, _: &str, _: u64) -> Result<Bytes, SpillError> {
             std::future::pending().await
@@ -422,8 +430,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_full_disk_is_the_error_of_the_put_and_loses_nothing() {
+        let store = InMemoryObjectStore::with_backend(100, Some(Arc::new(BadDisk::Full)));
+        store.put(id(1), vec![1; 100].into()).await.unwrap();
+        for _ in 0..2 {
+            let error = store.put(id(2), vec![2; 50].into()).await.unwrap_err();
+            assert!(matches!(error, RayError::OutOfDisk { .. }), "{error}");
+            assert!(error.to_string().contains("nowhere") && error.to_string().contains("(100 bytes)"));
+        }
+        assert!(matches!(store.spill(&[id(1)]).await, Err(RayError::OutOfDisk { .. })));
+        assert_eq!(store.get(&id(1), Duration::ZERO).await.unwrap(), vec![1; 100]);
+        store.delete(&id(1)).await.unwrap();
+        store.put(id(2), vec![2; 50].into()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_object_whose_only_copy_is_gone_is_lost_and_can_be_put_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = InMemoryObjectStore::builder().spill_folder(folder.path()).build().unwrap();
+        store.put(id(1), vec![1; 100].into()).await.unwrap();
+        let urls = store.spill(&[id(1)]).await.unwrap();
+        std::fs::remove_file(crate::spill::local_path(&urls[0]).unwrap()).unwrap();
+        let error = store.get(&id(1), Duration::ZERO).await.unwrap_err();
+        assert!(matches!(error, RayError::ObjectLost { .. }), "{error}");
+        assert!(!store.contains(&id(1)).await.unwrap());
+        store.put(id(1), vec![1; 100].into()).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_put_given_up_while_it_spills_leaves_the_others_as_they_were() {
-        let store = InMemoryObjectStore::with_backend(100, Some(Arc::new(StuckDisk)));
+        let store = InMemoryObjectStore::with_backend(100, Some(Arc::new(BadDisk::Stuck)));
         store.put(id(1), vec![1; 100].into()).await.unwrap();
         let put = store.put(id(2), vec![2; 100].into());
         assert!(timeout(Duration::from_millis(1), put).await.is_err());

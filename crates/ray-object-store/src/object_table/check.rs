@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::entry::{Place, Rank};
-use super::{ObjectTable, Want, footprint};
+use super::waiting::Want;
+use super::{ObjectTable, footprint};
 
 impl ObjectTable {
     /// Checks what holds between any two events.

@@ -7,7 +7,8 @@ use ray_core::id::{ObjectId, WorkerId};
 
 use super::answer::{Answer, ClientId, DiskFailure, Effect, Outcome, Refusal};
 use super::entry::{Place, Rank};
-use super::{ObjectTable, Reader, Want, footprint};
+use super::waiting::{Reader, Waiter, Want};
+use super::{ObjectTable, footprint};
 use crate::arena::Arena;
 
 /// How many of the largest holders an error names.
@@ -239,7 +240,7 @@ impl ObjectTable {
     /// Where the object lies on disk, if it lies only there and somebody waits to read it.
     fn awaited_on_disk(&self, object_id: ObjectId) -> Option<(String, u64)> {
         let is_awaited =
-            |waiters: &Vec<super::Waiter>| waiters.iter().any(|waiter| matches!(waiter.want, Want::Pin(_)));
+            |waiters: &Vec<Waiter>| waiters.iter().any(|waiter| matches!(waiter.want, Want::Pin(_)));
         self.waiters.get(&object_id).filter(|waiters| is_awaited(waiters))?;
         let entry = self.entries.get(&object_id)?;
         match &entry.place {
