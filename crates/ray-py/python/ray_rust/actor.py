@@ -158,20 +158,12 @@ def _with_system_methods(actor_class: type) -> type:
 
 def exit_actor() -> NoReturn:
     """Ends the actor that calls this, for good: this call and later ones fail with ActorDiedError."""
-    import os
-    import time
-
     core = session.connected_core()
-    actor_id = core.current_actor_id()
-    if actor_id is None:
+    if core.current_actor_id() is None:
         raise TypeError("exit_actor() was called outside of an actor")
-    core.kill_actor(actor_id, True)
-    # The node ends this process in a moment; until then the call must not have a result.
-    time.sleep(_EXIT_PATIENCE_S)
-    os._exit(1)
-
-
-_EXIT_PATIENCE_S = 30.0
+    core.exit_actor("it called exit_actor()")
+    # Leads out of the running call; the process ends after it.
+    raise SystemExit(0)
 
 
 class ActorClass:
@@ -252,7 +244,6 @@ class ActorClass:
 
         placement, placement_cpus = option_checks.actor_placement(options)
         max_task_retries = options.get("max_task_retries", 0)
-        max_concurrency = options.get("max_concurrency", 1)
         detached = options.get("lifetime") == "detached"
         metadata = pickle.dumps((self._description, max_task_retries), protocol=5)
         actor_id = core.create_actor(
@@ -272,15 +263,13 @@ class ActorClass:
             placement_cpus=placement_cpus,
             max_restarts=options.get("max_restarts", 0),
             max_task_retries=max_task_retries,
-            max_concurrency=max_concurrency,
+            max_concurrency=options.get("max_concurrency", 1),
             actor_name=options.get("name", ""),
             namespace=namespace,
             detached=detached,
             handle_metadata=metadata,
         )
-        # Calls that run side by side have no order in which the end could be the last.
-        ends_with_handle = not detached and max_concurrency == 1
-        return ActorHandle(actor_id, self._description, max_task_retries, metadata, ends_with_handle=ends_with_handle)
+        return ActorHandle(actor_id, self._description, max_task_retries, metadata, ends_with_handle=not detached)
 
     def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         constructor = self._description.methods.get("__init__")
@@ -421,6 +410,9 @@ def handle_from_metadata(actor_id: ActorID, metadata: bytes) -> ActorHandle:
     import pickle
 
     description, max_task_retries = pickle.loads(metadata)
+    connection = session.get_session()
+    if connection is not None:
+        connection.core.attach_actor(actor_id, description.class_name)
     return ActorHandle(actor_id, description, max_task_retries, metadata)
 
 

@@ -17,7 +17,7 @@ def remote(*args: Any, **options: Any) -> Any:
     Options of tasks: num_cpus (1), num_gpus, memory (bytes), resources, num_returns (1), max_retries (3
     when the process dies; -1 without limit), retry_exceptions (False), name.
     Options of actors: num_cpus, num_gpus, memory, resources, name, namespace, lifetime, get_if_exists,
-    max_restarts (0), max_task_retries (0), max_concurrency (1).
+    max_restarts (0), max_task_retries (0).
     """
     if len(args) == 1 and not options:
         return _make(args[0], {})
