@@ -241,7 +241,7 @@ impl CoreWorker {
             let waiter = state.add_waiter(1);
             state.execution.idle_waiter = Some(waiter);
             let mut never = || false;
-            let (woken, end) = self.wait_for(state, waiter, &mut Patience::until(None, &mut never));
+            let (woken, end) = self.wait_for(state, waiter, &mut Patience::endless(&mut never));
             state = woken;
             state.execution.idle_waiter = None;
             if end == End::Closed && !state.execution.exit {

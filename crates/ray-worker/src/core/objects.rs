@@ -324,7 +324,7 @@ impl CoreWorker {
     /// The values of arguments that lie in shared memory.
     pub(super) fn pin_args(self: &Arc<Self>, object_ids: &[ObjectId]) -> Result<Vec<ReadyValue>, Failure> {
         let mut never = || false;
-        let mut patience = Patience::until(None, &mut never);
+        let mut patience = Patience::endless(&mut never);
         let state = self.lock();
         let read = self.read_values(state, object_ids, None, &mut patience);
         read.map_err(|error| Failure::System(error.chain()))?.map_err(|(_, failure)| failure)

@@ -22,6 +22,9 @@ use super::{
 };
 use crate::memory_store::WaiterId;
 
+/// How long a thread sleeps that waits for the sockets alone.
+const LONG_SLEEP: Duration = Duration::from_secs(3600);
+
 /// Whether a wait should end, asked now and then without any lock held.
 pub type Interrupted<'a> = &'a mut dyn FnMut() -> bool;
 
@@ -38,12 +41,20 @@ pub(super) enum End {
 pub(super) struct Patience<'a> {
     pub(super) deadline: Option<Instant>,
     pub(super) interrupted: Interrupted<'a>,
+    /// Something outside of the sockets may end the wait, and has to be looked for now and then.
+    pub(super) interruptible: bool,
 }
 
 impl Patience<'_> {
     pub(super) fn until(timeout: Option<Duration>, interrupted: Interrupted<'_>) -> Patience<'_> {
         // A timeout beyond what the clock can say is none.
-        Patience { deadline: timeout.and_then(|timeout| now().checked_add(timeout)), interrupted }
+        let deadline = timeout.and_then(|timeout| now().checked_add(timeout));
+        Patience { deadline, interrupted, interruptible: true }
+    }
+
+    /// Until something comes, without a look at anything else: an idle process stays asleep.
+    pub(super) fn endless(never: Interrupted<'_>) -> Patience<'_> {
+        Patience { deadline: None, interrupted: never, interruptible: false }
     }
 }
 
@@ -69,15 +80,16 @@ impl CoreWorker {
     }
 
     /// Whether the wait is over, and if not, how long to sleep at most.
-    fn look(&self, state: &State, waiter: WaiterId, deadline: Option<Instant>) -> Result<Duration, End> {
+    fn look(&self, state: &State, waiter: WaiterId, patience: &Patience<'_>) -> Result<Duration, End> {
         if state.waiters[waiter].as_ref().is_none_or(|waiter| waiter.remaining == 0) {
             return Err(End::Done);
         }
         if state.check_open().is_err() {
             return Err(End::Closed);
         }
-        let poll = Duration::from_millis(self.config.get_poll_ms);
-        let Some(deadline) = deadline else { return Ok(poll) };
+        let poll =
+            if patience.interruptible { Duration::from_millis(self.config.get_poll_ms) } else { LONG_SLEEP };
+        let Some(deadline) = patience.deadline else { return Ok(poll) };
         match deadline.checked_duration_since(now()) {
             Some(rest) if !rest.is_zero() => Ok(poll.min(rest)),
             Some(_) | None => Err(End::Timeout),
@@ -93,7 +105,7 @@ impl CoreWorker {
     ) -> (MutexGuard<'a, State>, Option<End>) {
         state.flush(self);
         while state.polling {
-            let limit = match self.look(&state, waiter, patience.deadline) {
+            let limit = match self.look(&state, waiter, patience) {
                 Ok(limit) => limit,
                 Err(end) => return (state, Some(end)),
             };
@@ -128,7 +140,7 @@ impl CoreWorker {
         let mut ready = Vec::new();
         let end = loop {
             state.flush(self);
-            let limit = match self.look(&state, waiter, patience.deadline) {
+            let limit = match self.look(&state, waiter, patience) {
                 Ok(limit) => limit,
                 Err(end) => break end,
             };
