@@ -21,6 +21,7 @@ use ray_core::pb::raylet::raylet_service_server::RayletServiceServer;
 use ray_core::resource::Resources;
 use ray_gcs::Gcs;
 use ray_link::{Listener, Waker};
+use ray_object_store::grpc::ObjectStoreServiceImpl;
 use ray_object_store::spill::{FileSpill, SpillBackend};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -42,6 +43,7 @@ use super::handle::{Command, NodeHandle};
 use super::hardware::{self, Hardware};
 use super::link_server::{LinkServer, LinkServerParts};
 use super::machine::NodeMachine;
+use super::object_store::NodeObjectStore;
 use super::process_tree;
 use super::session::{NodeInfoJson, Session};
 use super::store_port::StorePort;
@@ -257,10 +259,13 @@ impl Services {
     fn listen(&mut self, config: &NodeConfig, listener: TcpListener) {
         let chunk_bytes = config.config.object_store.transfer_chunk_bytes;
         let raylet = RayletGrpc::new(self.handle.clone(), self.identity.node_id, chunk_bytes);
+        let objects = Arc::new(NodeObjectStore::new(self.handle.clone()));
+        let objects = ObjectStoreServiceImpl::new(objects).into_server();
         let control_plane = self.control_plane.as_ref().map(Gcs::grpc_service);
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let services = Server::builder()
             .add_service(RayletServiceServer::new(raylet).max_decoding_message_size(usize::MAX))
+            .add_service(objects)
             .add_optional_service(control_plane);
         let (stop, handle) = (self.stop.clone(), self.handle.clone());
         self.tasks.spawn(async move {

@@ -7,10 +7,14 @@ use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::ObjectId;
 use ray_core::traits::{ObjectInfo, ObjectStore, StoreUsage};
+use ray_object_store::object_table::Reader;
 use tokio::sync::{mpsc, oneshot};
 
 use super::handle::{Command, NodeHandle};
 use super::store_port::{PinnedObject, StoreCommand, StoreDrop};
+
+/// How long bringing one object back may take: the disk may be busy with others.
+const RESTORE_LIMIT: Duration = Duration::from_secs(600);
 
 /// The store of the node behind this handle. Clones share it.
 #[derive(Debug, Clone)]
@@ -58,9 +62,19 @@ impl NodeObjectStore {
     /// # Errors
     /// As [`ObjectStore::get`].
     pub(crate) async fn pin(&self, object_id: ObjectId, timeout: Duration) -> RayResult<PinnedObject> {
+        // This process can map the copy of a spilled object, and so needs no room to read it.
+        self.pin_as(Reader::ArenaOrFile, object_id, timeout).await
+    }
+
+    async fn pin_as(
+        &self,
+        reader: Reader,
+        object_id: ObjectId,
+        timeout: Duration,
+    ) -> RayResult<PinnedObject> {
         let request = self.node.next_request();
         let asked = Asked::new(&self.node, StoreDrop::Request(request));
-        let answer = self.ask(|answer| StoreCommand::Get { request, object_id, answer });
+        let answer = self.ask(|answer| StoreCommand::Get { request, object_id, reader, answer });
         let Ok(answer) = tokio::time::timeout(timeout, answer).await else {
             return Err(RayError::GetTimeout { what: format!("object {object_id}"), waited: timeout });
         };
@@ -182,7 +196,7 @@ impl ObjectStore for NodeObjectStore {
         for object_id in object_ids {
             let info = self.known(object_id).await?;
             if info.sealed {
-                let pinned = self.pin(*object_id, Duration::MAX).await?;
+                let pinned = self.pin_as(Reader::Arena, *object_id, RESTORE_LIMIT).await?;
                 restored += if info.spill_url.is_some() { pinned.len() as u64 } else { 0 };
             }
         }
@@ -209,7 +223,8 @@ mod tests {
 
     use ray_core::id::TaskId;
     use ray_link::{Interest, Poller, Waker};
-    use ray_object_store::spill::FileSpill;
+    use ray_object_store::spill::{FileSpill, SpillBackend};
+    use ray_object_store::testing::Setup;
     use tokio::runtime::Handle;
 
     use super::super::store_port::StorePort;
@@ -222,12 +237,25 @@ mod tests {
         ObjectId::for_put(TaskId::from_bytes([1; 16]), number)
     }
 
-    /// A store of 8 MiB on a thread of its own, which ends with the test.
+    /// A store of 8 MiB that spills.
     fn start(folder: &std::path::Path) -> NodeObjectStore {
+        start_with(8 * MIB, Some(Arc::new(FileSpill::new(folder.join("spilled")).unwrap())))
+    }
+
+    async fn make(setup: Setup) -> (NodeObjectStore, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let spill = setup.spills.then(|| FileSpill::new(folder.path().join("spilled")).unwrap());
+        let spill = spill.map(|spill| Arc::new(spill) as Arc<dyn SpillBackend>);
+        (start_with(setup.capacity_bytes, spill), folder)
+    }
+
+    ray_object_store::conformance_tests!(make);
+
+    /// A store on a thread of its own, which ends with the test.
+    fn start_with(capacity: u64, spill: Option<Arc<dyn SpillBackend>>) -> NodeObjectStore {
         let waker = Arc::new(Waker::new().unwrap());
         let (node, mut inbox) = NodeHandle::new(Arc::clone(&waker));
-        let spill = Arc::new(FileSpill::new(folder.join("spilled")).unwrap());
-        let mut port = StorePort::new(8 * MIB, 0, Some(spill), Handle::current(), node.clone()).unwrap();
+        let mut port = StorePort::new(capacity, 0, spill, Handle::current(), node.clone()).unwrap();
         std::thread::spawn(move || {
             let poller = Poller::new().unwrap();
             poller.add(&*waker, 0, Interest::Read).unwrap();

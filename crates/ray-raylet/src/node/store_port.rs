@@ -18,7 +18,7 @@ use ray_object_store::object_table::{
     self, Answer, DiskFailure, Misuse, ObjectTable, Outcome, Reader, Refusal, TableConfig,
 };
 use ray_object_store::shm::{ShmRegion, ShmSlice, ShmSliceMut};
-use ray_object_store::spill::{SpillBackend, SpillError};
+use ray_object_store::spill::{SpillBackend, SpillError, local_path};
 use rustc_hash::FxHashMap;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -45,7 +45,12 @@ pub(crate) enum StoreCommand {
     /// The object is written.
     Seal { object_id: ObjectId, answer: oneshot::Sender<()> },
     /// The object, pinned.
-    Get { request: u64, object_id: ObjectId, answer: oneshot::Sender<RayResult<PinnedObject>> },
+    Get {
+        request: u64,
+        object_id: ObjectId,
+        reader: Reader,
+        answer: oneshot::Sender<RayResult<PinnedObject>>,
+    },
     /// Tell each object that can be read. The channel has room for all.
     Wait { request: u64, object_ids: Vec<ObjectId>, arrived: mpsc::Sender<ObjectId> },
     /// Copy objects to disk and tell where. The channel has room for all.
@@ -261,10 +266,10 @@ impl StorePort {
                 self.retry_deferred(now, out);
                 let _ = answer.send(());
             }
-            StoreCommand::Get { request, object_id, answer } => {
+            StoreCommand::Get { request, object_id, reader, answer } => {
                 self.pending.insert(request, Pending::Get(answer));
                 self.step(out, |table, effects| {
-                    table.on_get(now, (NODE, request), &[object_id], Reader::Arena, effects);
+                    table.on_get(now, (NODE, request), &[object_id], reader, effects);
                 });
             }
             StoreCommand::Wait { request, object_ids, arrived } => {
@@ -469,12 +474,23 @@ impl StorePort {
                     self.node.note_drop(StoreDrop::Write(object_id));
                 }
             }
-            Some(Pending::Get(answer)) => drop(answer.send(self.pinned(object_id, outcome))),
+            Some(Pending::Get(answer)) => {
+                let copy = match &outcome {
+                    Outcome::OnDisk { url, .. } => Some(url.clone()),
+                    _ => None,
+                };
+                let pinned = self.pinned(object_id, outcome);
+                if let (Some(url), Err(_)) = (copy, &pinned) {
+                    let now = Instant::now();
+                    self.step(out, |table, effects| table.on_copy_lost(now, object_id, &url, effects));
+                }
+                drop(answer.send(pinned));
+            }
             Some(Pending::Result(task_id, data)) => {
                 self.write_result(object_id, task_id, &data, outcome, out)
             }
             Some(Pending::Wait(_) | Pending::Spill(_)) => {}
-            None if matches!(outcome, Outcome::Ready { .. }) => {
+            None if matches!(outcome, Outcome::Ready { .. } | Outcome::OnDisk { .. }) => {
                 self.node.note_drop(StoreDrop::Pin(object_id));
             }
             None => {}
@@ -496,6 +512,15 @@ impl StorePort {
                 // Made first, so that the pin is given back even if there is no slice.
                 let mut pinned = PinnedObject { slice: None, object_id, node: self.node.clone() };
                 pinned.slice = Some(self.region.slice(offset, size)?);
+                Ok(pinned)
+            }
+            Outcome::OnDisk { url, size } => {
+                let mut pinned = PinnedObject { slice: None, object_id, node: self.node.clone() };
+                if size > 0 {
+                    let lost = || RayError::ObjectLost { object_id, cause: format!("{url} is no file") };
+                    let path = local_path(&url).ok_or_else(lost)?;
+                    pinned.slice = Some(ShmRegion::open_spilled(&path, size)?.slice(0, size)?);
+                }
                 Ok(pinned)
             }
             Outcome::Refused(refusal) => Err(refusal.into_ray_error(object_id)),

@@ -246,3 +246,27 @@ fn the_node_is_shut_down_by_grpc() {
     raylet.runtime.block_on(raylet.client.shutdown(request)).unwrap();
     world.join().unwrap();
 }
+
+#[test]
+fn an_object_put_by_grpc_is_read_in_shared_memory_by_a_process_of_the_node() {
+    use ray_core::pb::object_store as objects;
+    use ray_core::pb::object_store::object_store_service_client::ObjectStoreServiceClient;
+    use ray_object_store::shm::{Access, ShmRegion};
+
+    let world = World::start(1.0);
+    let mut driver = world.driver();
+    let memory = driver.memory.take().expect("it came with the welcome");
+    let memory = ShmRegion::from_fd(memory, Access::ReadOnly).unwrap();
+    let object_id = ObjectId::for_put(TaskId::random(), 0);
+    driver.tell(ToRaylet::GetObjects { request: 1, object_ids: vec![object_id] });
+    let runtime = Runtime::new().unwrap();
+    let address = format!("http://{}", world.info.gcs_address);
+    let mut client = runtime.block_on(ObjectStoreServiceClient::connect(address)).unwrap();
+    let object = objects::Object { object_id: object_id.to_binary(), data: b"hello".to_vec() };
+    runtime.block_on(client.put(objects::PutRequest { object: Some(object) })).unwrap();
+    let (offset, size) = driver.wait_for("the object", |message| match message {
+        FromRaylet::ObjectReady { request: 1, offset, size, .. } => Some((*offset, *size)),
+        _ => None,
+    });
+    assert_eq!(&*memory.slice(offset, size).unwrap(), b"hello");
+}
