@@ -71,45 +71,39 @@ def problems_of(package: dict[str, Any], rules: dict[str, Any]) -> list[str]:
 
 
 def is_allowed(expression: str, allowed: set[str]) -> bool:
-    """Whether an SPDX expression can be met with allowed licences."""
+    """Whether an SPDX expression can be met with allowed licences; one that makes no sense cannot."""
     # Before SPDX, crates wrote a slash for "or".
     tokens = re.findall(r"\(|\)|[^\s()]+", expression.replace("/", " OR "))
-    position = 0
+    try:
+        return _either(tokens, allowed) and not tokens
+    except IndexError:
+        return False
 
-    def either() -> bool:
-        nonlocal position
-        value = both()
-        while position < len(tokens) and tokens[position] == "OR":
-            position += 1
-            other = both()
-            value = value or other
-        return value
 
-    def both() -> bool:
-        nonlocal position
-        value = one()
-        while position < len(tokens) and tokens[position] == "AND":
-            position += 1
-            other = one()
-            value = value and other
-        return value
+def _either(tokens: list[str], allowed: set[str]) -> bool:
+    values = [_both(tokens, allowed)]
+    while tokens[:1] == ["OR"]:
+        del tokens[0]
+        values.append(_both(tokens, allowed))
+    return any(values)
 
-    def one() -> bool:
-        nonlocal position
-        if position >= len(tokens):
-            return False
-        token = tokens[position]
-        position += 1
-        if token == "(":
-            value = either()
-            position += 1
-            return value
-        if position < len(tokens) and tokens[position] == "WITH":
-            token = " ".join((token, "WITH", tokens[position + 1]))
-            position += 2
-        return token in allowed
 
-    return either() and position >= len(tokens)
+def _both(tokens: list[str], allowed: set[str]) -> bool:
+    values = [_one(tokens, allowed)]
+    while tokens[:1] == ["AND"]:
+        del tokens[0]
+        values.append(_one(tokens, allowed))
+    return all(values)
+
+
+def _one(tokens: list[str], allowed: set[str]) -> bool:
+    token = tokens.pop(0)
+    if token == "(":
+        value = _either(tokens, allowed)
+        return tokens.pop(0) == ")" and value
+    if tokens[:1] == ["WITH"]:
+        token += f" {tokens.pop(0)} {tokens.pop(0)}"
+    return token in allowed
 
 
 if __name__ == "__main__":
