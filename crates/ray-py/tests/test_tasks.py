@@ -1,6 +1,7 @@
 """Tasks: arguments, results, options, errors, tasks that submit tasks."""
 
 import functools
+import gc
 import os
 import threading
 
@@ -193,6 +194,68 @@ def test_a_function_is_what_it_was_at_its_first_call(cluster):
     assert cluster.get(read.remote()) == 1
     state["x"] = 2
     assert cluster.get(read.remote()) == 1
+
+
+def test_references_that_a_function_closes_over(cluster):
+    def make():
+        inner, result = cluster.put(np.arange(1_000_000)), identity.remote(5)
+        both = [inner, result, inner]
+
+        @cluster.remote
+        def look(i, *, j):
+            assert both[2] == inner
+            array, five = ray_rust.get(both[:2])
+            return array[i] + five + j
+
+        return look
+
+    look = make()
+    assert cluster.get([look.remote(i, j=100) for i in range(3)]) == [105, 106, 107]
+
+    @cluster.remote
+    def nested():
+        return ray_rust.get(look.remote(1, j=1))
+
+    assert cluster.get(nested.remote()) == 7
+    # The caller's own references may be gone while a task is under way.
+    ref = look.options(num_cpus=0.5).remote(3, j=0)
+    look = nested = None
+    gc.collect()
+    assert cluster.get(ref) == 8
+
+
+def test_references_in_global_variables_of_a_script(run_script):
+    out = run_script(
+        """
+import ray_rust as ray
+data = ray.put([1, 2, 3])
+
+@ray.remote
+def look(i):
+    return ray.get(data)[i]
+
+@ray.remote
+class Keeper:
+    refs = [data]
+
+    def look(self, i):
+        return ray.get(self.refs[0])[i]
+
+print(ray.get([look.remote(i) for i in range(3)]), ray.get(Keeper.remote().look.remote(2)))
+"""
+    )
+    assert out == "[1, 2, 3] 3\n"
+
+
+def test_the_culprit_is_named_beside_references(cluster):
+    ref, lock = cluster.put(1), threading.Lock()
+
+    @cluster.remote
+    def uses_both():
+        return ref, lock
+
+    with pytest.raises(TypeError, match=r"'lock' that function"):
+        uses_both.remote()
 
 
 def test_a_remote_function_can_be_an_argument(cluster):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional
 from ray_rust._internal import ActorID, ExportedFunction, TaskOptions
 from ray_rust._private import options as option_checks
 from ray_rust._private import session
-from ray_rust.remote_function import explain_argument
+from ray_rust.remote_function import explain_argument, with_captured
 
 if TYPE_CHECKING:
-    from ray_rust._internal import CoreWorker
+    from ray_rust._internal import CoreWorker, ObjectRef
 
 __all__ = ["ActorClass", "ActorHandle", "ActorMethod", "ActorProxy", "exit_actor", "method"]
 
@@ -177,6 +177,8 @@ class ActorClass:
         self._default_options = options
         self._description = ClassDescription.of(actor_class)
         self._exported: Optional[ExportedFunction] = None
+        # References in the class, which its construction has to bring along.
+        self._captured: list[ObjectRef] = []
         self.__name__ = actor_class.__name__
         self.__qualname__ = actor_class.__qualname__
         self.__module__ = actor_class.__module__
@@ -246,8 +248,11 @@ class ActorClass:
         max_task_retries = options.get("max_task_retries", 0)
         detached = options.get("lifetime") == "detached"
         metadata = pickle.dumps((self._description, max_task_retries), protocol=5)
+        exported = self._exported or self._export()
+        if self._captured:
+            kwargs = with_captured(kwargs, self._captured)
         actor_id = core.create_actor(
-            self._exported or self._export(),
+            exported,
             args,
             kwargs,
             TaskOptions(
@@ -282,7 +287,9 @@ class ActorClass:
         from ray_rust._private.serialization import dumps_function
 
         try:
-            pickled = dumps_function(_Exported(self.__ray_actor_class__), f"the actor class {self.__name__!r}")
+            pickled, self._captured = dumps_function(
+                _Exported(self.__ray_actor_class__), f"the actor class {self.__name__!r}"
+            )
         except TypeError:
             # Once more without the wrapping, for an error that shows the way from the class.
             dumps_function(self.__ray_actor_class__, f"the actor class {self.__name__!r}")

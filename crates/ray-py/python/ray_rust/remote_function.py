@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from ray_rust._internal import ExportedFunction, TaskOptions
 from ray_rust._private import options as option_checks
 from ray_rust._private import session
+
+if TYPE_CHECKING:
+    from ray_rust._internal import ObjectRef
 
 _WHAT = "a task"
 
@@ -27,6 +30,8 @@ class RemoteFunction:
         self._signature: Any = None
         # Pickled at the first call, as late as the function may still change what it refers to.
         self._exported: Optional[ExportedFunction] = None
+        # References in it, which calls have to bring along.
+        self._captured: list[ObjectRef] = []
         self.__name__ = self._function_name
         self.__doc__ = function.__doc__
         self.__module__ = getattr(function, "__module__", None) or "__main__"
@@ -60,6 +65,8 @@ class RemoteFunction:
         exported = self._exported
         if exported is None:
             exported = self._export()
+        if self._captured:
+            kwargs = with_captured(kwargs, self._captured)
         try:
             return core.submit_task(exported, args, kwargs, options)
         except TypeError as error:
@@ -68,7 +75,7 @@ class RemoteFunction:
     def _export(self) -> ExportedFunction:
         from ray_rust._private.serialization import dumps_function
 
-        pickled = dumps_function(self._function, f"the remote function {self._function_name!r}")
+        pickled, self._captured = dumps_function(self._function, f"the remote function {self._function_name!r}")
         self._exported = ExportedFunction(pickled, self._function_name)
         return self._exported
 
@@ -94,6 +101,13 @@ class RemoteFunction:
 
     def __repr__(self) -> str:
         return f"<RemoteFunction {self.__module__}.{self._function_name}>"
+
+
+def with_captured(kwargs: dict[str, Any], references: list[ObjectRef]) -> dict[str, Any]:
+    """The arguments by name, with the references that the function refers to."""
+    from ray_rust._private.captured import ARGUMENT
+
+    return {**kwargs, ARGUMENT: references}
 
 
 def explain_argument(error: TypeError, function_name: str) -> TypeError:

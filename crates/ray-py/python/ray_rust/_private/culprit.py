@@ -60,10 +60,10 @@ class _Search:
 
 def is_picklable(value: Any) -> bool:
     """Whether the value can be sent to another process."""
-    import cloudpickle
+    from ray_rust._private.captured import pickle_function
 
     try:
-        cloudpickle.dumps(value, protocol=5, buffer_callback=lambda _: None)
+        pickle_function(value)
     except Exception:  # noqa: BLE001 - whatever the reason
         return False
     return True

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pickle import PickleBuffer
     from typing import Optional
 
+    from ray_rust._internal import ObjectRef
+
 _PROTOCOL = 5
 
 
@@ -49,15 +51,14 @@ def loads(data: Any, buffers: Sequence[Any] = ()) -> Any:
     return pickle.loads(data, buffers=buffers)
 
 
-def dumps_function(function: Any, what: str) -> bytes:
-    """A function or class for other processes; `what` names it in errors."""
-    import cloudpickle
+def dumps_function(function: Any, what: str) -> tuple[bytes, list[ObjectRef]]:
+    """A function or class for other processes, and the references in it; `what` names it in errors."""
+    from ray_rust._private.captured import pickle_function
 
     try:
-        pickled: bytes = cloudpickle.dumps(function, protocol=_PROTOCOL)
+        return pickle_function(function)
     except Exception as error:
         raise _not_picklable(function, error, what) from error
-    return pickled
 
 
 def _cloudpickle_dumps(value: Any, buffers: list[PickleBuffer]) -> bytes:
