@@ -62,6 +62,8 @@ pub enum ActorEffect {
     KillDone(Incarnation),
     /// This incarnation is made; from now on it takes its resources for life only.
     Settled(Incarnation, Arc<ActorSpec>),
+    /// The node has less room than it said; for a while nothing should go there.
+    GivenBack(NodeId),
     /// What this incarnation took on its node is free again, or soon.
     Vacated(Incarnation, Arc<ActorSpec>),
 }
@@ -95,6 +97,9 @@ struct Actor {
     /// While it is being created: whether the node took the order. A node that never did so cannot
     /// have run the constructor, and its death costs no restart.
     acknowledged: bool,
+    /// Nodes that are not, or no longer, to make the present incarnation, and where it ended or has to:
+    /// what they say of it being alive is late.
+    strays: BTreeSet<NodeId>,
 }
 
 impl ActorTable {
@@ -119,7 +124,10 @@ impl ActorTable {
             self.names.insert((info.namespace.clone(), name.clone()), info.actor_id);
         }
         let spec = spec.filter(|_| !info.phase.is_dead()).map(Arc::new);
-        self.actors.insert(info.actor_id, Actor { info: Arc::new(info), spec, acknowledged: false });
+        self.actors.insert(
+            info.actor_id,
+            Actor { info: Arc::new(info), spec, acknowledged: false, strays: BTreeSet::new() },
+        );
         true
     }
 
@@ -169,8 +177,10 @@ impl ActorTable {
         out.push(ActorEffect::SaveSpec(Arc::clone(&spec)));
         out.push(ActorEffect::Changed(Arc::clone(&info)));
         out.push(ActorEffect::Schedule(actor_id));
-        self.actors
-            .insert(actor_id, Actor { info: Arc::clone(&info), spec: Some(spec), acknowledged: false });
+        self.actors.insert(
+            actor_id,
+            Actor { info: Arc::clone(&info), spec: Some(spec), acknowledged: false, strays: BTreeSet::new() },
+        );
         Ok(info)
     }
 
@@ -235,12 +245,14 @@ impl ActorTable {
         pid: u32,
         out: &mut Vec<ActorEffect>,
     ) {
-        let Some(actor) = self.current_mut(target) else {
+        let Some(actor) = self.actors.get_mut(&target.actor_id).filter(|actor| actor.may_live_as(target))
+        else {
+            self.note_stray(target);
             let message = format!("{target} is not the present one any more");
             self.order_kill(*target, DeathCause::new(DeathKind::Killed, message), out);
             return;
         };
-        if actor.is_creating() {
+        if !matches!(actor.info.phase, ActorPhase::Alive { .. }) {
             actor.enter(ActorPhase::Alive { address, pid }, out);
             out.extend(actor.spec.clone().map(|spec| ActorEffect::Settled(*target, spec)));
         }
@@ -248,11 +260,12 @@ impl ActorTable {
 
     /// A node reports that this incarnation is gone.
     pub fn on_died(&mut self, target: &Incarnation, cause: DeathCause, now: Now, out: &mut Vec<ActorEffect>) {
-        let Some(actor) = self.current_mut(target) else { return };
+        let Some(actor) = self.current_mut(target) else { return self.note_stray(target) };
         if cause.kind != DeathKind::Unschedulable {
             self.restart_or_bury(target.actor_id, cause, now, out);
         } else if actor.is_creating() {
             self.place_again(target.actor_id, out);
+            out.push(ActorEffect::GivenBack(target.node_id));
         }
         // Else the node gave an earlier order back, and took the next one and carried it out since.
     }
@@ -394,6 +407,13 @@ impl ActorTable {
         self.actors.get_mut(&target.actor_id).filter(|actor| actor.incarnation() == Some(*target))
     }
 
+    fn note_stray(&mut self, target: &Incarnation) {
+        let actor = self.actors.get_mut(&target.actor_id);
+        if let Some(actor) = actor.filter(|actor| actor.info.num_restarts == target.num_restarts) {
+            actor.strays.insert(target.node_id);
+        }
+    }
+
     fn order_kill(&mut self, target: Incarnation, cause: DeathCause, out: &mut Vec<ActorEffect>) {
         if self.kills.insert(target, cause.clone()).is_none() {
             out.push(ActorEffect::KillOnNode(KillOrder { target, cause }));
@@ -412,6 +432,7 @@ impl ActorTable {
         if cause.kind.may_restart() && info.max_restarts.allows_another(info.num_restarts) {
             actor.vacate(out);
             Arc::make_mut(&mut actor.info).num_restarts += 1;
+            actor.strays.clear();
             actor.enter(ActorPhase::Waiting { reason: format!("it is made anew: {}", cause.message) }, out);
             out.push(ActorEffect::Schedule(actor_id));
         } else {
@@ -497,6 +518,16 @@ impl Actor {
     fn incarnation(&self) -> Option<Incarnation> {
         let (actor_id, num_restarts) = (self.info.actor_id, self.info.num_restarts);
         self.info.phase.node_id().map(|node_id| Incarnation { node_id, actor_id, num_restarts })
+    }
+
+    /// Whether a report that `target` takes calls is to be believed. It is if that is the present incarnation, or
+    /// if nobody makes the present one now: a late copy of an order given back took the actor from a
+    /// node that has taken and carried out the order since.
+    fn may_live_as(&self, target: &Incarnation) -> bool {
+        let waits = matches!(self.info.phase, ActorPhase::Waiting { .. });
+        let is_stray = self.strays.contains(&target.node_id);
+        self.incarnation() == Some(*target)
+            || (waits && self.info.num_restarts == target.num_restarts && !is_stray)
     }
 
     fn is_creating(&self) -> bool {

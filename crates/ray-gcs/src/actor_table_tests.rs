@@ -274,7 +274,7 @@ fn an_order_that_a_node_gives_back_or_refuses() {
     table.on_placed(actor(1), node(1), &mut out);
     table.on_died(&incarnation(1, 1, 0), died(DeathKind::Unschedulable), at(1), &mut out);
     assert!(matches!(phase(&table, 1), ActorPhase::Waiting { .. }));
-    assert_eq!(out.last(), Some(&ActorEffect::Schedule(actor(1))));
+    assert!(out.ends_with(&[ActorEffect::Schedule(actor(1)), ActorEffect::GivenBack(node(1))]));
     table.on_placed(actor(1), node(2), &mut out);
     table.on_create_refused(&incarnation(1, 1, 0), "late", at(2), &mut out);
     assert!(!phase(&table, 1).is_dead(), "the refusal is another node's");
@@ -289,6 +289,35 @@ fn a_late_copy_of_an_order_given_back_does_not_end_what_the_node_made_since() {
     table.on_died(&incarnation(1, 1, 0), died(DeathKind::Unschedulable), at(1), &mut out);
     assert_eq!(out, []);
     assert!(matches!(phase(&table, 1), ActorPhase::Alive { .. }));
+}
+
+#[test]
+fn a_node_that_took_the_order_after_all_keeps_the_actor_unless_it_is_made_elsewhere() {
+    let waiting_again = || {
+        let mut table = ActorTable::new(10);
+        let mut out = Vec::new();
+        table.register(spec(1, MaxRestarts::Times(0)), &mut out).unwrap();
+        table.on_placed(actor(1), node(1), &mut out);
+        table.on_died(&incarnation(1, 1, 0), died(DeathKind::Unschedulable), at(1), &mut out);
+        table
+    };
+    let mut out = Vec::new();
+    let mut table = waiting_again();
+    table.on_alive(&incarnation(1, 1, 0), address(node(1)), 1, &mut out);
+    assert!(matches!(phase(&table, 1), ActorPhase::Alive { .. }));
+
+    let mut table = waiting_again();
+    table.on_placed(actor(1), node(2), &mut out);
+    table.on_alive(&incarnation(1, 1, 0), address(node(1)), 1, &mut out);
+    assert_eq!(kills(&out), [incarnation(1, 1, 0)]);
+
+    // That it died arrives before that it lived.
+    let mut table = waiting_again();
+    out.clear();
+    table.on_died(&incarnation(1, 1, 0), died(DeathKind::ProcessExited), at(2), &mut out);
+    table.on_alive(&incarnation(1, 1, 0), address(node(1)), 1, &mut out);
+    assert!(matches!(phase(&table, 1), ActorPhase::Waiting { .. }));
+    assert_eq!(kills(&out), [incarnation(1, 1, 0)]);
 }
 
 #[test]
@@ -421,7 +450,7 @@ impl Witness {
                 ActorEffect::CreateOnNode(target, _) => self.ordered.push(target),
                 ActorEffect::KillOnNode(order) => prop_assert!(self.kills.insert(order.target)),
                 ActorEffect::KillDone(target) => prop_assert!(self.kills.remove(&target)),
-                ActorEffect::Settled(..) | ActorEffect::Vacated(..) => {}
+                ActorEffect::Settled(..) | ActorEffect::Vacated(..) | ActorEffect::GivenBack(_) => {}
             }
         }
         Ok(())

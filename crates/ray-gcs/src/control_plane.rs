@@ -190,8 +190,11 @@ impl ControlPlane {
         self.nodes.heartbeat(node_id, sequence, now)
     }
 
-    /// Declares silent nodes dead.
+    /// Declares silent nodes dead, and gives nodes another chance that gave orders back.
     pub fn tick(&mut self, now: Now, fx: &mut Effects) {
+        if self.usage.trust_all_again() {
+            self.place_pending(now, fx);
+        }
         let mut out = Vec::new();
         self.nodes.tick(now, &mut out);
         if !out.is_empty() {
@@ -464,6 +467,7 @@ impl ControlPlane {
                 }
                 ActorEffect::KillDone(target) => fx.writes.push(stored::delete_kill(&target)),
                 ActorEffect::Settled(target, spec) => self.usage.on_settled(&target, &spec.resources),
+                ActorEffect::GivenBack(node_id) => self.usage.on_given_back(&node_id),
                 ActorEffect::Vacated(target, spec) => self.usage.on_vacated(&target, &spec.resources),
             }
         }

@@ -78,6 +78,9 @@ struct Ledger {
     orders: BTreeMap<Incarnation, Order>,
     /// Committed for actors that settled since the last report.
     settled: Resources,
+    /// Whether it gave an order back that it had room for by this ledger. Nothing goes there until it
+    /// reports, or until some time has passed, so that an order does not go to and fro.
+    distrusted: bool,
 }
 
 #[derive(Debug)]
@@ -109,7 +112,8 @@ impl UsageTable {
                 demand: Vec::new(),
             };
             let (orders, settled, free) = (BTreeMap::new(), Resources::new(), Resources::new());
-            self.nodes.insert(node_id, Ledger { usage, version: None, free, orders, settled });
+            self.nodes
+                .insert(node_id, Ledger { usage, version: None, free, orders, settled, distrusted: false });
         }
         let Some(ledger) = self.nodes.get_mut(&node_id) else { return };
         ledger.usage.total = total.clone();
@@ -142,6 +146,7 @@ impl UsageTable {
             }
         }
         ledger.version = Some(usage.version);
+        ledger.distrusted = false;
         ledger.free = usage.available.clone();
         ledger.usage = usage;
         self.release(&node_id, &shown);
@@ -221,6 +226,27 @@ impl UsageTable {
         self.show(&target.node_id);
     }
 
+    /// A node gave an order back, as it has no room after all.
+    pub fn on_given_back(&mut self, node_id: &NodeId) {
+        if let Some(ledger) = self.nodes.get_mut(node_id) {
+            ledger.distrusted = true;
+            self.show(node_id);
+        }
+    }
+
+    /// Nodes that gave an order back may be tried again; returns whether there are any.
+    pub fn trust_all_again(&mut self) -> bool {
+        let distrusted = self.nodes.iter_mut().filter(|(_, ledger)| ledger.distrusted);
+        let again: Vec<_> = distrusted
+            .map(|(&node_id, ledger)| {
+                ledger.distrusted = false;
+                node_id
+            })
+            .collect();
+        again.iter().for_each(|node_id| self.show(node_id));
+        !again.is_empty()
+    }
+
     /// What is free on a node, as far as can be known; `None` if there is no such node.
     pub fn available(&self, node_id: &NodeId) -> Option<Resources> {
         self.scheduler.view().node(node_id).map(|node| node.available())
@@ -246,7 +272,8 @@ impl UsageTable {
     fn show(&mut self, node_id: &NodeId) {
         let Some(ledger) = self.nodes.get(node_id) else { return };
         self.view_version += 1;
-        let (total, available) = (ledger.usage.total.clone(), ledger.free.clone());
+        let total = ledger.usage.total.clone();
+        let available = if ledger.distrusted { Resources::new() } else { ledger.free.clone() };
         self.scheduler.view_mut().report(node_id, Report { version: self.view_version, total, available });
     }
 
@@ -334,6 +361,19 @@ mod tests {
         table.on_acknowledged(&actor(1));
         table.on_settled(&actor(1), &cpus(1.0));
         assert_eq!(table.available(&NODE), Some(cpus(3.0)));
+    }
+
+    #[test]
+    fn nothing_goes_to_a_node_that_gave_an_order_back_until_it_reports_or_some_time_has_passed() {
+        let mut table = four_cpus();
+        table.on_given_back(&NODE);
+        assert!(matches!(table.place(&cpus(1.0), ray_scheduler::Strategy::Default), Placement::Wait(_)));
+        table.report(usage(1, 4.0));
+        assert_eq!(table.place(&cpus(1.0), ray_scheduler::Strategy::Default), Placement::On(NODE));
+        table.on_given_back(&NODE);
+        assert!(table.trust_all_again());
+        assert!(!table.trust_all_again());
+        assert_eq!(table.place(&cpus(1.0), ray_scheduler::Strategy::Default), Placement::On(NODE));
     }
 
     #[test]

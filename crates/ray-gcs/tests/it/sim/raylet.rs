@@ -3,6 +3,7 @@
 //! * It acknowledges an order at once; an order that it carried out already changes nothing.
 //! * It remembers which incarnations ended here. Ordered to make one of them, it reports the end again; ordered
 //!   to end one that it never made, it counts it as ended.
+//! * Ordered to make an incarnation while it runs an earlier one, it ends that one.
 //! * It repeats a report until it is answered.
 //! * Told that it counts as dead, it ends all it runs and comes back under a new id.
 
@@ -206,6 +207,10 @@ impl Raylet {
         if self.processes.get(&target.actor_id).is_some_and(|known| known.num_restarts >= target.num_restarts)
         {
             return;
+        }
+        // The control plane gave the last incarnation up.
+        if let Some(older) = self.processes.remove(&target.actor_id) {
+            self.free.add(taken(&older));
         }
         let full = !self.free.can_satisfy(&spec.placement_resources);
         if full && context.random.percent(50) {
