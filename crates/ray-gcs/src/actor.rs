@@ -248,6 +248,18 @@ impl fmt::Display for Incarnation {
     }
 }
 
+/// The order to a node to make one incarnation of an actor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateOrder {
+    /// What to make.
+    pub target: Incarnation,
+    /// What is needed to make it.
+    pub spec: Arc<ActorSpec>,
+    /// The actor's version when it was placed: tells this order from an earlier one for the same
+    /// incarnation and node, which the node gave back.
+    pub version: u64,
+}
+
 /// The order to a node to end one incarnation of an actor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KillOrder {

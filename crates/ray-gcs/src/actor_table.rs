@@ -35,8 +35,8 @@ use std::sync::Arc;
 use ray_core::id::{ActorId, JobId, NodeId};
 
 use crate::actor::{
-    ActorInfo, ActorPhase, ActorSpec, DeathCause, DeathKind, Incarnation, KillOrder, MaxRestarts,
-    WorkerAddress,
+    ActorInfo, ActorPhase, ActorSpec, CreateOrder, DeathCause, DeathKind, Incarnation, KillOrder,
+    MaxRestarts, WorkerAddress,
 };
 use crate::clock::Now;
 use crate::error::ActorError;
@@ -55,7 +55,7 @@ pub enum ActorEffect {
     /// Find a node for this actor and call [`ActorTable::on_placed`].
     Schedule(ActorId),
     /// Order the node to make this incarnation.
-    CreateOnNode(Incarnation, Arc<ActorSpec>),
+    CreateOnNode(CreateOrder),
     /// Keep this order, then give it to the node.
     KillOnNode(KillOrder),
     /// This order is carried out or pointless.
@@ -72,7 +72,7 @@ pub enum ActorEffect {
 #[derive(Debug, Clone, PartialEq)]
 pub enum NodeOrder {
     /// Make this incarnation.
-    Create(Incarnation, Arc<ActorSpec>),
+    Create(CreateOrder),
     /// End this one.
     Kill(KillOrder),
 }
@@ -189,8 +189,8 @@ impl ActorTable {
         let Some((actor, spec)) = self.waiting_mut(actor_id) else { return };
         actor.acknowledged = false;
         actor.enter(ActorPhase::Creating { node_id }, out);
-        let incarnation = Incarnation { node_id, actor_id, num_restarts: actor.info.num_restarts };
-        out.push(ActorEffect::CreateOnNode(incarnation, spec));
+        let target = Incarnation { node_id, actor_id, num_restarts: actor.info.num_restarts };
+        out.push(ActorEffect::CreateOnNode(CreateOrder { target, spec, version: actor.info.version }));
     }
 
     /// No node can take the actor now; it goes on waiting, for `reason`.
@@ -208,22 +208,28 @@ impl ActorTable {
         }
     }
 
-    /// A node took the order to make this incarnation.
-    pub fn on_create_acknowledged(&mut self, target: &Incarnation) {
-        if let Some(actor) = self.current_mut(target) {
+    /// A node took the order of this version to make this incarnation. Returns whether that order stands;
+    /// the answer to one that was given back since says nothing about the next one, which may be lost.
+    pub fn on_create_acknowledged(&mut self, target: &Incarnation, version: u64) -> bool {
+        let actor = self.current_mut(target).filter(|actor| actor.info.version == version);
+        let stands = actor.is_some();
+        if let Some(actor) = actor {
             actor.acknowledged = true;
         }
+        stands
     }
 
-    /// A node will never make this incarnation, because it holds the order for wrong.
+    /// A node will never make this incarnation, because it holds the order of this version for wrong.
     pub fn on_create_refused(
         &mut self,
         target: &Incarnation,
+        version: u64,
         why: &str,
         now: Now,
         out: &mut Vec<ActorEffect>,
     ) {
-        if self.current_mut(target).is_some_and(|actor| actor.is_creating()) {
+        let stands = |actor: &mut Actor| actor.is_creating() && actor.info.version == version;
+        if self.current_mut(target).is_some_and(stands) {
             let message = format!("node {} refused to make it: {why}", target.node_id);
             let cause = DeathCause::new(DeathKind::CreationFailed, message);
             self.bury(target.actor_id, cause, Process::Gone, now, out);
@@ -386,7 +392,8 @@ impl ActorTable {
             let spec = actor.spec.as_ref()?;
             let target = actor.incarnation().filter(|target| target.node_id == node_id)?;
             let unanswered = actor.is_creating() && !actor.acknowledged;
-            unanswered.then(|| NodeOrder::Create(target, Arc::clone(spec)))
+            let (spec, version) = (Arc::clone(spec), actor.info.version);
+            unanswered.then_some(NodeOrder::Create(CreateOrder { target, spec, version }))
         });
         creates.chain(kills).collect()
     }

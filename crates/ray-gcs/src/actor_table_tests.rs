@@ -69,9 +69,18 @@ fn with_living_actor(max_restarts: MaxRestarts) -> ActorTable {
     let mut out = Vec::new();
     table.register(spec(1, max_restarts), &mut out).unwrap();
     table.on_placed(actor(1), node(1), &mut out);
-    table.on_create_acknowledged(&incarnation(1, 1, 0));
+    acknowledge(&mut table, incarnation(1, 1, 0));
     table.on_alive(&incarnation(1, 1, 0), address(node(1)), 42, &mut out);
     table
+}
+
+fn version(table: &ActorTable, a: u8) -> u64 {
+    table.get(&actor(a)).map_or(0, |info| info.version)
+}
+
+fn acknowledge(table: &mut ActorTable, target: Incarnation) {
+    let version = table.get(&target.actor_id).unwrap().version;
+    assert!(table.on_create_acknowledged(&target, version));
 }
 
 fn phase(table: &ActorTable, a: u8) -> ActorPhase {
@@ -105,8 +114,8 @@ fn an_actor_is_saved_placed_created_and_alive() {
     assert_eq!(*id, actor(1));
     out.clear();
     table.on_placed(actor(1), node(1), &mut out);
-    let [ActorEffect::Changed(_), ActorEffect::CreateOnNode(target, _)] = &out[..] else { panic!("{out:?}") };
-    assert_eq!(*target, incarnation(1, 1, 0));
+    let [ActorEffect::Changed(_), ActorEffect::CreateOnNode(order)] = &out[..] else { panic!("{out:?}") };
+    assert_eq!(order.target, incarnation(1, 1, 0));
     out.clear();
     table.on_alive(&incarnation(1, 1, 0), address(node(1)), 42, &mut out);
     let [ActorEffect::Changed(info), ActorEffect::Settled(..)] = &out[..] else { panic!("{out:?}") };
@@ -239,7 +248,7 @@ fn a_node_takes_its_actors_with_it_and_its_orders_too() {
     table.on_placed(actor(2), node(1), &mut out);
     table.register(spec(3, MaxRestarts::Times(0)), &mut out).unwrap();
     table.on_placed(actor(3), node(1), &mut out);
-    table.on_create_acknowledged(&incarnation(3, 1, 0));
+    acknowledge(&mut table, incarnation(3, 1, 0));
     table.kill(actor(1), false, died(DeathKind::Killed), at(1), &mut out).unwrap();
     out.clear();
     table.on_node_dead(node(1), "fire", at(2), &mut out);
@@ -276,9 +285,10 @@ fn an_order_that_a_node_gives_back_or_refuses() {
     assert!(matches!(phase(&table, 1), ActorPhase::Waiting { .. }));
     assert!(out.ends_with(&[ActorEffect::Schedule(actor(1)), ActorEffect::GivenBack(node(1))]));
     table.on_placed(actor(1), node(2), &mut out);
-    table.on_create_refused(&incarnation(1, 1, 0), "late", at(2), &mut out);
+    let now = version(&table, 1);
+    table.on_create_refused(&incarnation(1, 1, 0), now, "late", at(2), &mut out);
     assert!(!phase(&table, 1).is_dead(), "the refusal is another node's");
-    table.on_create_refused(&incarnation(1, 2, 0), "no such thing", at(2), &mut out);
+    table.on_create_refused(&incarnation(1, 2, 0), now, "no such thing", at(2), &mut out);
     assert_dead(&table, 1, DeathKind::CreationFailed);
 }
 
@@ -321,6 +331,21 @@ fn a_node_that_took_the_order_after_all_keeps_the_actor_unless_it_is_made_elsewh
 }
 
 #[test]
+fn a_late_answer_to_an_order_given_back_says_nothing_about_the_next_one() {
+    let mut table = ActorTable::new(10);
+    let mut out = Vec::new();
+    table.register(spec(1, MaxRestarts::Times(0)), &mut out).unwrap();
+    table.on_placed(actor(1), node(1), &mut out);
+    let first = version(&table, 1);
+    table.on_died(&incarnation(1, 1, 0), died(DeathKind::Unschedulable), at(1), &mut out);
+    table.on_placed(actor(1), node(1), &mut out);
+    assert!(!table.on_create_acknowledged(&incarnation(1, 1, 0), first));
+    assert_eq!(table.outstanding(node(1)).len(), 1);
+    acknowledge(&mut table, incarnation(1, 1, 0));
+    assert_eq!(table.outstanding(node(1)), []);
+}
+
+#[test]
 fn a_reason_to_wait_is_told_once() {
     let mut table = ActorTable::new(10);
     let mut out = Vec::new();
@@ -356,7 +381,7 @@ fn a_restored_table_repeats_what_nobody_acknowledged() {
         table.register(spec(n, MaxRestarts::Times(0)), &mut out).unwrap();
     }
     table.on_placed(actor(2), node(1), &mut out);
-    table.on_create_acknowledged(&incarnation(2, 1, 0));
+    acknowledge(&mut table, incarnation(2, 1, 0));
     table.kill(actor(4), true, died(DeathKind::Killed), at(3), &mut out).unwrap();
     table.kill(actor(1), false, died(DeathKind::Killed), at(3), &mut out).unwrap();
 
@@ -370,10 +395,10 @@ fn a_restored_table_repeats_what_nobody_acknowledged() {
     restored.finish_restore(&mut out);
     restored.check_invariants();
     assert_eq!(out, [ActorEffect::Schedule(actor(3))]);
-    let [NodeOrder::Create(create, _), NodeOrder::Kill(kill)] = &restored.outstanding(node(1))[..] else {
+    let [NodeOrder::Create(create), NodeOrder::Kill(kill)] = &restored.outstanding(node(1))[..] else {
         panic!("{:?}", restored.outstanding(node(1)))
     };
-    assert_eq!((*create, kill.target), (incarnation(2, 1, 0), incarnation(1, 1, 0)));
+    assert_eq!((create.target, kill.target), (incarnation(2, 1, 0), incarnation(1, 1, 0)));
     assert!(restored.iter().eq(table.iter()));
 }
 
@@ -447,7 +472,7 @@ impl Witness {
                     prop_assert!(last.is_some_and(|info| info.phase.is_dead()));
                 }
                 ActorEffect::Schedule(actor_id) => drop(self.scheduled.insert(actor_id)),
-                ActorEffect::CreateOnNode(target, _) => self.ordered.push(target),
+                ActorEffect::CreateOnNode(order) => self.ordered.push(order.target),
                 ActorEffect::KillOnNode(order) => prop_assert!(self.kills.insert(order.target)),
                 ActorEffect::KillDone(target) => prop_assert!(self.kills.remove(&target)),
                 ActorEffect::Settled(..) | ActorEffect::Vacated(..) | ActorEffect::GivenBack(_) => {}
@@ -486,8 +511,14 @@ fn apply(table: &mut ActorTable, witness: &Witness, step: Step, out: &mut Vec<Ac
         }
         Step::Placed(a, n) => table.on_placed(actor(a), node(n), out),
         Step::Unplaced(a) => table.on_unplaced(actor(a), "full", out),
-        Step::Acknowledged(a, late) => table.on_create_acknowledged(&witness.target(a, late)),
-        Step::Refused(a, late) => table.on_create_refused(&witness.target(a, late), "no", at(1), out),
+        Step::Acknowledged(a, late) => {
+            let version = if late { 0 } else { version(table, a) };
+            table.on_create_acknowledged(&witness.target(a, late), version);
+        }
+        Step::Refused(a, late) => {
+            let version = if late { 0 } else { version(table, a) };
+            table.on_create_refused(&witness.target(a, late), version, "no", at(1), out);
+        }
         Step::Alive(a, late) => {
             let target = witness.target(a, late);
             table.on_alive(&target, address(target.node_id), 1, out);

@@ -74,8 +74,8 @@ pub enum OrderAnswer {
 /// What an order is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OrderKey {
-    /// To make this incarnation.
-    Create(Incarnation),
+    /// To make this incarnation, as ordered at this version of the actor.
+    Create(Incarnation, u64),
     /// To end it.
     Kill(Incarnation),
 }
@@ -84,7 +84,7 @@ impl NodeOrder {
     /// What the order is about.
     pub fn key(&self) -> OrderKey {
         match self {
-            Self::Create(target, _) => OrderKey::Create(*target),
+            Self::Create(order) => OrderKey::Create(order.target, order.version),
             Self::Kill(order) => OrderKey::Kill(order.target),
         }
     }
@@ -267,12 +267,13 @@ impl ControlPlane {
     pub fn on_order_answered(&mut self, order: OrderKey, answer: OrderAnswer, now: Now, fx: &mut Effects) {
         let mut out = Vec::new();
         match (order, answer) {
-            (OrderKey::Create(target), OrderAnswer::Acknowledged) => {
-                self.actors.on_create_acknowledged(&target);
-                self.usage.on_acknowledged(&target);
+            (OrderKey::Create(target, version), OrderAnswer::Acknowledged) => {
+                if self.actors.on_create_acknowledged(&target, version) {
+                    self.usage.on_acknowledged(&target);
+                }
             }
-            (OrderKey::Create(target), OrderAnswer::Refused(why)) => {
-                self.actors.on_create_refused(&target, &why, now, &mut out);
+            (OrderKey::Create(target, version), OrderAnswer::Refused(why)) => {
+                self.actors.on_create_refused(&target, version, &why, now, &mut out);
             }
             // A node that refuses to kill has nothing to kill.
             (OrderKey::Kill(target), OrderAnswer::Acknowledged | OrderAnswer::Refused(_)) => {
@@ -458,8 +459,8 @@ impl ControlPlane {
                         self.pending.push(actor_id, Shape::of(spec));
                     }
                 }
-                ActorEffect::CreateOnNode(target, spec) => {
-                    fx.orders.push((target.node_id, NodeOrder::Create(target, spec)));
+                ActorEffect::CreateOnNode(order) => {
+                    fx.orders.push((order.target.node_id, NodeOrder::Create(order)));
                 }
                 ActorEffect::KillOnNode(order) => {
                     fx.writes.push(stored::put_kill(&order));

@@ -223,10 +223,10 @@ impl LinkTask {
 
     async fn call(&mut self, order: &NodeOrder) -> Result<(), Status> {
         match order {
-            NodeOrder::Create(target, spec) => {
+            NodeOrder::Create(order) => {
                 let message = pb::raylet::CreateActorRequest {
-                    spec: Some((&**spec).into()),
-                    num_restarts: target.num_restarts,
+                    spec: Some((&*order.spec).into()),
+                    num_restarts: order.target.num_restarts,
                 };
                 self.client.create_actor(with_deadline(message, self.rpc_timeout)).await.map(drop)
             }

@@ -99,7 +99,7 @@ impl Raylet {
     pub(super) fn on_order(&mut self, order: NodeOrder, context: &mut Context<'_>) {
         context.send(Message::Acknowledged(order.key()));
         match order {
-            NodeOrder::Create(target, spec) => self.create(target, spec, context),
+            NodeOrder::Create(order) => self.create(order.target, order.spec, context),
             NodeOrder::Kill(KillOrder { target, cause }) => self.kill(target, cause, context),
         }
         self.start_queued(context);
