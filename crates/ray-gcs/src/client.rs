@@ -56,10 +56,12 @@ impl Default for ClientConfig {
 /// Asks the control plane at one address; cheap to clone, and clones share a connection.
 #[derive(Debug, Clone)]
 pub struct GcsClient {
-    client: GcsServiceClient<Channel>,
+    client: Service,
     address: String,
     config: ClientConfig,
 }
+
+type Service = GcsServiceClient<Channel>;
 
 /// One row of calls, each to the method of this name.
 macro_rules! calls {
@@ -69,7 +71,7 @@ macro_rules! calls {
         /// # Errors
         /// What the control plane answers; `Unavailable` or `GetTimeout` if it cannot be reached in time.
         pub async fn $name(&self, request: $request) -> RayResult<$reply> {
-            let send = async |client: &mut GcsServiceClient<Channel>, request| client.$name(request).await;
+            let send = |mut client: Service, request| async move { client.$name(request).await };
             self.call(stringify!($name), request, send).await.map_err(|status| self.error(None, status))
         }
     )*};
@@ -156,8 +158,7 @@ impl GcsClient {
     pub async fn register_node(&self, node: gcs::NodeInfo) -> RayResult<Duration> {
         let node_id = NodeId::from_binary(&node.node_id)?;
         let request = gcs::RegisterNodeRequest { node: Some(node) };
-        let send =
-            async |client: &mut GcsServiceClient<Channel>, request| client.register_node(request).await;
+        let send = |mut client: Service, request| async move { client.register_node(request).await };
         let reply = self.call("register_node", request, send).await;
         let reply = reply.map_err(|status| self.error(Some(node_id), status))?;
         Ok(Duration::from_millis(reply.heartbeat_interval_ms))
@@ -170,7 +171,9 @@ impl GcsClient {
     /// If the control plane cannot be reached.
     pub async fn heartbeat(&self, node_id: NodeId, sequence: u64) -> RayResult<bool> {
         let request = gcs::HeartbeatRequest { node_id: node_id.to_binary(), sequence };
-        let reply = self.once(request, async |client, request| client.heartbeat(request).await).await;
+        let reply = self
+            .once(request, |mut client: Service, request| async move { client.heartbeat(request).await })
+            .await;
         reply.map(|reply| reply.known).map_err(|status| self.error(None, status))
     }
 
@@ -181,7 +184,11 @@ impl GcsClient {
     pub async fn report_resources(&self, usage: gcs::NodeUsage) -> RayResult<()> {
         let node_id = NodeId::from_binary(&usage.node_id)?;
         let request = gcs::ReportResourcesRequest { usage: Some(usage) };
-        let reply = self.once(request, async |client, request| client.report_resources(request).await).await;
+        let reply =
+            self.once(request, |mut client: Service, request| async move {
+                client.report_resources(request).await
+            })
+            .await;
         reply.map(drop).map_err(|status| self.error(Some(node_id), status))
     }
 
@@ -228,7 +235,7 @@ impl GcsClient {
             node_id: node_id.to_binary(),
             outcome: Some(outcome),
         };
-        let send = async |client: &mut GcsServiceClient<Channel>, request| client.report_actor(request).await;
+        let send = |mut client: Service, request| async move { client.report_actor(request).await };
         let reply = self.call("report_actor", request, send).await;
         reply.map(drop).map_err(|status| self.error(Some(node_id), status))
     }
@@ -248,11 +255,11 @@ impl GcsClient {
         Subscription::start(self.clone(), node_id)
     }
 
-    async fn call<Q: Clone, A>(
+    async fn call<Q: Clone, A, F: Future<Output = Result<Response<A>, Status>>>(
         &self,
         method: &'static str,
         request: Q,
-        send: impl AsyncFn(&mut GcsServiceClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
+        send: impl Fn(Service, Request<Q>) -> F,
     ) -> Result<A, Status> {
         let deadline = Instant::now() + self.config.call_timeout;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
@@ -270,15 +277,14 @@ impl GcsClient {
         }
     }
 
-    async fn once<Q, A>(
+    async fn once<Q, A, F: Future<Output = Result<Response<A>, Status>>>(
         &self,
         message: Q,
-        send: impl AsyncFn(&mut GcsServiceClient<Channel>, Request<Q>) -> Result<Response<A>, Status>,
+        send: impl Fn(Service, Request<Q>) -> F,
     ) -> Result<A, Status> {
         let mut request = Request::new(message);
         request.set_timeout(self.config.attempt_timeout);
-        let mut client = self.client.clone();
-        match tokio::time::timeout(self.config.attempt_timeout, send(&mut client, request)).await {
+        match tokio::time::timeout(self.config.attempt_timeout, send(self.client.clone(), request)).await {
             Ok(reply) => reply.map(Response::into_inner),
             Err(_) => Err(Status::deadline_exceeded("no answer in time")),
         }
@@ -402,4 +408,25 @@ fn cause(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Callers spawn calls; a future that is not `Send` would not even compile there.
+    #[test]
+    fn calls_can_be_spawned() {
+        fn assert_send<F: Send>(_: impl FnOnce(GcsClient) -> F) {}
+        assert_send(|client| async move { client.list_nodes(gcs::ListNodesRequest {}).await.map(drop) });
+        assert_send(|client| async move { client.register_node(gcs::NodeInfo::default()).await.map(drop) });
+        assert_send(|client| async move { client.heartbeat(NodeId::nil(), 1).await.map(drop) });
+        assert_send(|client| async move { client.report_resources(gcs::NodeUsage::default()).await });
+        let actor_id = ActorId::nil();
+        let (address, cause) = (common::WorkerAddress::default(), common::DeathCause::default());
+        assert_send(|client| async move { client.report_actor_alive(actor_id, 0, address, 1).await });
+        assert_send(
+            |client| async move { client.report_actor_died(NodeId::nil(), actor_id, 0, cause).await },
+        );
+    }
 }
