@@ -1,6 +1,7 @@
 """What workers print reaches the driver's console, with the name and process it came from."""
 
 import os
+import pathlib
 import pty
 import re
 import subprocess
@@ -139,3 +140,21 @@ def test_each_process_has_a_log_file(cluster):
     logs = os.listdir(os.path.join(ray_rust.get_runtime_context().get_session_dir(), "logs"))
     assert any("node" in name for name in logs), logs
     assert any("worker" in name for name in logs), logs
+
+
+def test_each_process_has_a_log_file_and_rust_log_is_respected(script, monkeypatch):
+    source = """
+import os
+import ray_rust as ray
+ray.init(num_cpus=1)
+ray.get(ray.remote(os.getpid).remote())
+"""
+    monkeypatch.setenv("RUST_LOG", "debug")
+    started = script(source)
+    status, _, err = started.finish()
+    assert status == 0, err
+    (logs,) = pathlib.Path(started.folder).glob("session_*/logs")
+    names = {path.name.split("-")[0] for path in logs.glob("*.log")}
+    assert names == {"node", "worker", "driver"}
+    (node,) = logs.glob("node-*.log")
+    assert " DEBUG " in node.read_text()

@@ -27,7 +27,7 @@ def run(order: dict[str, Any]) -> int:
     # Functions of the driver's script say that they are of `__main__`, which is not the daemon's here.
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = [""]
-    _internal.init_logging(f"worker-{order['worker_id'][:8]}-{os.getpid()}", logs)
+    _internal.init_logging("worker", logs)
     executor = _Executor(speaker)
     core = _internal.CoreWorker.connect_worker(socket_path, worker_id, executor)
     session.set_session(session.Session(core, "", None, is_driver=False))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
-from ray_rust._internal import CoreWorker
+from ray_rust._internal import CoreWorker, init_logging
 from ray_rust._private import session as state
 from ray_rust._private.session import Session
 
@@ -168,6 +168,7 @@ def _connect(
         if process is not None:
             process.wait(0)
         raise
+    init_logging("driver", os.path.join(core.session_dir, "logs"))
     session = Session(core, namespace, process, is_driver=True)
     state.set_session(session)
     # Last registered runs first: before what was registered earlier, such as the end of logging.
