@@ -85,7 +85,9 @@ pub enum RayError {
         waited: Duration,
     },
     /// The object store has no room, and nothing in it can make way.
-    #[error("the object store is full: {requested_bytes} bytes requested, {used_bytes} of {capacity_bytes} in use{holders}")]
+    #[error(
+        "the object store is full: {requested_bytes} bytes requested, {used_bytes} of {capacity_bytes} in use{holders}"
+    )]
     ObjectStoreFull {
         /// Size of the refused object.
         requested_bytes: u64,

@@ -385,10 +385,7 @@ mod tests {
 
     #[test]
     fn wrong_input_names_the_type() {
-        assert_eq!(
-            NodeId::from_binary(&[1, 2]).unwrap_err().to_string(),
-            "a NodeId has 16 bytes, got 2"
-        );
+        assert_eq!(NodeId::from_binary(&[1, 2]).unwrap_err().to_string(), "a NodeId has 16 bytes, got 2");
         assert!(NodeId::from_hex(&"zz".repeat(16)).unwrap_err().to_string().contains("hexadecimal"));
         // A sign is no digit, though the standard library's parser takes it for one.
         assert!(NodeId::from_hex(&"+1".repeat(16)).is_err());

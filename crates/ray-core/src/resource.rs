@@ -251,10 +251,7 @@ impl Resources {
     }
 
     /// What `request` asks for beyond what is here: name, asked, there.
-    pub fn shortfall<'a>(
-        &'a self,
-        request: &'a Self,
-    ) -> impl Iterator<Item = (&'a str, Amount, Amount)> {
+    pub fn shortfall<'a>(&'a self, request: &'a Self) -> impl Iterator<Item = (&'a str, Amount, Amount)> {
         request
             .iter()
             .map(|(name, amount)| (name, amount, self.get(name)))

@@ -47,6 +47,10 @@ pub struct NodeUsage {
     pub demand: Vec<Demand>,
 }
 
+/// How the reason begins for which an actor waits that no present node can ever hold: those who tell
+/// people of it have to know it from one that will pass.
+pub const INFEASIBLE: &str = "no node can ever hold ";
+
 /// What came of looking for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placement {
@@ -165,9 +169,7 @@ impl UsageTable {
         match self.scheduler.schedule(&request) {
             Decision::Placed(node_id) => Placement::On(node_id),
             Decision::Busy => Placement::Wait(format!("{need} is free on no node that it may be on")),
-            Decision::Infeasible { reason } => {
-                Placement::Wait(format!("no node can ever hold {need}: {reason}"))
-            }
+            Decision::Infeasible { reason } => Placement::Wait(format!("{INFEASIBLE}{need}: {reason}")),
         }
     }
 

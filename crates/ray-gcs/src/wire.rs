@@ -16,7 +16,7 @@ use crate::actor::{ActorInfo, ActorPhase, ActorSpec, DeathCause, DeathKind, MaxR
 use crate::effects::{Event, Snapshot};
 use crate::job_table::{JobInfo, JobSpec, JobState};
 use crate::node_table::{NodeInfo, NodeSpec, NodeState};
-use crate::usage_table::{Demand, NodeUsage};
+use crate::usage_table::{Demand, INFEASIBLE, NodeUsage};
 
 type Checked<T> = Result<T, WireError>;
 
@@ -242,6 +242,7 @@ impl From<&ActorInfo> for common::ActorInfo {
         let state = match &info.phase {
             ActorPhase::Waiting { reason } => {
                 message.pending_reason.clone_from(reason);
+                message.infeasible = reason.starts_with(INFEASIBLE);
                 pending
             }
             ActorPhase::Creating { node_id } => {

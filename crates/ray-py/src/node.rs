@@ -16,8 +16,7 @@ pub(crate) fn run_node(
     fork_server_fd: RawFd,
     on_ready: Py<PyAny>,
 ) -> PyResult<()> {
-    let config: NodeConfig = serde_json::from_str(config_json)
-        .map_err(|error| PyValueError::new_err(format!("the configuration of the node: {error}")))?;
+    let config = NodeConfig::from_json(config_json).map_err(|error| PyValueError::new_err(error.chain()))?;
     let fork_server = own(fork_server_fd)?;
     let mut failed = None;
     let result = py.detach(|| {

@@ -49,6 +49,9 @@ pub(super) struct EndedActors {
 
 impl EndedActors {
     fn insert(&mut self, actor_id: ActorId, num_restarts: u64, cause: DeathCause) {
+        if self.of(actor_id, num_restarts).is_some() {
+            return;
+        }
         if self.ends.insert(actor_id, (num_restarts, cause)).is_none() {
             self.oldest_first.push_back(actor_id);
         }
@@ -203,7 +206,11 @@ impl NodeMachine {
 
     /// The control plane wants this incarnation, or an older one, to end.
     pub fn on_kill_actor(&mut self, now: Instant, actor_id: ActorId, num_restarts: u64, cause: DeathCause) {
-        let Some(actor) = self.actors.get_mut(&actor_id) else { return };
+        let Some(actor) = self.actors.get_mut(&actor_id) else {
+            // The order to create it may still be on its way, and must find it killed.
+            self.ended_actors.insert(actor_id, num_restarts, cause);
+            return;
+        };
         if actor.order.num_restarts > num_restarts {
             return;
         }

@@ -101,6 +101,23 @@ impl Default for NodeConfig {
 }
 
 impl NodeConfig {
+    /// The configuration that this JSON describes; settings that it leaves out come from the file and
+    /// the variables that [`Config::from_env`] reads.
+    ///
+    /// # Errors
+    /// `Config` naming the wrong key.
+    pub fn from_json(text: &str) -> RayResult<Self> {
+        let wrong = |error: serde_json::Error| RayError::Config {
+            key: "configuration of the node".to_owned(),
+            reason: error.to_string(),
+        };
+        let given: serde_json::Value = serde_json::from_str(text).map_err(wrong)?;
+        let mut all =
+            serde_json::json!({ "config": serde_json::to_value(Config::from_env()?).map_err(wrong)? });
+        overlay(&mut all, given);
+        serde_json::from_value(all).map_err(wrong)
+    }
+
     const fn is_head(&self) -> bool {
         self.gcs_address.is_none()
     }
@@ -108,6 +125,18 @@ impl NodeConfig {
     fn temp_dir(&self) -> PathBuf {
         let named = || std::env::var_os(TEMP_DIR_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
         self.temp_dir.clone().or_else(named).unwrap_or_else(|| PathBuf::from(TEMP_DIR))
+    }
+}
+
+/// Sets in `base` what `given` says, leaving what it does not mention.
+fn overlay(base: &mut serde_json::Value, given: serde_json::Value) {
+    match (base, given) {
+        (serde_json::Value::Object(base), serde_json::Value::Object(given)) => {
+            for (key, value) in given {
+                overlay(base.entry(key).or_insert(serde_json::Value::Null), value);
+            }
+        }
+        (base, given) => *base = given,
     }
 }
 

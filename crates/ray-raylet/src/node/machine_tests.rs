@@ -456,6 +456,22 @@ fn an_actor_is_killed_before_and_after_it_has_a_worker() {
 }
 
 #[test]
+fn an_actor_that_was_killed_before_its_order_came_is_not_made() {
+    let mut world = World::with_driver(cpus(1.0));
+    let cause = DeathCause { kind: Kind::Killed.into(), message: "kill".to_owned(), error: Vec::new() };
+    world.machine.on_kill_actor(world.now, actor(1), 1, cause.clone());
+    world.machine.on_create_actor(world.now, actor_order(1, 1));
+    world.settle();
+    assert_eq!(world.reports(), [(actor(1), 1, ActorOutcome::Died(cause))]);
+    assert_eq!(world.free(), 1.0);
+    // A later incarnation is another matter.
+    world.machine.on_create_actor(world.now, actor_order(1, 2));
+    world.settle();
+    assert_eq!(world.reports(), []);
+    assert_eq!(world.free(), 0.0);
+}
+
+#[test]
 fn subscribers_hear_of_newer_states_only() {
     let mut world = World::with_driver(cpus(1.0));
     world.tell(DRIVER, ToRaylet::SubscribeActor { actor_id: actor(1) });
