@@ -37,7 +37,7 @@ lint-rust: $(VENV)/ready ## Check formatting and lints of the Rust code
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-lint-python: build ## Check formatting, lints, types and stubs of the Python code
+lint-python: build $(VENV)/lint-ready ## Check formatting, lints, types and stubs of the Python code
 	cd $(PY) && ruff check . && ruff format --check .
 	ruff check --config $(PY)/pyproject.toml examples .ci
 	ruff format --config $(PY)/pyproject.toml --check examples .ci
@@ -52,6 +52,11 @@ clean: ## Remove what was built
 
 $(VENV)/ready: $(PY)/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet --disable-pip-version-check "maturin>=1.9,<2" "cloudpickle>=3" \
-		numpy "pytest>=8" "pytest-timeout>=2.3" "mypy>=1.15" "ruff>=0.12"
+	python -m pip install --quiet --disable-pip-version-check maturin==1.16.0 "cloudpickle>=3,<4" \
+		numpy "pytest>=8,<10" "pytest-timeout>=2.3,<3"
+	touch $@
+
+# Pinned, for what a linter or type checker thinks of the same code changes from one release to the next.
+$(VENV)/lint-ready: $(VENV)/ready
+	python -m pip install --quiet --disable-pip-version-check mypy==2.4.1 ruff==0.17.6
 	touch $@

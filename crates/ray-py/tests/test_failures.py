@@ -112,14 +112,28 @@ def test_resources_that_no_node_has_are_named_in_a_warning(tmp_path, own_folder)
     assert "unobtainium" in text
 
 
-def test_an_actor_that_no_node_can_hold_says_so(cluster):
-    @cluster.remote(resources={"unobtainium": 1})
-    class Big:
-        def method(self):
-            pass
+def test_an_actor_that_no_node_can_hold_is_warned_of_by_name(script):
+    source = """
+import ray_rust as ray
+ray.init(num_cpus=1)
 
-    with pytest.raises((exceptions.ActorUnschedulableError, exceptions.RayActorError, exceptions.GetTimeoutError)):
-        cluster.get(Big.remote().method.remote(), timeout=1)
+@ray.remote(resources={"unobtainium": 1})
+class Big:
+    def method(self):
+        pass
+
+big = Big.remote()
+try:
+    ray.get(big.method.remote(), timeout=1)
+except ray.exceptions.GetTimeoutError:
+    print("not ready")
+"""
+    status, out, err = script(source).finish()
+    assert status == 0, err
+    assert out == "not ready\n"
+    assert "actor Big" in err
+    assert "unobtainium" in err
+    assert err.count("cannot be scheduled") == 1
 
 
 def test_a_daemon_that_dies_is_an_error_and_no_silent_hang(script):

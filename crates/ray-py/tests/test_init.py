@@ -352,3 +352,27 @@ Keeper.options(name="mortal").remote()
     wait_until(mortal_is_gone)
     ray_rust.shutdown()
     command(own_folder, "stop")
+
+
+def test_settings_of_the_node_come_from_variables_too(script, monkeypatch):
+    monkeypatch.setenv("RAY_RUST_RAYLET_NUM_CPUS", "7")
+    monkeypatch.setenv("RAY_RUST_OBJECT_STORE_CAPACITY_BYTES", "50000000")
+    source = """
+import ray_rust as ray
+ray.init()
+resources = ray.cluster_resources()
+print(resources["CPU"], resources["object_store_memory"])
+ray.shutdown()
+ray.init(num_cpus=3)
+print(ray.cluster_resources()["CPU"])
+"""
+    status, out, err = script(source).finish()
+    assert status == 0, err
+    assert out.split() == ["7.0", "50000000.0", "3.0"]
+
+
+def test_a_wrong_setting_is_named(script, monkeypatch):
+    monkeypatch.setenv("RAY_RUST_RAYLET_NUM_CPUS", "many")
+    status, _, err = script("import ray_rust\nray_rust.init()").finish()
+    assert status != 0
+    assert "RAY_RUST_RAYLET_NUM_CPUS" in err
