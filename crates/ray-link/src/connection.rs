@@ -183,6 +183,11 @@ impl Connection {
         self.reader.next_frame()
     }
 
+    /// Whether part of a frame was read whose rest has not come.
+    pub const fn is_amid_frame(&self) -> bool {
+        self.reader.is_amid_frame()
+    }
+
     /// Lends out what was read, so that frames can be taken while this connection is written to. Give
     /// it back by [`Connection::restore_reader`] before the next read.
     pub const fn lend_reader(&mut self) -> FrameReader {

@@ -82,7 +82,8 @@ impl FrameReader {
 
     /// Room for the next bytes of the stream; call [`FrameReader::filled`] with how many came.
     ///
-    /// There is always some, and enough to complete a frame whose header is in.
+    /// There is always some. For a long frame it grows with what has come of it, so that a header alone
+    /// makes nobody take the memory that it speaks of.
     pub fn room(&mut self) -> &mut [u8] {
         let pending = self.end - self.start;
         if pending == 0 {
@@ -91,7 +92,7 @@ impl FrameReader {
                 self.buffer = Vec::new();
             }
         }
-        let wanted = READ_ROOM.max(self.missing());
+        let wanted = READ_ROOM.max(self.missing().min(pending.max(KEPT_ROOM)));
         if self.buffer.len() - self.end < wanted {
             if self.start > 0 {
                 self.buffer.copy_within(self.start..self.end, 0);
@@ -199,6 +200,14 @@ mod tests {
         assert_eq!(reader.next_frame().unwrap().unwrap().payload.len(), 8 * KEPT_ROOM);
         reader.room();
         assert!(reader.buffer.len() <= KEPT_ROOM);
+    }
+
+    #[test]
+    fn a_header_that_speaks_of_much_takes_little() {
+        let mut reader = FrameReader::new(usize::MAX);
+        feed(&mut reader, &[0xff, 0xff, 0xff, 0xff, VERSION, 1, 0, 0]);
+        assert_eq!(reader.next_frame(), Ok(None));
+        assert!(reader.room().len() <= KEPT_ROOM + READ_ROOM);
     }
 
     proptest! {
