@@ -50,6 +50,8 @@ const MAX_QUEUED_LOG_BYTES: usize = 16 << 20;
 const RETRY: Duration = Duration::from_millis(5);
 /// How long nobody is accepted after the process ran out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Reads of a client that cannot be written to any more: a socket's buffer holds less.
+const LAST_READS: usize = 64;
 /// Commands taken in one round, so that sockets are not forgotten.
 const COMMANDS_PER_ROUND: usize = 1_024;
 /// Reports to the control plane that may wait for their channel; far more than a node has actors.
@@ -212,10 +214,14 @@ impl LinkServer {
         if readiness.writable {
             self.unflushed.insert(client);
         }
-        if !readiness.readable {
-            return;
+        if readiness.readable {
+            self.read(now, client);
         }
-        let Some(peer) = self.peers.get_mut(&client) else { return };
+    }
+
+    /// Takes what a client has said, as far as it is read at once. Returns whether there may be more.
+    fn read(&mut self, now: Instant, client: ClientId) -> bool {
+        let Some(peer) = self.peers.get_mut(&client) else { return false };
         let filled = peer.connection.fill();
         let mut messages = Vec::new();
         let read = read_messages(&mut peer.connection, &mut messages);
@@ -223,16 +229,12 @@ impl LinkServer {
             self.on_message(now, client, message);
         }
         match (filled, read) {
-            (Ok(_), Ok(())) => {}
-            (_, Err(error)) => {
-                warn!(client = client.0, %error, "a client broke the protocol");
-                self.close(now, client);
-            }
-            (Err(error), Ok(())) => {
-                debug!(client = client.0, %error, "a client is gone");
-                self.close(now, client);
-            }
+            (Ok(more), Ok(())) => return more,
+            (_, Err(error)) => warn!(client = client.0, %error, "a client broke the protocol"),
+            (Err(error), Ok(())) => debug!(client = client.0, %error, "a client is gone"),
         }
+        self.close(now, client);
+        false
     }
 
     fn on_message(&mut self, now: Instant, client: ClientId, message: ToRaylet) {
@@ -392,6 +394,8 @@ impl LinkServer {
         self.run_effects(now);
         while let Some(client) = self.unflushed.pop_first() {
             if !self.flush(client) {
+                // What it said before it left still counts: that it leaves, or that the node is to end.
+                (0..LAST_READS).take_while(|_| self.read(now, client)).for_each(drop);
                 self.close(now, client);
                 self.run_effects(now);
             }
