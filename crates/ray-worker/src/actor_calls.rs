@@ -10,7 +10,8 @@
 //! ```
 //! A call whose arguments are not there yet holds back the calls behind it. Calls that were not sent
 //! survive a restart; calls that were sent when the actor was lost are retried if they may be, and
-//! fail otherwise, for nobody knows how far they came.
+//! fail otherwise, for nobody knows how far they came. A connection that broke though the actor's process
+//! lives is made anew, after a while without news.
 
 use std::collections::VecDeque;
 
@@ -83,6 +84,8 @@ pub struct ActorCalls {
     next_sequence: u64,
     /// Version of the newest news.
     version: u64,
+    /// The incarnation whose process seems to be gone; no news has confirmed that yet.
+    doubted: Option<(Owner, u64)>,
 }
 
 impl Default for ActorCalls {
@@ -100,6 +103,7 @@ impl ActorCalls {
             sent: VecDeque::new(),
             next_sequence: 0,
             version: 0,
+            doubted: None,
         }
     }
 
@@ -148,6 +152,7 @@ impl ActorCalls {
             return;
         }
         self.version = version;
+        self.doubted = None;
         let moved = match (&self.state, &state) {
             (ActorState::Alive { at, num_restarts }, ActorState::Alive { at: now, num_restarts: newer }) => {
                 at != now || num_restarts != newer
@@ -173,9 +178,22 @@ impl ActorCalls {
 
     /// The process of the actor is gone; news of what becomes of the actor follow.
     pub fn on_worker_lost(&mut self, worker_id: WorkerId, out: &mut Vec<Action>) {
-        if matches!(&self.state, ActorState::Alive { at, .. } if at.worker_id == worker_id) {
+        if let ActorState::Alive { at, num_restarts } = self.state
+            && at.worker_id == worker_id
+        {
             self.state = ActorState::Restarting;
+            self.doubted = Some((at, num_restarts));
             self.lose_sent(out);
+        }
+    }
+
+    /// Nothing was heard of the end of this process, so only the connection to it was lost: calls go
+    /// there again.
+    pub fn on_worker_not_lost(&mut self, worker_id: WorkerId, out: &mut Vec<Action>) {
+        if let Some((at, num_restarts)) = self.doubted.take_if(|(at, _)| at.worker_id == worker_id) {
+            self.state = ActorState::Alive { at, num_restarts };
+            self.next_sequence = 0;
+            self.send(out);
         }
     }
 
@@ -285,6 +303,25 @@ mod tests {
         calls.on_state(6, alive(1, 0), &mut out);
         calls.call(task(1), true, &mut out);
         assert_eq!(out, [Action::Fail { task_id: task(0) }, Action::Fail { task_id: task(1) }]);
+    }
+
+    #[test]
+    fn a_connection_that_broke_alone_is_made_anew() {
+        let (mut calls, mut out) = (ActorCalls::new(), Vec::new());
+        let worker_id = WorkerId::from_bytes([1; 16]);
+        calls.on_state(1, alive(1, 0), &mut out);
+        calls.on_worker_lost(worker_id, &mut out);
+        calls.call(task(0), true, &mut out);
+        assert_eq!(out, []);
+        calls.on_worker_not_lost(WorkerId::from_bytes([2; 16]), &mut out);
+        assert_eq!(out, []);
+        calls.on_worker_not_lost(worker_id, &mut out);
+        assert_eq!(sent(&out), [(task(0), 0)]);
+        out.clear();
+        calls.on_worker_lost(worker_id, &mut out);
+        calls.on_state(2, ActorState::Restarting, &mut out);
+        calls.on_worker_not_lost(worker_id, &mut out);
+        assert_eq!(calls.state(), &ActorState::Restarting, "news count for more than their absence");
     }
 
     #[test]

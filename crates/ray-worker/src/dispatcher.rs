@@ -118,6 +118,11 @@ impl Dispatcher {
         class
     }
 
+    /// How many classes there are; they are numbered from 0.
+    pub const fn classes(&self) -> u64 {
+        self.classes.len() as u64
+    }
+
     /// What a lease of this class takes.
     ///
     /// # Panics

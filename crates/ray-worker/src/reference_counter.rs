@@ -240,6 +240,22 @@ impl ReferenceCounter {
         }
     }
 
+    /// Whether this process is known to be gone.
+    pub fn is_dead(&self, worker_id: WorkerId) -> bool {
+        self.dead.contains(&worker_id)
+    }
+
+    /// The objects that are borrowed from this process.
+    pub fn borrowed_of(&self, owner: WorkerId) -> Vec<ObjectId> {
+        let of_owner = |(&object_id, entry): (&ObjectId, &Entry)| match entry.side {
+            Side::Borrowed { owner: other, .. } if other.worker_id == owner => Some(object_id),
+            Side::Borrowed { .. } | Side::Owned { .. } => None,
+        };
+        let mut borrowed: Vec<ObjectId> = self.entries.iter().filter_map(of_owner).collect();
+        borrowed.sort_unstable();
+        borrowed
+    }
+
     /// Whether any reference is known here.
     pub fn contains(&self, object_id: ObjectId) -> bool {
         self.entries.contains_key(&object_id)

@@ -141,17 +141,14 @@ impl TaskTable {
         }
     }
 
-    /// The worker did not start the task. Returns whether it is queued again; not if it was unknown.
-    pub fn on_given_back(&mut self, task_id: TaskId) -> bool {
-        match self.tasks.get_mut(&task_id) {
-            Some(task) if task.state == TaskState::Sent => {
-                task.state = TaskState::Queued;
-                // A reply to the attempt that was given back may not come; one that comes is wrong.
-                task.attempt += 1;
-                true
-            }
-            Some(_) | None => false,
-        }
+    /// The worker did not start the task. Returns what becomes of it; nothing if it was not sent.
+    pub fn on_given_back(&mut self, task_id: TaskId) -> Option<Verdict> {
+        let task = self.tasks.get_mut(&task_id).filter(|task| task.state == TaskState::Sent)?;
+        task.state = TaskState::Queued;
+        // A reply to the attempt that was given back may not come; one that comes is wrong.
+        task.attempt += 1;
+        // Whoever was asked to cancel it may have given it back before.
+        Some(if task.cancelled { Verdict::Fail } else { Verdict::Retry })
     }
 
     /// An attempt failed, by the end of its worker or by an exception.
@@ -279,11 +276,14 @@ mod tests {
     fn a_task_that_is_given_back_costs_no_retry_and_its_late_reply_is_told() {
         let mut table = TaskTable::default();
         table.submit(id(1), task(&[], 1), |_| true);
-        assert!(!table.on_given_back(id(1)));
+        assert_eq!(table.on_given_back(id(1)), None);
         table.on_sent(id(1));
-        assert!(table.on_given_back(id(1)));
+        assert_eq!(table.on_given_back(id(1)), Some(Verdict::Retry));
         let task = table.get(id(1)).unwrap();
         assert_eq!((task.attempt, task.retries_left, task.state), (1, 1, TaskState::Queued));
+        table.on_sent(id(1));
+        table.cancel(id(1));
+        assert_eq!(table.on_given_back(id(1)), Some(Verdict::Fail));
     }
 
     #[test]

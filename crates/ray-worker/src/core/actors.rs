@@ -14,18 +14,21 @@ use ray_core::resource::Resources;
 use ray_core::wire;
 use ray_link::message::{GcsMethod, ToRaylet};
 
-use super::CoreWorker;
 use super::link::gcs_error;
 use super::poll::Interrupted;
 use super::state::State;
+use super::{CoreWorker, Notification};
 use crate::actor_calls::{Action, ActorCalls, ActorState};
-use crate::peer_message::{ExportedFunction, Target};
+use crate::peer_message::{ExportedFunction, Kind, Target};
 use crate::reference_counter::Owner;
 use crate::task_table::{Call, PendingTask, TaskState, Verdict};
 use crate::value::Failure;
 
 /// How long a call of the control plane may take; the node retries while the GCS is away.
 const GCS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Dead actors of which is remembered how they died.
+const REMEMBERED_DEAD: usize = 1000;
 
 /// An actor as this process knows it.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub(super) struct Actor {
     creation: Option<Creation>,
     /// Why the control plane did not take it.
     refused: Option<RayError>,
+    /// It was said that no node can hold it.
+    warned: bool,
 }
 
 #[derive(Debug)]
@@ -113,7 +118,13 @@ impl CoreWorker {
         let task = creation_task(actor_id, &request);
         let spec = actor_spec(actor_id, &state, request);
         let creation = Creation { task_id, spec };
-        let actor = Actor { calls: ActorCalls::new(), class_name, creation: Some(creation), refused: None };
+        let actor = Actor {
+            calls: ActorCalls::new(),
+            class_name,
+            creation: Some(creation),
+            refused: None,
+            warned: false,
+        };
         state.actors.insert(actor_id, actor);
         state.tell_node(&ToRaylet::SubscribeActor { actor_id });
         state.take_task(self, task_id, task);
@@ -137,6 +148,10 @@ impl CoreWorker {
         }
         let mut patience = super::poll::Patience::until(Some(GCS_TIMEOUT), interrupted);
         let (mut state, end) = self.wait_for(state, waiter, &mut patience);
+        for (_, waiting) in state.shared.registrations.values_mut() {
+            // Its number may be another's next.
+            waiting.take_if(|waiting| *waiting == waiter);
+        }
         self.refuse(&state, end, "registration of an actor", GCS_TIMEOUT)?;
         state.registration_result(actor_id)
     }
@@ -283,8 +298,19 @@ impl State {
     fn know_actor(&mut self, actor_id: ActorId, class_name: &str) {
         if let Entry::Vacant(entry) = self.actors.entry(actor_id) {
             let class_name = class_name.to_owned();
-            entry.insert(Actor { calls: ActorCalls::new(), class_name, creation: None, refused: None });
-            self.tell_node(&ToRaylet::SubscribeActor { actor_id });
+            let calls = ActorCalls::new();
+            entry.insert(Actor { calls, class_name, creation: None, refused: None, warned: false });
+            if self.forgotten_actors.contains(&actor_id) {
+                let cause = "it died too long ago to remember how".to_owned();
+                self.dead_actors.push_back(actor_id);
+                self.calls_of(actor_id).on_state(
+                    u64::MAX,
+                    ActorState::Dead { cause, error: Bytes::new() },
+                    &mut Vec::new(),
+                );
+            } else {
+                self.tell_node(&ToRaylet::SubscribeActor { actor_id });
+            }
         }
     }
 
@@ -317,8 +343,7 @@ impl State {
         let Some((actor_id, waiter)) = self.shared.registrations.remove(&request) else { return false };
         if let Err((code, message)) = result {
             let error = gcs_error(*code, "registration of an actor".to_owned(), message.clone());
-            let dead = ActorState::Dead { cause: error.to_string(), error: Bytes::new() };
-            self.set_actor_state(core, actor_id, u64::MAX, dead);
+            self.on_not_created(core, actor_id, error.to_string(), Bytes::new());
             self.finish_creation(core, actor_id, actor_info::State::Dead);
             if let Some(actor) = self.actors.get_mut(&actor_id) {
                 actor.refused = Some(error);
@@ -328,6 +353,24 @@ impl State {
             self.tell_waiter(waiter);
         }
         true
+    }
+
+    /// An actor that will never be, for nobody has registered it.
+    fn on_not_created(&mut self, core: &CoreWorker, actor_id: ActorId, cause: String, error: Bytes) {
+        self.set_actor_state(core, actor_id, u64::MAX, ActorState::Dead { cause, error });
+    }
+
+    /// An argument of a constructor has no value.
+    pub(super) fn on_creation_failed(&mut self, core: &CoreWorker, actor_id: ActorId, failure: &Failure) {
+        let (why, error) = match failure {
+            Failure::Raised(error) => ("its task raised".to_owned(), error.clone()),
+            other => (other.clone().into_error(ObjectId::nil()).to_string(), Bytes::new()),
+        };
+        if let Some(actor) = self.actors.get_mut(&actor_id) {
+            actor.creation = None;
+        }
+        let cause = format!("an argument of its constructor has no value: {why}");
+        self.on_not_created(core, actor_id, cause, error);
     }
 
     fn registration_result(&mut self, actor_id: ActorId) -> RayResult<()> {
@@ -349,6 +392,9 @@ impl State {
                 {
                     actor.class_name.clone_from(&info.class_name);
                 }
+                if info.infeasible {
+                    self.warn_infeasible_actor(actor_id, &info);
+                }
                 self.set_actor_state(core, actor_id, info.version, state);
                 if info.max_restarts == 0 || info.state() == actor_info::State::Dead {
                     self.finish_creation(core, actor_id, info.state());
@@ -358,12 +404,43 @@ impl State {
         }
     }
 
+    /// Says once for each actor that it waits for what no node has; to its creator, not to all.
+    fn warn_infeasible_actor(&mut self, actor_id: ActorId, info: &ActorInfo) {
+        let Some(actor) = self.actors.get_mut(&actor_id) else { return };
+        if actor.creation.is_none() || std::mem::replace(&mut actor.warned, true) {
+            return;
+        }
+        let text = format!(
+            "actor {} ({actor_id}) cannot be scheduled: {}. It stays pending until a node that can joins the \
+             cluster.",
+            info.class_name, info.pending_reason
+        );
+        self.notify(Notification::Warning(text));
+    }
+
     fn set_actor_state(&mut self, core: &CoreWorker, actor_id: ActorId, version: u64, state: ActorState) {
         let Some(actor) = self.actors.get_mut(&actor_id) else { return };
+        let was_dead = matches!(actor.calls.state(), ActorState::Dead { .. });
         let mut out = Vec::new();
         actor.calls.on_state(version, state, &mut out);
+        let is_dead = matches!(actor.calls.state(), ActorState::Dead { .. });
         self.apply_calls(core, actor_id, out);
         self.settle_crashes(core, super::state::now());
+        if is_dead && !was_dead {
+            self.remember_dead(actor_id);
+        }
+    }
+
+    /// Keeps a dead actor for late callers, and forgets how the one ended that died first if there are
+    /// many.
+    fn remember_dead(&mut self, actor_id: ActorId) {
+        self.dead_actors.push_back(actor_id);
+        if self.dead_actors.len() > REMEMBERED_DEAD
+            && let Some(oldest) = self.dead_actors.pop_front()
+        {
+            self.actors.remove(&oldest);
+            self.forgotten_actors.insert(oldest);
+        }
     }
 
     /// The actor needs its constructor's arguments no more.
@@ -426,8 +503,14 @@ impl State {
     fn send_call(&mut self, core: &CoreWorker, actor_id: ActorId, task_id: TaskId, at: Owner, sequence: u64) {
         let Some(task) = self.tasks.get(task_id) else { return };
         let Call::Method { method, .. } = &task.call else { return };
-        let method = Arc::clone(method);
-        self.push_task(core, at, task_id, Target::Method { actor_id, sequence, name: &method });
+        match self.write_task(task_id, Target::Method { actor_id, sequence, name: method }) {
+            Ok(message) => self.send(core, at, Kind::PushTask, |out| out.extend_from_slice(&message)),
+            Err(failure) => {
+                self.on_call_reply(actor_id, task_id);
+                self.finish_task(core, task_id, Err(failure));
+                return;
+            }
+        };
         self.tasks.on_sent(task_id);
         if self.calls_of(actor_id).sent() == 1 {
             // The actor has nothing else of this process to do.
@@ -449,6 +532,20 @@ impl State {
         }
     }
 
+    /// The process of an actor lives, only the connection to it was lost.
+    pub(super) fn on_actor_worker_not_lost(&mut self, core: &CoreWorker, worker_id: WorkerId) {
+        let mut concerned = Vec::new();
+        for (&actor_id, actor) in &mut self.actors {
+            let mut out = Vec::new();
+            actor.calls.on_worker_not_lost(worker_id, &mut out);
+            concerned.push((actor_id, out));
+        }
+        for (actor_id, out) in concerned {
+            self.apply_calls(core, actor_id, out);
+        }
+        self.settle_crashes(core, super::state::now());
+    }
+
     /// Why a lost call fails; `None` while it is not known what becomes of the actor.
     pub(super) fn actor_failure(&self, actor_id: ActorId, overdue: bool) -> Option<Failure> {
         let actor = self.actors.get(&actor_id)?;
@@ -461,7 +558,7 @@ impl State {
             }),
             ActorState::Alive { .. } => Some(Failure::ActorUnavailable {
                 actor_id,
-                cause: "its process was lost while it ran the call; it has been restarted".to_owned(),
+                cause: "it was lost while it ran the call; by now it can be reached again".to_owned(),
             }),
             ActorState::Pending | ActorState::Restarting => overdue.then(|| Failure::ActorUnavailable {
                 actor_id,

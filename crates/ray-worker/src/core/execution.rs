@@ -19,10 +19,11 @@ use ray_link::message::ToRaylet;
 use rustc_hash::FxHashMap;
 
 use super::grants::Then;
-use super::objects::ReadyValue;
 use super::peers::keep;
+use super::pins::ReadyValue;
 use super::poll::{End, Patience};
 use super::state::{State, now};
+use super::tasks::check_size;
 use super::{CoreWorker, Notification};
 use crate::codec::{Fields, damaged};
 use crate::memory_store::WaiterId;
@@ -116,6 +117,8 @@ pub(super) struct Execution {
     /// The running task waits for objects.
     blocked: bool,
     pub(super) exit: bool,
+    /// The task that ended last is not tried again, and its reply may not be written yet.
+    unsaid: bool,
     /// The running call asked for the end of its actor: its caller hears of that end instead of a reply.
     left: bool,
     /// References that came with the running task and are covered by its caller only until the reply.
@@ -164,6 +167,17 @@ impl Execution {
         self.queue.retain(
             |assignment| !matches!(assignment, Assignment::Task { caller, .. } if *caller == worker_id),
         );
+    }
+
+    /// The job that comes first in the queue, if it is new.
+    fn take_job(&mut self) -> Option<Bytes> {
+        match self.queue.pop_front()? {
+            Assignment::Job(config) => Some(config),
+            other => {
+                self.queue.push_front(other);
+                None
+            }
+        }
     }
 
     /// Whether a task that comes now would wait behind one that blocks or runs long.
@@ -220,6 +234,9 @@ impl CoreWorker {
             state.flush_link(self);
             state.execution.exit = true;
             state.execution.left = true;
+            // The main thread may be waiting for something to do.
+            state.wake_main();
+            self.nudge_poller(&state);
         }
     }
 
@@ -232,8 +249,10 @@ impl CoreWorker {
             }
             state.check_open()?;
             if let Some(assignment) = state.execution.queue.pop_front() {
-                if matches!(assignment, Assignment::Task { retriable: false, .. }) {
-                    // Should this task end the process, its caller has to know which ran before.
+                // Should this task end the process, its caller has to know which ran before: if this one
+                // is not tried again, or the one before it was not to be.
+                let unsaid = std::mem::take(&mut state.execution.unsaid);
+                if unsaid || matches!(assignment, Assignment::Task { retriable: false, .. }) {
                     state.flush(self);
                 }
                 return Ok(Some(assignment));
@@ -258,13 +277,27 @@ impl CoreWorker {
     ) -> RayResult<()> {
         let mut fields = Fields::new(payload);
         let header = TaskHeader::read(&mut fields)?;
-        let (task_id, attempt) = (header.task_id, header.attempt);
+        let (task_id, attempt, retriable) = (header.task_id, header.attempt, header.retriable);
+        let what = header.name.to_owned();
         let function = self.begin(&header);
         let start = now();
         let outcome = self.run_resolved(executor, header, caller, function, fields.rest());
         let execution_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
-        let reply = TaskReply { task_id, attempt, execution_us, outcome };
-        self.answer(caller, reply)
+        let mut reply = TaskReply { task_id, attempt, execution_us, outcome };
+        let mut payload = Vec::new();
+        reply.write(&mut payload)?;
+        let limit = self.config.max_frame_bytes as usize;
+        let oversized = check_size(payload.len(), limit, || format!("the results of {what}"));
+        if let Err(failure) = oversized {
+            for (inner, _) in contained_in(&reply) {
+                self.drop_reference(inner);
+            }
+            reply.outcome = Err(failure);
+            payload.clear();
+            reply.write(&mut payload)?;
+        }
+        self.answer(caller, contained_in(&reply), payload, retriable);
+        Ok(())
     }
 
     fn run_resolved(
@@ -306,11 +339,11 @@ impl CoreWorker {
     fn resolve<'a>(self: &Arc<Self>, args: &'a [u8]) -> Result<Vec<ResolvedArg<'a>>, Failure> {
         let system = |error: RayError| Failure::System(error.chain());
         let args = read_args(args).map_err(system)?;
-        let stored: Vec<ObjectId> = args.iter().filter_map(|arg| stored_in(arg)).collect();
+        let stored: Vec<_> = args.iter().filter_map(stored_in).collect();
         let mut pinned: FxHashMap<ObjectId, ReadyValue> = FxHashMap::default();
         if !stored.is_empty() {
             let values = self.pin_args(&stored)?;
-            pinned.extend(stored.iter().copied().zip(values));
+            pinned.extend(stored.iter().map(|&(object_id, _)| object_id).zip(values));
         }
         args.into_iter()
             .map(|Arg { keyword, value }| {
@@ -336,9 +369,12 @@ impl CoreWorker {
     ) -> RayResult<()> {
         let spec = ActorSpec::decode(spec).map_err(|error| damaged(error.to_string()))?;
         let actor_id: ActorId = wire::id("actor_id", &spec.actor_id)?;
-        self.lock().on_job(wire::id("job_id", &spec.job_id)?, spec.job_config.into());
-        // The job comes first in the queue, if it is new.
-        if let Some(Assignment::Job(config)) = self.lock().execution.queue.pop_front() {
+        let job = {
+            let mut state = self.lock();
+            state.on_job(wire::id("job_id", &spec.job_id)?, spec.job_config.into());
+            state.execution.take_job()
+        };
+        if let Some(config) = job {
             executor.set_job(&config);
         }
         let header = TaskHeader {
@@ -367,18 +403,13 @@ impl CoreWorker {
     }
 
     /// Sends a reply, as soon as every reference that it hands over, or that stays here, is granted.
-    fn answer(&self, caller: WorkerId, reply: TaskReply) -> RayResult<()> {
-        let mut payload = Vec::new();
-        reply.write(&mut payload)?;
-        let handed_over: Vec<Contained> = match reply.outcome {
-            Ok(returned) => returned.into_iter().flat_map(|returned| returned.contained).collect(),
-            Err(_) => Vec::new(),
-        };
+    fn answer(&self, caller: WorkerId, handed_over: Vec<Contained>, payload: Vec<u8>, retriable: bool) {
         let mut state = self.lock();
         let kept = state.end_running();
         if state.execution.left {
-            return Ok(());
+            return;
         }
+        state.execution.unsaid = !retriable;
         let to = Owner { worker_id: caller, node_id: NodeId::nil() };
         let send = Then::Send { to, kind: Kind::TaskReply, payload };
         if handed_over.is_empty() && kept.is_empty() {
@@ -387,8 +418,13 @@ impl CoreWorker {
             let then = Then::Nested(Box::new((handed_over, caller, send)));
             state.grant_then(self, kept, self.me.worker_id, then);
         }
-        Ok(())
     }
+}
+
+/// The references that a reply hands over.
+fn contained_in(reply: &TaskReply) -> Vec<Contained> {
+    let returned = reply.outcome.iter().flatten();
+    returned.flat_map(|returned| returned.contained.iter().copied()).collect()
 }
 
 impl State {
@@ -412,7 +448,7 @@ impl State {
 
     fn function(&self, function_id: FunctionId) -> Result<Bytes, Failure> {
         let unknown = || Failure::System(format!("function {function_id} was not defined before its task"));
-        self.functions.get(&function_id).cloned().ok_or_else(unknown)
+        self.functions.get(&function_id).map(|defined| defined.pickled.clone()).ok_or_else(unknown)
     }
 
     /// Whoever connects says what job it acts for. A worker serves one job; the first counts.
@@ -551,9 +587,10 @@ impl State {
     }
 }
 
-fn stored_in(arg: &Arg<'_>) -> Option<ObjectId> {
+/// The object of shared memory that is this argument, and its owner.
+fn stored_in(arg: &Arg<'_>) -> Option<(ObjectId, Option<WorkerId>)> {
     match arg.value {
-        ArgValue::Stored { object_id, .. } => Some(object_id),
+        ArgValue::Stored { object_id, owner, .. } => Some((object_id, Some(owner.worker_id))),
         ArgValue::Inline(_) | ArgValue::Reference(_) => None,
     }
 }

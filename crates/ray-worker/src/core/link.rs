@@ -4,16 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::WorkerId;
 use ray_link::message::{FromRaylet, GcsMethod, LinkMessage as _, ToRaylet, connection_error};
 use ray_link::{Interest, Readiness};
 
 use super::poll::{Interrupted, Patience};
-use super::state::{Answer, State, now};
+use super::state::{Answer, State, Untold};
 use super::{CoreWorker, LINK_TOKEN, Notification};
-
-/// Ends of processes that are remembered, for errors that name them.
-const REMEMBERED_CAUSES: usize = 1000;
 
 impl State {
     pub(super) fn on_link_ready(&mut self, core: &CoreWorker, ready: Readiness) {
@@ -107,7 +103,8 @@ impl State {
             FromRaylet::LogLines { pid, name, is_stderr, lines } => {
                 self.notify(Notification::Log { pid, name, is_stderr, lines });
             }
-            FromRaylet::LogsFlushed { request } => self.answer(request, Answer::Flushed),
+            // Behind the lines that came before, which the front end has not taken yet.
+            FromRaylet::LogsFlushed { request } => self.untold.push_back(Untold::Flushed(request)),
             FromRaylet::Exit { reason } => self.on_exit(&reason),
             FromRaylet::Registered { .. } | FromRaylet::Rejected { .. } => {
                 tracing::warn!("the node answered a registration twice");
@@ -115,22 +112,12 @@ impl State {
         }
     }
 
-    fn answer(&mut self, request: u64, answer: Answer) {
+    pub(super) fn answer(&mut self, request: u64, answer: Answer) {
         // A request that nobody waits for any more was given up in time.
         if let Some(Answer::Awaited(waiter)) = self.answers.remove(&request) {
             self.answers.insert(request, answer);
             self.tell_waiter(waiter);
         }
-    }
-
-    fn on_worker_died(&mut self, core: &CoreWorker, worker_id: WorkerId, cause: String) {
-        self.causes.push_back((worker_id, cause));
-        if self.causes.len() > REMEMBERED_CAUSES {
-            self.causes.pop_front();
-        }
-        self.drain_peer(core, worker_id);
-        self.on_worker_lost(core, worker_id);
-        self.settle_crashes(core, now());
     }
 }
 

@@ -15,18 +15,22 @@
 //! | `state` | what is known; the background's duties |
 //! | `link` | the conversation with the node |
 //! | `peers` | connections to other core workers and their messages |
+//! | `ends` | processes that are lost, and how they ended |
 //! | `tasks` | submission, dispatch, replies, retries |
 //! | `actors` | creation of actors, calls to them |
-//! | `objects` | values and shared memory |
+//! | `objects` | values, by whatever way they come |
+//! | `pins` | objects in shared memory |
 //! | `grants` | references that are handed over |
 //! | `execution` | a worker's side: tasks that come, what goes back |
 
 mod actors;
+mod ends;
 mod execution;
 mod grants;
 mod link;
 mod objects;
 mod peers;
+mod pins;
 mod poll;
 mod state;
 mod tasks;
@@ -48,7 +52,8 @@ use ray_object_store::shm::{Access, ShmRegion};
 
 pub use self::actors::{ActorRequest, MethodRequest};
 pub use self::execution::{Executor, ReadyArg, ResolvedArg, Task};
-pub use self::objects::{Got, Pinned, ReadyValue};
+pub use self::objects::Got;
+pub use self::pins::{Pinned, ReadyValue};
 pub use self::poll::Interrupted;
 use self::state::State;
 pub use self::tasks::TaskRequest;
@@ -109,8 +114,10 @@ pub enum Membership {
 #[derive(Debug)]
 pub struct CoreWorker {
     state: Mutex<State>,
-    /// All sockets.
+    /// All sockets, and `nudge`.
     sockets: Poller,
+    /// Has whoever reads the sockets look at what it waits for.
+    nudge: Waker,
     /// `sockets`, as long as nobody polls them, and `waker`: what the background thread waits for.
     background: Poller,
     waker: Waker,
@@ -125,7 +132,8 @@ pub struct CoreWorker {
 /// Tokens of [`CoreWorker::sockets`]; peers follow.
 const LINK_TOKEN: u64 = 0;
 const LISTENER_TOKEN: u64 = 1;
-const FIRST_PEER_TOKEN: u64 = 2;
+const NUDGE_TOKEN: u64 = 2;
+const FIRST_PEER_TOKEN: u64 = 3;
 
 /// Tokens of [`CoreWorker::background`].
 const SOCKETS_TOKEN: u64 = 0;
@@ -189,7 +197,7 @@ impl CoreWorker {
     ) -> RayResult<Arc<Self>> {
         let refused = |error| RayError::io("cannot wait for sockets", error);
         let (sockets, background) = (Poller::new().map_err(refused)?, Poller::new().map_err(refused)?);
-        let waker = Waker::new().map_err(refused)?;
+        let (waker, nudge) = (Waker::new().map_err(refused)?, Waker::new().map_err(refused)?);
         for (token, descriptor) in [
             (LINK_TOKEN, state.link.as_ref().map(AsFd::as_fd)),
             (LISTENER_TOKEN, state.listener.as_ref().map(AsFd::as_fd)),
@@ -197,11 +205,13 @@ impl CoreWorker {
             let descriptor = descriptor.expect("a new state is connected");
             sockets.add(descriptor, token, Interest::Read).map_err(refused)?;
         }
+        sockets.add(&nudge, NUDGE_TOKEN, Interest::Read).map_err(refused)?;
         background.add(&sockets, SOCKETS_TOKEN, Interest::Read).map_err(refused)?;
         background.add(&waker, WAKER_TOKEN, Interest::Read).map_err(refused)?;
         let core = Arc::new(Self {
             state: Mutex::new(state),
             sockets,
+            nudge,
             background,
             waker,
             thread: Mutex::new(None),
@@ -268,6 +278,7 @@ impl CoreWorker {
                 }
                 state.flush(self);
                 state.close(RayError::ShutDown);
+                self.nudge_poller(&state);
             }
         }
         self.waker.wake();

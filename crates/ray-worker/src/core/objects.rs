@@ -1,21 +1,20 @@
-//! Values, shared memory, references and grants.
+//! Values, whichever way they come, and references to them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, MutexGuard, Weak};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, LeaseId, ObjectId, TaskId, WorkerId};
 use ray_link::message::{StoreError, ToRaylet};
-use ray_object_store::shm::ShmSlice;
 use rustc_hash::FxHashMap;
 
 use super::CoreWorker;
 use super::grants::Then;
+use super::pins::ReadyValue;
 use super::poll::{End, Interrupted, Patience};
 use super::state::{Answer, State};
-use crate::memory_store::WaiterId;
+use crate::memory_store::{Told, WaiterId};
 use crate::peer_message::{Kind, PeerMessage, Returned};
 use crate::reference_counter::Owner;
 use crate::value::{Contained, Encoded, Failure, Value};
@@ -23,10 +22,6 @@ use crate::value::{Contained, Encoded, Failure, Value};
 /// What a core worker keeps in tables of no machine's own.
 #[derive(Debug, Default)]
 pub(super) struct SharedObjects {
-    /// Objects of shared memory that this process reads, as long as it does.
-    pins: FxHashMap<ObjectId, Weak<Pinned>>,
-    /// Requests for objects of shared memory.
-    requests: FxHashMap<u64, PinRequest>,
     /// Values that were asked of their owners.
     pub(super) fetching: FxHashMap<ObjectId, WorkerId>,
     /// Owned objects of shared memory that nobody refers to any more.
@@ -42,66 +37,8 @@ pub(super) struct SharedObjects {
     answer_peers: VecDeque<(WorkerId, ObjectId)>,
 }
 
-/// A request for objects of shared memory.
-#[derive(Debug)]
-struct PinRequest {
-    waiter: WaiterId,
-    got: Vec<(ObjectId, Placed)>,
-}
-
-/// Offset and size of an object in shared memory, or why it is not there.
-type Placed = Result<(u64, u64), StoreError>;
-
 /// What `get` returns: the values, or the object that has none and why.
 pub type Got<T> = Result<T, (ObjectId, Failure)>;
-
-/// An object of shared memory that stays where it is as long as this lives.
-#[derive(Debug)]
-pub struct Pinned {
-    core: Arc<CoreWorker>,
-    object_id: ObjectId,
-    slice: ShmSlice,
-}
-
-impl Pinned {
-    /// The object's bytes.
-    pub fn bytes(&self) -> &[u8] {
-        &self.slice
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        let mut state = self.core.lock();
-        let last = state.shared.pins.get(&self.object_id).is_some_and(|pin| pin.strong_count() == 0);
-        if last {
-            state.shared.pins.remove(&self.object_id);
-        }
-        if state.check_open().is_ok() {
-            state.tell_node(&ToRaylet::ReleaseObject { object_id: self.object_id, count: 1 });
-            self.core.rouse_background(&state);
-        }
-    }
-}
-
-/// A value that can be read now.
-#[derive(Debug, Clone)]
-pub enum ReadyValue {
-    /// A small one.
-    Inline(Bytes),
-    /// A large one, where it lies in shared memory.
-    Pinned(Arc<Pinned>),
-}
-
-impl ReadyValue {
-    /// The encoded value.
-    pub fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Inline(bytes) => bytes,
-            Self::Pinned(pinned) => pinned.bytes(),
-        }
-    }
-}
 
 impl CoreWorker {
     /// Stores a value; the object has one handle.
@@ -202,10 +139,11 @@ impl CoreWorker {
     ) -> RayResult<Got<Vec<ReadyValue>>> {
         let mut patience = Patience::until(timeout, interrupted);
         let state = self.await_values(object_ids, timeout, &mut patience)?;
-        if let Some(failed) = state.first_failure(object_ids) {
+        if let Some(failed) = state.first_failure(object_ids).or_else(|| state.first_freed(object_ids)) {
             return Ok(Err(failed));
         }
-        self.read_values(state, object_ids, timeout, &mut patience)
+        let owner = |state: &State, object_id| Some(state.references.borrowed_from(object_id)?.worker_id);
+        self.read_values(state, object_ids, owner, timeout, &mut patience)
     }
 
     /// Waits until each object has a value, or one has failed.
@@ -217,117 +155,28 @@ impl CoreWorker {
     ) -> RayResult<MutexGuard<'a, State>> {
         let mut state = self.lock();
         state.check_open()?;
-        for &object_id in object_ids {
-            state.ensure_value(self, object_id);
-        }
+        state.ensure_values(self, object_ids);
         if object_ids.iter().all(|&object_id| state.memory.get(object_id).is_some())
             || state.first_failure(object_ids).is_some()
         {
+            self.rouse_background(&state);
             return Ok(state);
         }
         let waiter = state.add_waiter(0);
         state.waiter(waiter).fail_fast = true;
         let missing = object_ids.iter().filter(|&&object_id| state.memory.wait(object_id, waiter)).count();
         state.waiter(waiter).remaining = missing;
-        state.settle(self);
         let blocked = state.on_block(self);
         let (mut state, end) = self.wait_for(state, waiter, patience);
         if blocked {
             state.on_unblock(self);
         }
-        if end != End::Done || missing > 0 {
-            for &object_id in object_ids {
-                state.memory.forget_waiter(object_id, waiter);
-            }
+        for &object_id in object_ids {
+            state.memory.forget_waiter(object_id, waiter);
         }
         let what = if end == End::Timeout { describe(object_ids, &state) } else { String::new() };
         self.refuse(&state, end, &what, timeout.unwrap_or_default())?;
         Ok(state)
-    }
-
-    /// Reads values that are all there, pinning those in shared memory.
-    fn read_values<'a>(
-        self: &'a Arc<Self>,
-        state: MutexGuard<'a, State>,
-        object_ids: &[ObjectId],
-        timeout: Option<Duration>,
-        patience: &mut Patience<'_>,
-    ) -> RayResult<Got<Vec<ReadyValue>>> {
-        let mut values: Vec<Option<ReadyValue>> = Vec::with_capacity(object_ids.len());
-        let mut missing = Vec::new();
-        for &object_id in object_ids {
-            values.push(match state.memory.get(object_id) {
-                Some(Value::Inline(bytes)) => Some(ReadyValue::Inline(bytes.clone())),
-                _ => state.shared.pins.get(&object_id).and_then(Weak::upgrade).map(ReadyValue::Pinned),
-            });
-            if values.last().is_some_and(Option::is_none) && !missing.contains(&object_id) {
-                missing.push(object_id);
-            }
-        }
-        if missing.is_empty() {
-            drop(state);
-            return Ok(Ok(values.into_iter().flatten().collect()));
-        }
-        let pinned = match self.pin(state, missing, timeout, patience)? {
-            Ok(pinned) => pinned,
-            Err(failed) => return Ok(Err(failed)),
-        };
-        let value = |(value, object_id): (Option<ReadyValue>, &ObjectId)| {
-            value.or_else(|| pinned.get(object_id).cloned().map(ReadyValue::Pinned))
-        };
-        Ok(Ok(values.into_iter().zip(object_ids).filter_map(value).collect()))
-    }
-
-    /// Has the node pin objects of its shared memory for this process.
-    fn pin<'a>(
-        self: &'a Arc<Self>,
-        mut state: MutexGuard<'a, State>,
-        object_ids: Vec<ObjectId>,
-        timeout: Option<Duration>,
-        patience: &mut Patience<'_>,
-    ) -> RayResult<Got<FxHashMap<ObjectId, Arc<Pinned>>>> {
-        let request = state.next_request();
-        let waiter = state.add_waiter(object_ids.len());
-        state.shared.requests.insert(request, PinRequest { waiter, got: Vec::new() });
-        state.tell_node(&ToRaylet::GetObjects { request, object_ids: object_ids.clone() });
-        let (mut state, end) = self.wait_for(state, waiter, patience);
-        let answered = state.shared.requests.remove(&request).map_or_else(Vec::new, |request| request.got);
-        if end != End::Done {
-            state.tell_node(&ToRaylet::CancelGet { request });
-        }
-        let ended = self.refuse(&state, end, "an object of shared memory", timeout.unwrap_or_default());
-        drop(state);
-        // Made without the lock, for dropping one takes it.
-        let mut pinned = FxHashMap::default();
-        let mut failed = None;
-        for (object_id, result) in answered {
-            match result {
-                Ok((offset, size)) => {
-                    let slice = self.region.slice(offset, size)?;
-                    let core = Arc::clone(self);
-                    pinned.insert(object_id, Arc::new(Pinned { core, object_id, slice }));
-                }
-                Err(error) => failed = Some((object_id, store_failure(object_id, error))),
-            }
-        }
-        ended?;
-        if let Some(failed) = failed {
-            return Ok(Err(failed));
-        }
-        let mut state = self.lock();
-        for (&object_id, pin) in &pinned {
-            state.shared.pins.insert(object_id, Arc::downgrade(pin));
-        }
-        Ok(Ok(pinned))
-    }
-
-    /// The values of arguments that lie in shared memory.
-    pub(super) fn pin_args(self: &Arc<Self>, object_ids: &[ObjectId]) -> Result<Vec<ReadyValue>, Failure> {
-        let mut never = || false;
-        let mut patience = Patience::endless(&mut never);
-        let state = self.lock();
-        let read = self.read_values(state, object_ids, None, &mut patience);
-        read.map_err(|error| Failure::System(error.chain()))?.map_err(|(_, failure)| failure)
     }
 
     /// Waits until `num_returns` objects have a value or failed, or the time is over. Tells of each
@@ -345,16 +194,13 @@ impl CoreWorker {
         let mut patience = Patience::until(timeout, interrupted);
         let mut state = self.lock();
         state.check_open()?;
-        for &object_id in object_ids {
-            state.ensure_value(self, object_id);
-        }
+        state.ensure_values(self, object_ids);
         let ready = object_ids.iter().filter(|&&object_id| state.memory.get(object_id).is_some()).count();
         if ready < num_returns {
             let waiter = state.add_waiter(num_returns - ready);
             for &object_id in object_ids {
                 state.memory.wait(object_id, waiter);
             }
-            state.settle(self);
             let blocked = state.on_block(self);
             let (woken, end) = self.wait_for(state, waiter, &mut patience);
             state = woken;
@@ -367,6 +213,8 @@ impl CoreWorker {
             if end != End::Timeout {
                 self.refuse(&state, end, "an object", timeout.unwrap_or_default())?;
             }
+        } else {
+            self.rouse_background(&state);
         }
         Ok(object_ids.iter().map(|&object_id| state.memory.get(object_id).is_some()).collect())
     }
@@ -378,7 +226,7 @@ impl CoreWorker {
             return;
         }
         state.references.add_borrowed(object_id, owner, 0);
-        if state.references.lacks_grant(object_id) {
+        if state.execution.running.is_some() && state.references.lacks_grant(object_id) {
             state.execution.borrowed.push(object_id);
         }
     }
@@ -431,6 +279,14 @@ impl State {
         }
     }
 
+    /// As [`State::ensure_value`] for each, and what follows from it.
+    fn ensure_values(&mut self, core: &CoreWorker, object_ids: &[ObjectId]) {
+        for &object_id in object_ids {
+            self.ensure_value(core, object_id);
+        }
+        self.settle(core);
+    }
+
     /// An object has its value now.
     pub(super) fn set_value(&mut self, object_id: ObjectId, value: Value) {
         let failed = matches!(value, Value::Failed(_));
@@ -455,32 +311,68 @@ impl State {
         value: Value,
         contained: &[Contained],
     ) {
+        let handles = self.hold_contained(contained);
+        if self.references.contains(object_id) {
+            self.references.set_contained(object_id, handles.clone());
+            self.set_value(object_id, value);
+        }
+        self.drop_handles(core, handles);
+    }
+
+    /// Notes references that came with a grant each, with one handle each.
+    fn hold_contained(&mut self, contained: &[Contained]) -> Vec<ObjectId> {
+        let mut handles = Vec::with_capacity(contained.len());
         for &(inner, owner) in contained {
             if owner.worker_id != self.me.worker_id {
                 self.references.add_borrowed(inner, owner, 1);
             } else if !self.references.add_local(inner) {
                 tracing::error!(object_id = %inner, "a reference to an object that was freed came back");
+                continue;
             }
+            handles.push(inner);
         }
-        if self.references.contains(object_id) {
-            let inner = contained.iter().map(|&(inner, _)| inner).collect();
-            self.references.set_contained(object_id, inner);
-            self.set_value(object_id, value);
-        } else if let Value::Stored { .. } = value {
-            self.shared.freed.push(object_id);
-        }
+        handles
+    }
+
+    fn drop_handles(&mut self, core: &CoreWorker, handles: Vec<ObjectId>) {
         let mut effects = Vec::new();
-        for &(inner, _) in contained {
+        for inner in handles {
             self.references.remove_local(inner, &mut effects);
         }
         self.apply_reference_effects(core, effects);
     }
 
-    fn first_failure(&self, object_ids: &[ObjectId]) -> Option<(ObjectId, Failure)> {
+    /// The result of a task of this process came, with references that were granted to it.
+    pub(super) fn take_result(&mut self, core: &CoreWorker, object_id: ObjectId, result: Returned) {
+        if !self.references.contains(object_id)
+            && let Value::Stored { .. } = result.value
+        {
+            // Nobody has waited for it.
+            self.shared.freed.push(object_id);
+        }
+        self.take_value(core, object_id, result.value, &result.contained);
+    }
+
+    pub(super) fn first_failure(&self, object_ids: &[ObjectId]) -> Option<(ObjectId, Failure)> {
         object_ids.iter().find_map(|&object_id| match self.memory.get(object_id) {
             Some(Value::Failed(failure)) => Some((object_id, failure.clone())),
             Some(Value::Inline(_) | Value::Stored { .. }) | None => None,
         })
+    }
+
+    /// An object whose last reference was dropped while it was waited for.
+    fn first_freed(&self, object_ids: &[ObjectId]) -> Option<(ObjectId, Failure)> {
+        let freed = object_ids.iter().find(|&&object_id| self.memory.get(object_id).is_none());
+        let cause = || "nothing refers to it any more".to_owned();
+        freed.map(|&object_id| (object_id, Failure::Lost { object_id, cause: cause() }))
+    }
+
+    /// An object is gone, and so is the reason to wait for it.
+    pub(super) fn tell_in_vain(&mut self, object_id: ObjectId, told: Told) {
+        for waiter in told.threads {
+            self.tell_waiter(waiter);
+        }
+        self.shared.answer_peers.extend(told.peers.into_iter().map(|peer| (peer, object_id)));
     }
 
     /// Tells the node of the objects that nobody refers to any more.
@@ -488,17 +380,6 @@ impl State {
         if !self.shared.freed.is_empty() {
             let object_ids = std::mem::take(&mut self.shared.freed);
             self.tell_node(&ToRaylet::DeleteObjects { object_ids });
-        }
-    }
-
-    pub(super) fn on_object_pinned(&mut self, request: u64, object_id: ObjectId, result: Placed) {
-        if let Some(pending) = self.shared.requests.get_mut(&request) {
-            pending.got.push((object_id, result));
-            let waiter = pending.waiter;
-            self.tell_waiter(waiter);
-        } else if result.is_ok() {
-            // It came after it was taken back.
-            self.tell_node(&ToRaylet::ReleaseObject { object_id, count: 1 });
         }
     }
 
@@ -545,21 +426,18 @@ impl State {
     pub(super) fn on_object_value(
         &mut self,
         core: &CoreWorker,
+        from: WorkerId,
         object_id: ObjectId,
         value: Value,
         contained: &[Contained],
     ) {
-        self.shared.fetching.remove(&object_id);
-        self.take_value(core, object_id, value, contained);
-    }
-}
-
-fn store_failure(object_id: ObjectId, error: StoreError) -> Failure {
-    match error {
-        StoreError::Lost { cause } => Failure::Lost { object_id, cause },
-        other => {
-            let out_of_disk = matches!(other, StoreError::OutOfDisk { .. });
-            Failure::StoreFull { out_of_disk, message: other.into_error(object_id).to_string() }
+        if self.shared.fetching.get(&object_id) == Some(&from) {
+            self.shared.fetching.remove(&object_id);
+            self.take_value(core, object_id, value, contained);
+        } else {
+            // It is not wanted any more, but what was granted with it has to go back.
+            let handles = self.hold_contained(contained);
+            self.drop_handles(core, handles);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Connections to other core workers, and their messages.
 
+use std::collections::hash_map::Entry;
+
 use bytes::Bytes;
 use ray_core::error::RayResult;
 use ray_core::id::{FunctionId, NodeId, ObjectId, WorkerId};
@@ -13,7 +15,7 @@ use super::{CoreWorker, FIRST_PEER_TOKEN, worker_socket};
 use crate::codec::damaged;
 use crate::peer_message::{DefineFunction, ExportedFunction, Hello, Kind, PeerMessage, TaskReply};
 use crate::reference_counter::{Effect, Owner};
-use crate::value::{Failure, Value};
+use crate::value::Value;
 
 /// A connection with more than this queued is written at once, in bytes.
 const FLUSH_AT: usize = 16 * 1024;
@@ -25,8 +27,16 @@ pub(super) struct Peers {
     by_worker: FxHashMap<WorkerId, usize>,
     /// Slots with something queued.
     dirty: Vec<usize>,
-    /// Processes to which no connection could be made: treated as dead at the next settling.
+    /// Processes to which no connection could be made: treated as lost at the next settling.
     unreachable: Vec<(WorkerId, String)>,
+}
+
+/// A function that processes may have run here, as long as one of those who defined it is connected.
+#[derive(Debug)]
+pub(super) struct Defined {
+    pub(super) pickled: Bytes,
+    /// Connections that defined it.
+    connections: usize,
 }
 
 #[derive(Debug)]
@@ -35,6 +45,7 @@ struct Peer {
     /// Unknown until it says hello.
     worker_id: Option<WorkerId>,
     sent_functions: FxHashSet<FunctionId>,
+    defined_functions: FxHashSet<FunctionId>,
     dirty: bool,
 }
 
@@ -57,9 +68,18 @@ impl Peers {
             tracing::error!(%error, "a connection cannot be waited for");
             return None;
         }
-        let peer = Peer { connection, worker_id, sent_functions: FxHashSet::default(), dirty: false };
+        let (sent_functions, defined_functions) = (FxHashSet::default(), FxHashSet::default());
+        let peer = Peer { connection, worker_id, sent_functions, defined_functions, dirty: false };
         self.slots[slot] = Some(peer);
         Some(slot)
+    }
+
+    /// All connections of this process. Two that connect to each other at once have two.
+    fn slots_of(&self, worker_id: WorkerId) -> Vec<usize> {
+        let of_worker = |(_, peer): &(usize, &Option<Peer>)| {
+            peer.as_ref().is_some_and(|peer| peer.worker_id == Some(worker_id))
+        };
+        self.slots.iter().enumerate().filter(of_worker).map(|(slot, _)| slot).collect()
     }
 
     fn mark(&mut self, slot: usize) {
@@ -96,7 +116,10 @@ impl State {
             format!("it is on node {}, which this node is not connected to", at.node_id)
         } else {
             match Connection::connect(&worker_socket(&self.sockets_dir, at.worker_id), self.max_frame) {
-                Ok(connection) => return self.greet(core, at, connection),
+                Ok(connection) => match self.greet(core, at, connection) {
+                    Some(slot) => return Some(slot),
+                    None => "this process cannot wait for more connections".to_owned(),
+                },
                 Err(error) => format!("it cannot be reached: {error}"),
             }
         };
@@ -256,8 +279,7 @@ impl State {
         match kind {
             Kind::Hello => {}
             Kind::DefineFunction => {
-                let define: DefineFunction = decode(frame)?;
-                self.functions.insert(define.function_id, define.pickled);
+                self.on_function_defined(slot, decode(frame)?);
             }
             Kind::PushTask => self.on_task_pushed(core, worker_id, frame.payload)?,
             Kind::TaskReply => self.on_task_reply(core, worker_id, TaskReply::read(frame.payload)?),
@@ -267,8 +289,10 @@ impl State {
     }
 
     fn on_hello(&mut self, slot: usize, hello: Hello) -> RayResult<()> {
-        if let Some(peer) = &mut self.peers.slots[slot] {
-            peer.worker_id = Some(hello.worker_id);
+        if let Some(peer) = &mut self.peers.slots[slot]
+            && peer.worker_id.replace(hello.worker_id).is_some()
+        {
+            return Err(damaged("a second hello".to_owned()));
         }
         // Both sides may have connected at once: then each sends on the connection that it made.
         self.peers.by_worker.entry(hello.worker_id).or_insert(slot);
@@ -283,7 +307,7 @@ impl State {
             PeerMessage::Cancel { task_id } => self.on_cancel(core, sender, task_id),
             PeerMessage::GetObject { object_id } => self.on_get_object(core, sender, object_id),
             PeerMessage::ObjectValue { object_id, value, contained } => {
-                self.on_object_value(core, object_id, value, &contained);
+                self.on_object_value(core, from, object_id, value, &contained);
             }
             PeerMessage::AskGrants { request, object_ids, borrower } => {
                 for object_id in object_ids {
@@ -302,54 +326,69 @@ impl State {
         }
     }
 
+    fn on_function_defined(&mut self, slot: usize, define: DefineFunction) {
+        let Some(peer) = &mut self.peers.slots[slot] else { return };
+        if peer.defined_functions.insert(define.function_id) {
+            let defined = || Defined { pickled: define.pickled, connections: 0 };
+            self.functions.entry(define.function_id).or_insert_with(defined).connections += 1;
+        }
+    }
+
     fn on_peer_lost(&mut self, core: &CoreWorker, slot: usize) {
-        let Some(peer) = self.peers.slots[slot].take() else { return };
-        // The descriptor closes with it, but a copy in a forked process would keep it in the set.
-        let _ = core.sockets.remove(&peer.connection);
-        if let Some(worker_id) = peer.worker_id {
-            if self.peers.by_worker.get(&worker_id) == Some(&slot) {
-                self.peers.by_worker.remove(&worker_id);
+        let worker_id = self.peers.slots[slot].as_ref().and_then(|peer| peer.worker_id);
+        match worker_id {
+            Some(worker_id) => {
+                self.drain_peer(core, worker_id);
+                self.on_worker_lost(core, worker_id, None);
             }
-            self.on_worker_lost(core, worker_id);
+            None => self.drop_connection(core, slot),
         }
     }
 
     /// Reads what a process said before it ended, so that no reply is lost with it.
     pub(super) fn drain_peer(&mut self, core: &CoreWorker, worker_id: WorkerId) {
-        while let Some(&slot) = self.peers.by_worker.get(&worker_id) {
-            let Some(peer) = &mut self.peers.slots[slot] else { return };
-            let more = matches!(peer.connection.fill(), Ok(true));
-            if !more || self.take_peer_frames(core, slot).is_err() {
-                return;
+        for slot in self.peers.slots_of(worker_id) {
+            while let Some(peer) = &mut self.peers.slots[slot] {
+                let more = matches!(peer.connection.fill(), Ok(true));
+                if !more || self.take_peer_frames(core, slot).is_err() {
+                    break;
+                }
             }
         }
     }
 
-    /// A process is gone. Hearing it again changes nothing.
-    pub(super) fn on_worker_lost(&mut self, core: &CoreWorker, worker_id: WorkerId) {
-        if let Some(slot) = self.peers.by_worker.remove(&worker_id)
-            && let Some(peer) = self.peers.slots[slot].take()
-        {
-            // As above.
-            let _ = core.sockets.remove(&peer.connection);
+    /// Closes all connections to this process.
+    pub(super) fn drop_connections(&mut self, core: &CoreWorker, worker_id: WorkerId) {
+        self.peers.by_worker.remove(&worker_id);
+        for slot in self.peers.slots_of(worker_id) {
+            self.drop_connection(core, slot);
         }
-        self.on_lease_worker_lost(core, worker_id);
-        self.on_actor_worker_lost(core, worker_id);
-        let mut effects = Vec::new();
-        self.references.on_worker_died(worker_id, &mut effects);
-        self.apply_reference_effects(core, effects);
-        self.on_owner_lost(worker_id);
-        self.on_granter_lost(core, worker_id);
-        self.execution.on_caller_lost(worker_id);
+    }
+
+    fn drop_connection(&mut self, core: &CoreWorker, slot: usize) {
+        let Some(peer) = self.peers.slots[slot].take() else { return };
+        if peer.connection.is_amid_frame() {
+            let worker_id = peer.worker_id.unwrap_or(WorkerId::NIL);
+            tracing::warn!(%worker_id, "a connection of a core worker ended amid a frame");
+        }
+        // The descriptor closes with it, but a copy in a forked process would keep it in the set.
+        let _ = core.sockets.remove(&peer.connection);
+        for function_id in peer.defined_functions {
+            if let Entry::Occupied(mut entry) = self.functions.entry(function_id) {
+                entry.get_mut().connections -= 1;
+                if entry.get().connections == 0 {
+                    entry.remove();
+                }
+            }
+        }
     }
 
     /// What follows from what happened, until nothing does.
     pub(super) fn settle(&mut self, core: &CoreWorker) {
         loop {
             if let Some((worker_id, cause)) = self.peers.unreachable.pop() {
-                self.causes.push_back((worker_id, cause));
                 self.on_lease_unreachable(core, worker_id);
-                self.on_worker_lost(core, worker_id);
+                self.on_worker_lost(core, worker_id, Some(cause));
             } else if let Some(task_id) = self.shared.ready_tasks.pop_front() {
                 self.on_task_ready(core, task_id);
             } else if self.answer_next_peer(core) {
@@ -366,7 +405,9 @@ impl State {
         for effect in effects {
             match effect {
                 Effect::Free(object_id) => {
-                    if let (Some(Value::Stored { .. }), _) = self.memory.remove(object_id) {
+                    let (value, told) = self.memory.remove(object_id);
+                    self.tell_in_vain(object_id, told);
+                    if let Some(Value::Stored { .. }) = value {
                         self.shared.freed.push(object_id);
                         self.flush_soon();
                     }
@@ -383,20 +424,9 @@ impl State {
     }
 
     fn forget_borrowed(&mut self, object_id: ObjectId) {
-        self.memory.remove(object_id);
+        let (_, told) = self.memory.remove(object_id);
+        self.tell_in_vain(object_id, told);
         self.shared.fetching.remove(&object_id);
-    }
-
-    /// Objects that are asked of a dead owner get an error.
-    fn on_owner_lost(&mut self, owner: WorkerId) {
-        let asked = self.shared.fetching.iter().filter(|(_, from)| **from == owner);
-        let orphans: Vec<ObjectId> = asked.map(|(&object_id, _)| object_id).collect();
-        let cause = self.cause_of(owner).unwrap_or("its process ended").to_owned();
-        for object_id in orphans {
-            self.shared.fetching.remove(&object_id);
-            let failure = Failure::OwnerDied { object_id, owner, cause: cause.clone() };
-            self.set_value(object_id, Value::Failed(failure));
-        }
     }
 }
 

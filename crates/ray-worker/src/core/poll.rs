@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 use ray_core::error::{RayError, RayResult};
 use ray_link::{Interest, Readiness};
 
-use super::state::{State, now};
+use super::state::{Answer, State, Untold, now};
 use super::{
-    CoreWorker, FIRST_PEER_TOKEN, LINK_TOKEN, LISTENER_TOKEN, Listening, SOCKETS_TOKEN, WAKER_TOKEN,
+    CoreWorker, FIRST_PEER_TOKEN, LINK_TOKEN, LISTENER_TOKEN, Listening, NUDGE_TOKEN, SOCKETS_TOKEN,
+    WAKER_TOKEN,
 };
 use crate::memory_store::WaiterId;
 
@@ -121,6 +122,10 @@ impl CoreWorker {
                 let interrupted = (patience.interrupted)();
                 state = self.lock();
                 if interrupted {
+                    // It may have been chosen to poll while it was not looking.
+                    if !state.polling {
+                        self.hand_over(&mut state);
+                    }
                     return (state, Some(End::Interrupted));
                 }
             }
@@ -173,6 +178,13 @@ impl CoreWorker {
         self.rouse_background(state);
     }
 
+    /// Has the thread that reads the sockets look at what it waits for, which another one has changed.
+    pub(super) fn nudge_poller(&self, state: &State) {
+        if state.polling {
+            self.nudge.wake();
+        }
+    }
+
     /// Has the background thread read the sockets, though a task runs.
     pub(super) fn take_over(&self, state: &mut State) {
         self.arm(state, true);
@@ -196,7 +208,7 @@ impl CoreWorker {
             (Some(_), None) => true,
             (Some(due), Some(until)) => due < until,
         };
-        if late || !state.notifications.is_empty() {
+        if late || !state.untold.is_empty() {
             self.waker.wake();
         }
     }
@@ -222,11 +234,18 @@ impl CoreWorker {
                 self.read_once(&mut state, &mut ready);
             }
             state.tick(self, now());
-            if !state.notifications.is_empty() {
-                let notifications = state.take_notifications();
-                drop(state);
-                notifications.into_iter().for_each(|notification| listening.notify(notification));
-                state = self.lock();
+            for untold in state.take_untold() {
+                match untold {
+                    Untold::Notification(notification) => {
+                        drop(state);
+                        listening.notify(notification);
+                        state = self.lock();
+                    }
+                    Untold::Flushed(request) => {
+                        state.answer(request, Answer::Flushed);
+                        self.nudge_poller(&state);
+                    }
+                }
             }
         }
     }
@@ -257,6 +276,7 @@ impl State {
             match event.token {
                 LINK_TOKEN => self.on_link_ready(core, *event),
                 LISTENER_TOKEN => self.accept_peers(core),
+                NUDGE_TOKEN => core.nudge.reset(),
                 token => self.on_peer_ready(core, (token - FIRST_PEER_TOKEN) as usize, *event),
             }
         }

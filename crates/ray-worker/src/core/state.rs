@@ -8,16 +8,18 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ray_core::config::WorkerConfig;
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::{ActorId, ChildTaskIds, FunctionId, JobId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_core::id::{ActorId, ChildTaskIds, FunctionId, JobId, NodeId, ObjectId, TaskId};
 use ray_link::message::{LinkMessage as _, ToRaylet};
 use ray_link::{Connection, Listener};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::actors::Actor;
+use super::ends::Ends;
 use super::execution::Execution;
 use super::grants::Grants;
 use super::objects::SharedObjects;
-use super::peers::Peers;
+use super::peers::{Defined, Peers};
+use super::pins::Pins;
 use super::tasks::Crash;
 use super::{CoreWorker, Notification};
 use crate::dispatcher::Dispatcher;
@@ -26,7 +28,7 @@ use crate::reference_counter::{Owner, ReferenceCounter};
 use crate::task_table::TaskTable;
 
 /// Notifications that wait for the front end at most; what is more is dropped and counted.
-const MAX_NOTIFICATIONS: usize = 10_000;
+const MAX_UNTOLD: usize = 10_000;
 
 /// How long what was queued on a connection may stay unwritten while nobody waits for it.
 const FLUSH_AFTER: Duration = Duration::from_micros(200);
@@ -50,16 +52,20 @@ pub(super) struct State {
     pub(super) references: ReferenceCounter,
     pub(super) memory: MemoryStore,
     pub(super) shared: SharedObjects,
+    pub(super) pins: Pins,
     pub(super) grants: Grants,
     pub(super) tasks: TaskTable,
     pub(super) dispatcher: Dispatcher,
     pub(super) actors: FxHashMap<ActorId, Actor>,
-    pub(super) functions: FxHashMap<FunctionId, Bytes>,
+    /// Actors that died, the newest last: of the oldest only this is kept that they died.
+    pub(super) dead_actors: VecDeque<ActorId>,
+    pub(super) forgotten_actors: FxHashSet<ActorId>,
+    /// What connected processes may have run here.
+    pub(super) functions: FxHashMap<FunctionId, Defined>,
     pub(super) execution: Execution,
     /// Attempts that failed for good, waiting to hear how their worker ended.
     pub(super) crashes: Vec<Crash>,
-    /// How processes ended, the newest last.
-    pub(super) causes: VecDeque<(WorkerId, String)>,
+    pub(super) ends: Ends,
     /// Classes whose infeasibility was told.
     pub(super) warned: FxHashSet<u64>,
     /// Answers of the node that a thread waits for, by request.
@@ -80,9 +86,18 @@ pub(super) struct State {
     pub(super) background_sleeps_until: Option<Option<Instant>>,
     /// Something is queued and not written; by when it has to be.
     pub(super) flush_by: Option<Instant>,
-    pub(super) notifications: VecDeque<Notification>,
+    pub(super) untold: VecDeque<Untold>,
     dropped_notifications: usize,
     closed: Option<Closed>,
+}
+
+/// What the background thread has to tell, in order.
+#[derive(Debug)]
+pub(super) enum Untold {
+    /// To the front end.
+    Notification(Notification),
+    /// To who waits for this answer of the node: all that was printed has been told.
+    Flushed(u64),
 }
 
 /// What the node answered to a request that a thread waits for.
@@ -139,6 +154,7 @@ impl State {
             references: ReferenceCounter::new(),
             memory: MemoryStore::default(),
             shared: SharedObjects::default(),
+            pins: Pins::default(),
             grants: Grants::default(),
             tasks: TaskTable::default(),
             dispatcher: Dispatcher::new(
@@ -146,10 +162,12 @@ impl State {
                 Duration::from_millis(config.lease_idle_ms),
             ),
             actors: FxHashMap::default(),
+            dead_actors: VecDeque::new(),
+            forgotten_actors: FxHashSet::default(),
             functions: FxHashMap::default(),
             execution: Execution::default(),
             crashes: Vec::new(),
-            causes: VecDeque::new(),
+            ends: Ends::default(),
             warned: FxHashSet::default(),
             answers: FxHashMap::default(),
             next_request: 0,
@@ -161,7 +179,7 @@ impl State {
             armed: true,
             background_sleeps_until: None,
             flush_by: None,
-            notifications: VecDeque::new(),
+            untold: VecDeque::new(),
             dropped_notifications: 0,
             closed: None,
         }
@@ -219,21 +237,20 @@ impl State {
     }
 
     pub(super) fn notify(&mut self, notification: Notification) {
-        if self.notifications.len() < MAX_NOTIFICATIONS {
-            self.notifications.push_back(notification);
+        if self.untold.len() < MAX_UNTOLD {
+            self.untold.push_back(Untold::Notification(notification));
         } else {
             self.dropped_notifications += 1;
         }
     }
 
     /// What the front end has to be told now.
-    pub(super) fn take_notifications(&mut self) -> VecDeque<Notification> {
-        let mut taken = std::mem::take(&mut self.notifications);
+    pub(super) fn take_untold(&mut self) -> VecDeque<Untold> {
+        let mut taken = std::mem::take(&mut self.untold);
         let dropped = std::mem::take(&mut self.dropped_notifications);
         if dropped > 0 {
-            taken.push_back(Notification::Warning(format!(
-                "{dropped} messages came too fast and were dropped"
-            )));
+            let text = format!("{dropped} messages came too fast and were dropped");
+            taken.push_back(Untold::Notification(Notification::Warning(text)));
         }
         taken
     }
@@ -262,16 +279,12 @@ impl State {
         }
     }
 
-    /// How this process ended, if it was told.
-    pub(super) fn cause_of(&self, worker_id: WorkerId) -> Option<&str> {
-        self.causes.iter().rev().find(|(known, _)| *known == worker_id).map(|(_, cause)| cause.as_str())
-    }
-
     /// What falls due with time.
     pub(super) fn tick(&mut self, core: &CoreWorker, now: Instant) {
         let mut out = Vec::new();
         self.dispatcher.tick(now, &mut out);
         self.apply_dispatch(core, out);
+        self.settle_suspects(core, now);
         self.settle_crashes(core, now);
         self.watch_execution(core, now);
         self.settle(core);
@@ -283,10 +296,9 @@ impl State {
     /// When [`State::tick`] has something to do next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let crashes = self.crashes.iter().map(|crash| crash.give_up_at).min();
-        [self.dispatcher.next_deadline(), crashes, self.flush_by, self.execution.next_look()]
-            .into_iter()
-            .flatten()
-            .min()
+        let (dispatch, look) = (self.dispatcher.next_deadline(), self.execution.next_look());
+        let deadlines = [dispatch, crashes, self.ends.next_deadline(), self.flush_by, look];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The id of the next object that this process puts: of the running task, so that a task that

@@ -9,6 +9,7 @@ use ray_core::id::{ActorId, LeaseId, ObjectId, TaskId, WorkerId};
 use ray_core::resource::Resources;
 use ray_link::message::{LeasedWorker, ToRaylet};
 
+use super::ends::CAUSE_TIMEOUT;
 use super::state::{State, now};
 use super::{CoreWorker, Notification};
 use crate::dispatcher::Action;
@@ -19,9 +20,6 @@ use crate::peer_message::{
 use crate::reference_counter::Owner;
 use crate::task_table::{Call, PendingTask, TaskState, Verdict};
 use crate::value::{Failure, Value};
-
-/// How long an error waits for the news how the process ended.
-const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a lost call waits for the news what becomes of its actor.
 const ACTOR_NEWS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -104,6 +102,8 @@ impl CoreWorker {
         }
         state.settle(self);
         state.flush(self);
+        // The poller may be who waited for it.
+        self.nudge_poller(&state);
         true
     }
 }
@@ -138,14 +138,12 @@ impl State {
     /// All arguments of a task have values.
     pub(super) fn on_task_ready(&mut self, core: &CoreWorker, task_id: TaskId) {
         let Some(task) = self.tasks.get(task_id) else { return };
-        let failed = task.dependencies.iter().find_map(|&object_id| match self.memory.get(object_id) {
-            Some(Value::Failed(failure)) => Some(failure.clone()),
-            Some(Value::Inline(_) | Value::Stored { .. }) | None => None,
-        });
         let call = task.call.clone();
-        if let Some(failure) = failed {
-            if let Call::Method { actor_id, .. } = call {
-                self.drop_call(core, actor_id, task_id);
+        if let Some((_, failure)) = self.first_failure(&task.dependencies) {
+            match call {
+                Call::Function { .. } => {}
+                Call::Method { actor_id, .. } => self.drop_call(core, actor_id, task_id),
+                Call::Create { actor_id } => self.on_creation_failed(core, actor_id, &failure),
             }
             self.finish_task(core, task_id, Err(failure));
             return;
@@ -194,9 +192,15 @@ impl State {
         let Call::Function { function, .. } = &task.call else { return false };
         let function = Arc::clone(function);
         let Some(&at) = self.shared.leases.get(&lease_id) else { return false };
-        let target = Target::Function(function.function_id);
+        let message = match self.write_task(task_id, Target::Function(function.function_id)) {
+            Ok(message) => message,
+            Err(failure) => {
+                self.finish_task(core, task_id, Err(failure));
+                return false;
+            }
+        };
         if self.define_function(core, at, &function) {
-            self.push_task(core, at, task_id, target);
+            self.send(core, at, Kind::PushTask, |out| out.extend_from_slice(&message));
         }
         self.tasks.on_sent(task_id);
         if self.dispatcher.held(lease_id) == 1 {
@@ -207,25 +211,32 @@ impl State {
     }
 
     /// Writes a task for its worker: the header, then the arguments with their values.
-    pub(super) fn push_task(&mut self, core: &CoreWorker, at: Owner, task_id: TaskId, target: Target<'_>) {
-        let Some(task) = self.tasks.get(task_id) else { return };
-        let name = Arc::clone(&task.name);
+    ///
+    /// # Errors
+    /// If an argument was lost after all were there, or they are too large together.
+    pub(super) fn write_task(&self, task_id: TaskId, target: Target<'_>) -> Result<Vec<u8>, Failure> {
+        let unknown = || Failure::System(format!("task {task_id} is not pending"));
+        let task = self.tasks.get(task_id).ok_or_else(unknown)?;
         let header = TaskHeader {
             task_id,
             attempt: task.attempt,
             target,
             num_returns: task.num_returns,
             retriable: task.retries_left != 0,
-            name: &name,
+            name: &task.name,
         };
         let mut message = Vec::with_capacity(128 + task.args.len());
         header.write(&mut message);
         if task.dependencies.is_empty() {
             message.extend_from_slice(&task.args);
         } else {
+            if let Some((_, failure)) = self.first_failure(&task.dependencies) {
+                return Err(failure);
+            }
             self.write_values(&task.args, &mut message);
         }
-        self.send(core, at, Kind::PushTask, |out| out.extend_from_slice(&message));
+        let what = || format!("the arguments of {}", task.name);
+        check_size(message.len(), self.max_frame, what).map(|()| message)
     }
 
     /// Appends arguments with references replaced by values.
@@ -263,7 +274,7 @@ impl State {
     }
 
     pub(super) fn on_lease_infeasible(&mut self, class: u64, reason: &str) {
-        if self.warned.insert(class) {
+        if class < self.dispatcher.classes() && self.warned.insert(class) {
             let resources = self.dispatcher.resources(class);
             let count = self.dispatcher.queued(class);
             let text = format!(
@@ -326,7 +337,7 @@ impl State {
         match outcome {
             Ok(returned) => {
                 for (object_id, returned) in ids.zip(returned) {
-                    self.take_value(core, object_id, returned.value, &returned.contained);
+                    self.take_result(core, object_id, returned);
                 }
             }
             Err(failure) => {
@@ -349,17 +360,20 @@ impl State {
             self.dispatcher.on_given_back(lease_id, task_ids, &mut out);
         }
         for &task_id in task_ids.iter().rev() {
-            self.requeue_first(task_id, &mut out);
+            self.requeue_first(core, task_id, &mut out);
         }
         self.apply_dispatch(core, out);
     }
 
-    fn requeue_first(&mut self, task_id: TaskId, out: &mut Vec<Action>) {
-        if !self.tasks.on_given_back(task_id) {
+    fn requeue_first(&mut self, core: &CoreWorker, task_id: TaskId, out: &mut Vec<Action>) {
+        let Some(PendingTask { call: Call::Function { class, .. }, .. }) = self.tasks.get(task_id) else {
             return;
-        }
-        if let Some(PendingTask { call: Call::Function { class, .. }, .. }) = self.tasks.get(task_id) {
-            self.dispatcher.enqueue(*class, task_id, true, out);
+        };
+        let class = *class;
+        match self.tasks.on_given_back(task_id) {
+            Some(Verdict::Retry) => self.dispatcher.enqueue(class, task_id, true, out),
+            Some(Verdict::Fail) => self.finish_task(core, task_id, Err(Failure::Cancelled(task_id))),
+            None => {}
         }
     }
 
@@ -371,21 +385,22 @@ impl State {
         self.tell_node(&ToRaylet::KillWorker { lease_id, reason });
         let mut out = Vec::new();
         for task_id in self.dispatcher.on_lease_lost(lease_id, &mut out).into_iter().rev() {
-            self.requeue_first(task_id, &mut out);
+            self.requeue_first(core, task_id, &mut out);
         }
         self.apply_dispatch(core, out);
     }
 
     /// The worker of a lease is gone. The task that ran is tried again if it may be; those behind it
-    /// were not started, or may run twice (see `TaskHeader::retriable`), and are queued again.
-    pub(super) fn on_lease_worker_lost(&mut self, core: &CoreWorker, worker_id: WorkerId) {
-        let Some(lease_id) = self.shared.lease_on.remove(&worker_id) else { return };
+    /// were not started, or may run twice (see `TaskHeader::retriable`), and are queued again. Returns
+    /// the lease.
+    pub(super) fn on_lease_worker_lost(&mut self, core: &CoreWorker, worker_id: WorkerId) -> Option<LeaseId> {
+        let lease_id = self.shared.lease_on.remove(&worker_id)?;
         self.shared.leases.remove(&lease_id);
         let mut out = Vec::new();
         let mut lost = self.dispatcher.on_lease_lost(lease_id, &mut out);
         let ran = lost.pop_front();
         for &task_id in lost.iter().rev() {
-            self.requeue_first(task_id, &mut out);
+            self.requeue_first(core, task_id, &mut out);
         }
         if let Some(task_id) = ran {
             let class = match self.tasks.get(task_id) {
@@ -400,6 +415,7 @@ impl State {
             }
         }
         self.apply_dispatch(core, out);
+        Some(lease_id)
     }
 
     /// A call was lost with its actor's process, and is not tried again.
@@ -465,4 +481,13 @@ impl State {
             self.tell(core, at, &PeerMessage::Cancel { task_id });
         }
     }
+}
+
+/// Refuses what no message can carry: whoever got it would close the connection.
+pub(super) fn check_size(size: usize, limit: usize, what: impl FnOnce() -> String) -> Result<(), Failure> {
+    if size <= limit {
+        return Ok(());
+    }
+    let what = what();
+    Err(Failure::System(format!("{what} take {size} bytes, more than the {limit} of one message")))
 }

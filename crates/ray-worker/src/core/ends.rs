@@ -1,0 +1,179 @@
+//! Processes that are lost, and how they ended.
+//!
+//! ```text
+//!                    connection closed                the node tells of its end
+//!   (connected) -----------------------> [suspect] ------------------------------> dead
+//!                                         |     |    nobody can connect to it, and    ^
+//!                                         |     +--- the node is silent -------------+
+//!                                         v
+//!                                  only the connection was lost
+//! ```
+//! What was with a suspect is given up at once: its leases, the calls that were sent to it. What depends
+//! on its end (errors that name the cause, the objects that it owns, those that it borrows) waits for
+//! the node's word, which follows within moments.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use ray_core::id::{LeaseId, NodeId, ObjectId, WorkerId};
+use ray_link::message::ToRaylet;
+
+use super::CoreWorker;
+use super::state::{State, now};
+use crate::peer_message::PeerMessage;
+use crate::reference_counter::Owner;
+use crate::value::{Failure, Value};
+
+/// Ends that are remembered, for errors that name them.
+const REMEMBERED_CAUSES: usize = 1000;
+
+/// How long the node's word on a suspect is waited for.
+pub(super) const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What is known of ends.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    /// How processes ended, the newest last.
+    causes: VecDeque<(WorkerId, String)>,
+    suspects: Vec<Suspect>,
+}
+
+#[derive(Debug)]
+struct Suspect {
+    worker_id: WorkerId,
+    /// The lease on it that this process held.
+    lease_id: Option<LeaseId>,
+    /// Why nobody could connect to it; nothing if a connection was closed.
+    unreachable: Option<String>,
+    give_up_at: Instant,
+}
+
+impl Ends {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.suspects.iter().map(|suspect| suspect.give_up_at).min()
+    }
+
+    fn note(&mut self, worker_id: WorkerId, cause: String) {
+        self.causes.push_back((worker_id, cause));
+        if self.causes.len() > REMEMBERED_CAUSES {
+            self.causes.pop_front();
+        }
+    }
+
+    fn take_overdue(&mut self, now: Instant) -> Vec<Suspect> {
+        let (overdue, rest) =
+            std::mem::take(&mut self.suspects).into_iter().partition(|suspect| suspect.give_up_at <= now);
+        self.suspects = rest;
+        overdue
+    }
+}
+
+impl State {
+    /// How this process ended, if it was told.
+    pub(super) fn cause_of(&self, worker_id: WorkerId) -> Option<&str> {
+        let mut causes = self.ends.causes.iter().rev();
+        causes.find(|(known, _)| *known == worker_id).map(|(_, cause)| cause.as_str())
+    }
+
+    /// The node tells of the end of a process.
+    pub(super) fn on_worker_died(&mut self, core: &CoreWorker, worker_id: WorkerId, cause: String) {
+        self.ends.note(worker_id, cause);
+        self.ends.suspects.retain(|suspect| suspect.worker_id != worker_id);
+        self.drain_peer(core, worker_id);
+        self.on_worker_lost(core, worker_id, None);
+    }
+
+    /// A process seems to be gone: a connection to it was closed, or could not be made for this reason.
+    /// Hearing it again changes nothing.
+    pub(super) fn on_worker_lost(
+        &mut self,
+        core: &CoreWorker,
+        worker_id: WorkerId,
+        unreachable: Option<String>,
+    ) {
+        self.drop_connections(core, worker_id);
+        let lease_id = self.on_lease_worker_lost(core, worker_id);
+        self.on_actor_worker_lost(core, worker_id);
+        self.on_granter_lost(core, worker_id);
+        self.execution.on_caller_lost(worker_id);
+        if self.cause_of(worker_id).is_some() {
+            self.on_worker_dead(core, worker_id);
+        } else {
+            self.suspect(worker_id, lease_id, unreachable);
+        }
+    }
+
+    fn suspect(&mut self, worker_id: WorkerId, lease_id: Option<LeaseId>, unreachable: Option<String>) {
+        match self.ends.suspects.iter_mut().find(|suspect| suspect.worker_id == worker_id) {
+            Some(suspect) => {
+                suspect.lease_id = suspect.lease_id.or(lease_id);
+                suspect.unreachable = suspect.unreachable.take().or(unreachable);
+            }
+            None => {
+                let give_up_at = now() + CAUSE_TIMEOUT;
+                self.ends.suspects.push(Suspect { worker_id, lease_id, unreachable, give_up_at });
+            }
+        }
+        self.flush_soon();
+    }
+
+    /// Decides on the suspects of whom the node has said nothing for long enough.
+    pub(super) fn settle_suspects(&mut self, core: &CoreWorker, now: Instant) {
+        for Suspect { worker_id, lease_id, unreachable, .. } in self.ends.take_overdue(now) {
+            if let Some(lease_id) = lease_id {
+                // Unless it ends, the node holds the lease for taken.
+                let reason = "the connection of its leaseholder to it was lost".to_owned();
+                self.tell_node(&ToRaylet::KillWorker { lease_id, reason });
+            }
+            match unreachable {
+                // It ended before this process could hear of it.
+                Some(reason) => {
+                    self.ends.note(worker_id, reason);
+                    self.on_worker_dead(core, worker_id);
+                }
+                None => self.on_worker_not_lost(core, worker_id),
+            }
+        }
+    }
+
+    /// A process is gone for certain.
+    fn on_worker_dead(&mut self, core: &CoreWorker, worker_id: WorkerId) {
+        let mut effects = Vec::new();
+        self.references.on_worker_died(worker_id, &mut effects);
+        self.apply_reference_effects(core, effects);
+        self.on_owner_dead(worker_id);
+        self.settle_crashes(core, now());
+    }
+
+    /// Only the connection to a process was lost: what it was asked is asked again.
+    fn on_worker_not_lost(&mut self, core: &CoreWorker, worker_id: WorkerId) {
+        self.on_actor_worker_not_lost(core, worker_id);
+        let owner = Owner { worker_id, node_id: NodeId::nil() };
+        for object_id in self.asked_of(worker_id) {
+            self.tell(core, owner, &PeerMessage::GetObject { object_id });
+        }
+    }
+
+    fn asked_of(&self, owner: WorkerId) -> Vec<ObjectId> {
+        let asked = self.shared.fetching.iter().filter(|(_, from)| **from == owner);
+        asked.map(|(&object_id, _)| object_id).collect()
+    }
+
+    /// The objects of a dead owner get an error: those that it was asked for, and those in shared memory,
+    /// for the node drops them.
+    fn on_owner_dead(&mut self, owner: WorkerId) {
+        let cause = self.cause_of(owner).unwrap_or("its process ended").to_owned();
+        let failure =
+            |object_id| Value::Failed(Failure::OwnerDied { object_id, owner, cause: cause.clone() });
+        for object_id in self.asked_of(owner) {
+            self.shared.fetching.remove(&object_id);
+            self.set_value(object_id, failure(object_id));
+        }
+        for object_id in self.references.borrowed_of(owner) {
+            if let Some(Value::Stored { .. }) = self.memory.get(object_id) {
+                self.memory.replace(object_id, failure(object_id));
+            }
+        }
+        self.give_up_pins(owner);
+    }
+}

@@ -1,0 +1,238 @@
+//! Objects in shared memory: pinned by the node for as long as someone here reads them.
+
+use std::sync::{Arc, MutexGuard, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ray_core::error::RayResult;
+use ray_core::id::{ObjectId, WorkerId};
+use ray_link::message::{StoreError, ToRaylet};
+use ray_object_store::shm::ShmSlice;
+use rustc_hash::FxHashMap;
+
+use super::CoreWorker;
+use super::objects::Got;
+use super::poll::Patience;
+use super::state::State;
+use crate::memory_store::WaiterId;
+use crate::value::{Failure, Value};
+
+/// An object of shared memory that stays where it is as long as this lives.
+#[derive(Debug)]
+pub struct Pinned {
+    core: Arc<CoreWorker>,
+    object_id: ObjectId,
+    /// Until it is dropped.
+    slice: Option<ShmSlice>,
+}
+
+impl Pinned {
+    /// The object's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.slice.as_deref().unwrap_or_default()
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // First, for once the node knows, someone of this process may be told to write there.
+        self.slice = None;
+        let mut state = self.core.lock();
+        let last = state.pins.alive.get(&self.object_id).is_some_and(|pin| pin.strong_count() == 0);
+        if last {
+            state.pins.alive.remove(&self.object_id);
+        }
+        if state.check_open().is_ok() {
+            state.tell_node(&ToRaylet::ReleaseObject { object_id: self.object_id, count: 1 });
+            self.core.rouse_background(&state);
+        }
+    }
+}
+
+/// A value that can be read now.
+#[derive(Debug, Clone)]
+pub enum ReadyValue {
+    /// A small one.
+    Inline(Bytes),
+    /// A large one, where it lies in shared memory.
+    Pinned(Arc<Pinned>),
+}
+
+impl ReadyValue {
+    /// The encoded value.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Inline(bytes) => bytes,
+            Self::Pinned(pinned) => pinned.bytes(),
+        }
+    }
+}
+
+/// What this process reads of shared memory, and has asked for.
+#[derive(Debug, Default)]
+pub(super) struct Pins {
+    /// Objects that are read, as long as they are.
+    alive: FxHashMap<ObjectId, Weak<Pinned>>,
+    requests: FxHashMap<u64, PinRequest>,
+}
+
+/// A request for objects of shared memory.
+#[derive(Debug)]
+struct PinRequest {
+    waiter: WaiterId,
+    /// Not answered yet, with the owner as far as known.
+    missing: Vec<(ObjectId, Option<WorkerId>)>,
+    got: Vec<(ObjectId, Placed)>,
+}
+
+/// Offset and size of an object in shared memory, or why it is not there.
+type Placed = Result<(u64, u64), StoreError>;
+
+impl CoreWorker {
+    /// Reads values that are all there, pinning those in shared memory.
+    pub(super) fn read_values<'a>(
+        self: &'a Arc<Self>,
+        state: MutexGuard<'a, State>,
+        object_ids: &[ObjectId],
+        owner_of: impl Fn(&State, ObjectId) -> Option<WorkerId>,
+        timeout: Option<Duration>,
+        patience: &mut Patience<'_>,
+    ) -> RayResult<Got<Vec<ReadyValue>>> {
+        let mut values: Vec<Option<ReadyValue>> = Vec::with_capacity(object_ids.len());
+        let mut missing = Vec::new();
+        for &object_id in object_ids {
+            values.push(match state.memory.get(object_id) {
+                Some(Value::Inline(bytes)) => Some(ReadyValue::Inline(bytes.clone())),
+                _ => state.pins.alive.get(&object_id).and_then(Weak::upgrade).map(ReadyValue::Pinned),
+            });
+            if values.last().is_some_and(Option::is_none) {
+                missing.push((object_id, owner_of(&state, object_id)));
+            }
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        if missing.is_empty() {
+            drop(state);
+            return Ok(Ok(values.into_iter().flatten().collect()));
+        }
+        let pinned = match self.pin(state, missing, timeout, patience)? {
+            Ok(pinned) => pinned,
+            Err(failed) => return Ok(Err(failed)),
+        };
+        let value = |(value, object_id): (Option<ReadyValue>, &ObjectId)| {
+            value.or_else(|| pinned.get(object_id).cloned().map(ReadyValue::Pinned))
+        };
+        Ok(Ok(values.into_iter().zip(object_ids).filter_map(value).collect()))
+    }
+
+    /// Has the node pin objects of its shared memory for this process.
+    fn pin<'a>(
+        self: &'a Arc<Self>,
+        mut state: MutexGuard<'a, State>,
+        missing: Vec<(ObjectId, Option<WorkerId>)>,
+        timeout: Option<Duration>,
+        patience: &mut Patience<'_>,
+    ) -> RayResult<Got<FxHashMap<ObjectId, Arc<Pinned>>>> {
+        if let Some(failed) = state.first_orphan(&missing) {
+            return Ok(Err(failed));
+        }
+        let request = state.next_request();
+        let waiter = state.add_waiter(missing.len());
+        let object_ids = missing.iter().map(|&(object_id, _)| object_id).collect();
+        state.pins.requests.insert(request, PinRequest { waiter, missing, got: Vec::new() });
+        state.tell_node(&ToRaylet::GetObjects { request, object_ids });
+        let (mut state, end) = self.wait_for(state, waiter, patience);
+        let asked = state.pins.requests.remove(&request).expect("it is removed here only");
+        if !asked.missing.is_empty() {
+            state.tell_node(&ToRaylet::CancelGet { request });
+            self.rouse_background(&state);
+        }
+        let orphan = state.first_orphan(&asked.missing);
+        let ended = self.refuse(&state, end, "an object of shared memory", timeout.unwrap_or_default());
+        drop(state);
+        // Made without the lock, for dropping one takes it.
+        let mut pinned = FxHashMap::default();
+        let mut failed = orphan;
+        for (object_id, result) in asked.got {
+            match result {
+                Ok((offset, size)) => {
+                    let slice = Some(self.region.slice(offset, size)?);
+                    let core = Arc::clone(self);
+                    pinned.insert(object_id, Arc::new(Pinned { core, object_id, slice }));
+                }
+                Err(error) => failed = Some((object_id, store_failure(object_id, error))),
+            }
+        }
+        ended?;
+        if let Some(failed) = failed {
+            return Ok(Err(failed));
+        }
+        let mut state = self.lock();
+        for (&object_id, pin) in &pinned {
+            state.pins.alive.insert(object_id, Arc::downgrade(pin));
+        }
+        Ok(Ok(pinned))
+    }
+
+    /// The values of arguments that lie in shared memory.
+    pub(super) fn pin_args(
+        self: &Arc<Self>,
+        args: &[(ObjectId, Option<WorkerId>)],
+    ) -> Result<Vec<ReadyValue>, Failure> {
+        let mut never = || false;
+        let mut patience = Patience::endless(&mut never);
+        let object_ids: Vec<ObjectId> = args.iter().map(|&(object_id, _)| object_id).collect();
+        let owner = |_: &State, wanted| args.iter().find(|&&(object_id, _)| object_id == wanted)?.1;
+        let read = self.read_values(self.lock(), &object_ids, owner, None, &mut patience);
+        read.map_err(|error| Failure::System(error.chain()))?.map_err(|(_, failure)| failure)
+    }
+}
+
+impl State {
+    /// An object whose owner is dead: the node has dropped it, or is about to.
+    fn first_orphan(&self, wanted: &[(ObjectId, Option<WorkerId>)]) -> Option<(ObjectId, Failure)> {
+        wanted.iter().find_map(|&(object_id, owner)| {
+            let owner = owner.filter(|&owner| self.references.is_dead(owner))?;
+            let cause = self.cause_of(owner).unwrap_or("its process ended").to_owned();
+            Some((object_id, Failure::OwnerDied { object_id, owner, cause }))
+        })
+    }
+
+    /// Those who wait for objects in shared memory of a dead owner wait no longer.
+    pub(super) fn give_up_pins(&mut self, owner: WorkerId) {
+        let of_owner = |request: &&PinRequest| request.missing.iter().any(|&(_, other)| other == Some(owner));
+        let waiters: Vec<WaiterId> =
+            self.pins.requests.values().filter(of_owner).map(|request| request.waiter).collect();
+        for waiter in waiters {
+            self.waiter(waiter).remaining = 1;
+            self.tell_waiter(waiter);
+        }
+    }
+
+    pub(super) fn on_object_pinned(&mut self, request: u64, object_id: ObjectId, result: Placed) {
+        let pending = self.pins.requests.get_mut(&request);
+        let pending = pending.and_then(|pending| {
+            let at = pending.missing.iter().position(|&(missing, _)| missing == object_id)?;
+            pending.missing.swap_remove(at);
+            Some(pending)
+        });
+        if let Some(pending) = pending {
+            pending.got.push((object_id, result));
+            let waiter = pending.waiter;
+            self.tell_waiter(waiter);
+        } else if result.is_ok() {
+            // It came after it was taken back.
+            self.tell_node(&ToRaylet::ReleaseObject { object_id, count: 1 });
+        }
+    }
+}
+
+fn store_failure(object_id: ObjectId, error: StoreError) -> Failure {
+    match error {
+        StoreError::Lost { cause } => Failure::Lost { object_id, cause },
+        other => {
+            let out_of_disk = matches!(other, StoreError::OutOfDisk { .. });
+            Failure::StoreFull { out_of_disk, message: other.into_error(object_id).to_string() }
+        }
+    }
+}

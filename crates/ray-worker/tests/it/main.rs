@@ -1,0 +1,16 @@
+//! The core worker against a real node: this program is the driver, and starts itself again as each
+//! worker that the node orders.
+
+mod actors;
+mod blocking;
+mod failures;
+mod front;
+mod functions;
+mod hostile;
+mod objects;
+mod process;
+mod references;
+mod tasks;
+mod threads;
+mod waiting;
+mod world;
