@@ -27,7 +27,7 @@ class Parrot:
 ray.get([speak.remote(i) for i in range(3)])
 ray.get(Parrot.remote().say.remote("polly\\nwants\\na cracker"))
 # In one write: the driver's and the workers' lines come from two threads.
-sys.stdout.write("the driver's own\n")
+sys.stdout.write("the driver's own\\n")
 """
     status, out, err = script(source).finish()
     assert status == 0, err
