@@ -110,6 +110,8 @@ pub enum ReadyArg<'a> {
 pub(super) struct Execution {
     queue: VecDeque<Assignment>,
     pub(super) running: Option<Running>,
+    /// This process is a worker: others may send it tasks.
+    pub(super) is_worker: bool,
     /// The main thread, if it serves.
     main: Option<ThreadId>,
     /// The main thread waits for something to do.
@@ -466,6 +468,9 @@ impl State {
         caller: WorkerId,
         payload: &[u8],
     ) -> RayResult<()> {
+        if !self.execution.is_worker {
+            return Err(damaged("a task for a driver".to_owned()));
+        }
         let header = TaskHeader::read(&mut Fields::new(payload))?;
         let (task_id, retriable) = (header.task_id, header.retriable);
         let is_method = matches!(header.target, Target::Method { .. });

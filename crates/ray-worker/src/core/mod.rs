@@ -155,6 +155,7 @@ impl CoreWorker {
         let mut link =
             Connection::connect(socket, max_frame).map_err(|error| connection_error(peer(), error))?;
         let folder = socket.parent().unwrap_or_else(|| Path::new("."));
+        let is_worker = matches!(membership, Membership::Worker { .. });
         let (worker_id, role, job_id, job_config) = register_as(membership);
         let listener = Listener::bind(&worker_socket(folder, worker_id))
             .map_err(|error| connection_error(format!("a socket in {}", folder.display()), error))?;
@@ -182,7 +183,8 @@ impl CoreWorker {
         };
         let region = open_region(&mut link, capacity, &peer())?;
         let me = Owner { worker_id, node_id };
-        let state = State::new(me, job_id, job_config, folder.to_owned(), link, listener, &config);
+        let mut state = State::new(me, job_id, job_config, folder.to_owned(), link, listener, &config);
+        state.execution.is_worker = is_worker;
         Self::start(state, me, session_dir.into(), gcs_address, region, config, listening)
     }
 

@@ -1,6 +1,7 @@
 //! Connections to other core workers, and their messages.
 
 use std::collections::hash_map::Entry;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ray_core::error::RayResult;
@@ -10,8 +11,8 @@ use ray_link::message::connection_error;
 use ray_link::{Connection, Frame, Interest, Readiness};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::state::State;
-use super::{CoreWorker, FIRST_PEER_TOKEN, worker_socket};
+use super::state::{State, now};
+use super::{CoreWorker, FIRST_PEER_TOKEN, LISTENER_TOKEN, worker_socket};
 use crate::codec::damaged;
 use crate::peer_message::{DefineFunction, ExportedFunction, Hello, Kind, PeerMessage, TaskReply};
 use crate::reference_counter::{Effect, Owner};
@@ -19,6 +20,9 @@ use crate::value::Value;
 
 /// A connection with more than this queued is written at once, in bytes.
 const FLUSH_AT: usize = 16 * 1024;
+
+/// How long nobody is accepted after the process ran out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The other core workers that this one is connected to.
 #[derive(Debug, Default)]
@@ -29,6 +33,8 @@ pub(super) struct Peers {
     dirty: Vec<usize>,
     /// Processes to which no connection could be made: treated as lost at the next settling.
     unreachable: Vec<(WorkerId, String)>,
+    /// When connections are accepted again, after this process ran out of descriptors.
+    pub(super) accept_again: Option<Instant>,
 }
 
 /// A function that processes may have run here, as long as one of those who defined it is connected.
@@ -100,10 +106,23 @@ impl State {
                 Ok(Some(connection)) => drop(self.peers.add(core, connection, None)),
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::error!(%error, "connections cannot be accepted");
+                    // Whoever waits goes on waiting, and would be told of at once again.
+                    tracing::warn!(%error, "a connection cannot be accepted: trying again in a moment");
+                    let paused = core.sockets.modify(listener, LISTENER_TOKEN, Interest::None);
+                    self.peers.accept_again = paused.is_ok().then(|| now() + ACCEPT_PAUSE);
                     return;
                 }
             }
+        }
+    }
+
+    /// Accepts connections again after a pause.
+    pub(super) fn resume_accepting(&mut self, core: &CoreWorker, now: Instant) {
+        if let (Some(at), Some(listener)) = (self.peers.accept_again, &self.listener)
+            && at <= now
+        {
+            let resumed = core.sockets.modify(listener, LISTENER_TOKEN, Interest::Read);
+            self.peers.accept_again = resumed.is_err().then(|| now + ACCEPT_PAUSE);
         }
     }
 

@@ -287,6 +287,7 @@ impl State {
         self.settle_suspects(core, now);
         self.settle_crashes(core, now);
         self.watch_execution(core, now);
+        self.resume_accepting(core, now);
         self.settle(core);
         if self.flush_by.is_some_and(|by| by <= now) {
             self.flush(core);
@@ -297,7 +298,8 @@ impl State {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let crashes = self.crashes.iter().map(|crash| crash.give_up_at).min();
         let (dispatch, look) = (self.dispatcher.next_deadline(), self.execution.next_look());
-        let deadlines = [dispatch, crashes, self.ends.next_deadline(), self.flush_by, look];
+        let ends = self.ends.next_deadline();
+        let deadlines = [dispatch, crashes, ends, self.flush_by, look, self.peers.accept_again];
         deadlines.into_iter().flatten().min()
     }
 

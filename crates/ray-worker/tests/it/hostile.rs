@@ -111,5 +111,6 @@ fn a_hello_is_said_once() {
         job_config: bytes::Bytes::new(),
     };
     let hello = frame(1, &ray_core::serialize::to_bytes(&hello).unwrap());
-    is_refused(&driver, &[hello.clone(), hello].concat(), "a second hello");
+    is_refused(&driver, &[hello.clone(), hello.clone()].concat(), "a second hello");
+    is_refused(&driver, &[hello, frame(3, b"a task")].concat(), "a task for a driver");
 }
