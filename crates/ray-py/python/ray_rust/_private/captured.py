@@ -17,17 +17,16 @@ import io
 import pickle
 from typing import Any, Callable, Optional
 
-import cloudpickle
-
 from ray_rust._internal import ObjectRef
+from ray_rust._private.pickler import PROTOCOL, Pickler
 
 # Name of the hidden argument.
 ARGUMENT = "__ray_references__"
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
+class _Pickler(Pickler):
     def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=5)
+        super().__init__(file, protocol=PROTOCOL)
         self.references: dict[ObjectRef, int] = {}
 
     def persistent_id(self, value: Any) -> Optional[int]:

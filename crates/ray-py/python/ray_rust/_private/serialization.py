@@ -62,13 +62,12 @@ def dumps_function(function: Any, what: str) -> tuple[bytes, list[ObjectRef]]:
 
 
 def _cloudpickle_dumps(value: Any, buffers: list[PickleBuffer]) -> bytes:
-    import cloudpickle
+    from ray_rust._private.pickler import dumps_by_value
 
     try:
-        data: bytes = cloudpickle.dumps(value, protocol=_PROTOCOL, buffer_callback=buffers.append)
+        return dumps_by_value(value, buffers.append)
     except Exception as error:
         raise _not_picklable(value, error, f"a value of type {_type_name(value)}") from error
-    return data
 
 
 def _pickles_modules_by_value() -> bool:
@@ -151,7 +150,7 @@ def _user_frames(error: BaseException) -> Any:
 
 def _pickle_exception(error: BaseException) -> Optional[bytes]:
     """The exception in a form that loads, or None."""
-    import cloudpickle
+    from ray_rust._private.pickler import dumps_by_value
 
     forms: tuple[Callable[[], Any], ...] = (
         lambda: error,
@@ -160,7 +159,7 @@ def _pickle_exception(error: BaseException) -> Optional[bytes]:
     )
     for form in forms:
         try:
-            data: bytes = cloudpickle.dumps(form(), protocol=_PROTOCOL)
+            data = dumps_by_value(form())
             # Many exceptions whose constructor takes other arguments than `args` pickle but do not load.
             loaded = pickle.loads(data)
         except Exception:  # noqa: BLE001 - the next form may do; code of the user

@@ -1,0 +1,41 @@
+"""The pickler for what the one in C refuses: cloudpickle's, with the names of source files in code."""
+
+from __future__ import annotations
+
+import collections
+import io
+import types
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, Optional
+
+import cloudpickle
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pickle import PickleBuffer
+
+PROTOCOL = 5
+
+# Cloudpickle 3.1.3 has this in place of the file's name, so that tracebacks would not say where to look.
+_NO_FILE_NAME = "<dynamic-code>"
+_reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
+
+
+def _reduce_code_with_file_name(code: types.CodeType) -> tuple[Any, tuple[Any, ...]]:
+    make, arguments = _reduce_code(code)
+    named = (code.co_filename if part == _NO_FILE_NAME else part for part in arguments)
+    return make, tuple(named)
+
+
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
+    """Pickles functions and classes by value."""
+
+    dispatch_table: ClassVar[Mapping[type, Any]] = collections.ChainMap(
+        {types.CodeType: _reduce_code_with_file_name}, cloudpickle.Pickler.dispatch_table
+    )
+
+
+def dumps_by_value(value: Any, buffer_callback: Optional[Callable[[PickleBuffer], Any]] = None) -> bytes:
+    """The pickled value; large buffers go to `buffer_callback` if there is one."""
+    file = io.BytesIO()
+    Pickler(file, protocol=PROTOCOL, buffer_callback=buffer_callback).dump(value)
+    return file.getvalue()
