@@ -236,10 +236,13 @@ pub enum FromRaylet {
         /// What is missing.
         reason: String,
     },
-    /// Others wait: leases of this class that run nothing should be given back at once.
-    RevokeLeases {
+    /// Others wait for what leases of this class take, or do so no longer: idle ones should be given
+    /// back at once meanwhile, and busy ones after a while.
+    LeaseContention {
         /// The speaker's number for the class.
         class: u64,
+        /// Whether they wait.
+        contended: bool,
     },
     /// Answers [`ToRaylet::CreateObject`].
     ObjectCreated {

@@ -186,6 +186,13 @@ impl WorkerPool {
         }
     }
 
+    /// Whether no worker is there for a job that begins now, but one is starting.
+    pub fn expects_first(&self) -> bool {
+        let fresh = || self.workers.values().filter(|worker| worker.job_id.is_none() && !worker.doomed);
+        !fresh().any(|worker| matches!(worker.state, WorkerState::Idle { .. }))
+            && fresh().any(|worker| matches!(worker.state, WorkerState::Starting { .. }))
+    }
+
     /// The fork server has made the process of this worker. Returns `false` if nobody wants it (any
     /// more), and it has to be ended.
     pub fn on_forked(&mut self, worker_id: WorkerId, pid: u32) -> bool {

@@ -121,9 +121,6 @@ impl NodeMachine {
             .insert(actor_id, LocalActor { order, lease_id, state: ActorState::Placing, ending: None });
         self.mark_changed();
         self.serve(now);
-        if self.queue.contains(&lease_id) {
-            self.ask_all_for_idle_leases();
-        }
     }
 
     /// An answer may have been lost: what is known of a living actor is said again.
@@ -131,13 +128,6 @@ impl NodeMachine {
         let Some(actor) = self.actors.get(&actor_id) else { return };
         if let ActorState::Alive(worker_id) = actor.state {
             self.report_alive(actor_id, worker_id);
-        }
-    }
-
-    fn ask_all_for_idle_leases(&mut self) {
-        let holding: Vec<_> = self.leases.holding_clients().collect();
-        for (worker_id, class) in holding {
-            self.send_to(worker_id, FromRaylet::RevokeLeases { class });
         }
     }
 

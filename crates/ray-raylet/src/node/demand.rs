@@ -4,6 +4,7 @@
 //! most as many requests as could be granted at once, and adds more as grants are made: a demand for
 //! a million leases costs as much as one for ten.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use ray_core::id::{JobId, LeaseId, WorkerId};
@@ -13,7 +14,7 @@ use tracing::warn;
 
 use super::effect::{Effect, RemoteOutcome};
 use super::machine::{NodeMachine, START_RETRY};
-use crate::lease_table::{Holder, LeaseCount, LeaseState};
+use crate::lease_table::{Holder, LeaseState};
 use crate::scheduling_queue::EnqueueError;
 use crate::worker_pool::Wanted;
 
@@ -66,9 +67,8 @@ impl NodeMachine {
 
     /// Grants what can be granted.
     pub(super) fn serve(&mut self, now: Instant) {
-        let mut began = Vec::new();
         loop {
-            self.top_up(&mut began);
+            self.top_up();
             let mut granted = false;
             while let Some((lease_id, shape)) = self.queue.pop_ready(|shape| self.resources.fits(shape)) {
                 let taken = self.resources.allocate(lease_id, &shape);
@@ -78,7 +78,7 @@ impl NodeMachine {
                 self.on_resources_taken(now, lease_id);
             }
             if !granted {
-                self.ask_for_idle_leases(&began);
+                self.tell_contention();
                 return;
             }
         }
@@ -100,8 +100,8 @@ impl NodeMachine {
         self.run_pool_effects(now, out);
     }
 
-    /// Queues what the demands lack. Adds to `began` the demands that had nothing yet.
-    fn top_up(&mut self, began: &mut Vec<(WorkerId, u64)>) {
+    /// Queues what the demands lack.
+    fn top_up(&mut self) {
         while let Some(key) = self.short.pop_first() {
             let Some(demand) = self.demands.get(&key) else { continue };
             let (shape, job_id, target) = (demand.shape.clone(), demand.job_id, demand.target as usize);
@@ -127,9 +127,6 @@ impl NodeMachine {
                 }
                 self.leases.insert(lease_id, holder, job_id, shape.clone());
             }
-            if count == LeaseCount::default() && wanted > 0 {
-                began.push(key);
-            }
         }
     }
 
@@ -150,17 +147,19 @@ impl NodeMachine {
         }
     }
 
-    /// Those who begin to wait may be waiting for leases that others hold without using them.
-    fn ask_for_idle_leases(&mut self, began: &[(WorkerId, u64)]) {
-        let waits = |&(worker_id, class): &(WorkerId, u64)| {
-            self.leases.of_holder(&Holder::Client { worker_id, class }).any(|id| self.queue.contains(&id))
-        };
-        if !began.iter().any(waits) {
+    /// Tells those who hold leases whether others wait for resources, where that has changed.
+    fn tell_contention(&mut self) {
+        if self.queue.is_empty() && self.contended.is_empty() {
             return;
         }
-        let holding: Vec<_> = self.leases.holding_clients().filter(|key| !began.contains(key)).collect();
-        for (worker_id, class) in holding {
-            self.send_to(worker_id, FromRaylet::RevokeLeases { class });
+        let waits_beside = |&(worker_id, class): &(WorkerId, u64)| {
+            self.queue.len() > self.leases.count(&Holder::Client { worker_id, class }).queued
+        };
+        let contended: BTreeSet<_> = self.leases.holding_clients().filter(waits_beside).collect();
+        let told = std::mem::replace(&mut self.contended, contended.clone());
+        for &(worker_id, class) in contended.symmetric_difference(&told) {
+            let contended = contended.contains(&(worker_id, class));
+            self.send_to(worker_id, FromRaylet::LeaseContention { class, contended });
         }
     }
 
@@ -181,6 +180,7 @@ impl NodeMachine {
         match lease.holder {
             Holder::Client { worker_id: client, class } => {
                 self.send_to(client, FromRaylet::LeaseGranted { class, lease_id, worker });
+                self.tell_contention();
             }
             Holder::Remote(id) => {
                 self.effects.push(Effect::RemoteLease(id, RemoteOutcome::Granted(worker)));

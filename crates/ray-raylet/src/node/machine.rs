@@ -44,6 +44,8 @@ use crate::worker_pool::{PoolEffect, WorkerPool, WorkerPoolConfig, WorkerState};
 const EXIT_WAIT: Duration = Duration::from_millis(250);
 /// How long after a failure to start workers those who wait for leases ask again.
 pub(super) const START_RETRY: Duration = Duration::from_secs(1);
+/// How long a driver's welcome waits for its first worker.
+pub(super) const FIRST_WORKER_LIMIT: Duration = Duration::from_secs(1);
 /// Tasks submitted by gRPC that may be under way.
 const MAX_SUBMITTED: usize = 100_000;
 /// Tasks submitted by gRPC that are remembered after their end.
@@ -86,6 +88,11 @@ pub struct NodeMachine {
     pub(super) demands: BTreeMap<(WorkerId, u64), Demand>,
     /// Demands that may have fewer requests in the queue than they should.
     pub(super) short: BTreeSet<(WorkerId, u64)>,
+    /// Clients that were told that others wait for what their leases of a class take.
+    pub(super) contended: BTreeSet<(WorkerId, u64)>,
+    /// Drivers whose job the control plane knows, welcomed once a worker is there for their first task, and
+    /// until when that is waited for.
+    awaiting_worker: BTreeMap<ClientId, Instant>,
     /// Demands that lack requests because no worker starts, and when they ask again.
     pub(super) retry_at: Option<Instant>,
     /// Latest known versions of the actors that someone here has subscribed to.
@@ -134,6 +141,8 @@ impl NodeMachine {
             by_worker: FxHashMap::default(),
             demands: BTreeMap::new(),
             short: BTreeSet::new(),
+            contended: BTreeSet::new(),
+            awaiting_worker: BTreeMap::new(),
             retry_at: None,
             actor_states: FxHashMap::default(),
             ending: BTreeMap::new(),
@@ -198,6 +207,7 @@ impl NodeMachine {
         let mut out = Vec::new();
         if self.pool.on_registered(now, worker_id, pid, &mut out) {
             self.run_pool_effects(now, out);
+            self.welcome_drivers(now);
         } else {
             self.forget_client(client);
             self.effects.push(Effect::Reject(client, "the worker is not wanted any more".to_owned()));
@@ -214,13 +224,27 @@ impl NodeMachine {
         };
         match result {
             Ok(()) => {
-                self.clients.get_mut(&client).expect("it was just found").welcomed = true;
-                self.effects.push(Effect::Welcome(client));
                 self.on_start(now);
+                self.awaiting_worker.insert(client, now + FIRST_WORKER_LIMIT);
+                self.welcome_drivers(now);
             }
             Err(reason) => {
                 self.forget_client(client);
                 self.effects.push(Effect::Reject(client, reason));
+            }
+        }
+    }
+
+    /// Welcomes the drivers for whose first task a worker is there, or that have waited long enough for one:
+    /// what takes long is better done while a driver starts than when it wants a result.
+    fn welcome_drivers(&mut self, now: Instant) {
+        let soon = self.pool.expects_first();
+        let due = |(&client, &limit): (&ClientId, &Instant)| (!soon || limit <= now).then_some(client);
+        for client in self.awaiting_worker.iter().filter_map(due).collect::<Vec<_>>() {
+            self.awaiting_worker.remove(&client);
+            if let Some(entry) = self.clients.get_mut(&client) {
+                entry.welcomed = true;
+                self.effects.push(Effect::Welcome(client));
             }
         }
     }
@@ -356,6 +380,7 @@ impl NodeMachine {
             self.run_pool_effects(now, out);
             self.serve(now);
         }
+        self.welcome_drivers(now);
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
             self.short.extend(self.demands.keys().copied());
@@ -366,7 +391,8 @@ impl NodeMachine {
     /// When [`Self::on_tick`] has something to do next, if nothing else happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
         let endings = self.ending.values().map(|ending| ending.deadline);
-        endings.chain(self.pool.next_deadline()).chain(self.retry_at).min()
+        let welcomes = self.awaiting_worker.values().copied();
+        endings.chain(welcomes).chain(self.pool.next_deadline()).chain(self.retry_at).min()
     }
 
     /// Ends a worker, for a reason that those who lose it are told.
@@ -393,6 +419,7 @@ impl NodeMachine {
         let mut out = Vec::new();
         let worker = self.pool.remove(now, worker_id, &cause, &mut out);
         self.run_pool_effects(now, out);
+        self.welcome_drivers(now);
         self.effects.push(Effect::EndLogs(worker_id));
         if worker.is_some_and(|worker| !matches!(worker.state, WorkerState::Starting { .. })) {
             self.announce_death(worker_id, &cause);

@@ -13,7 +13,7 @@ use ray_link::message::{JobDescription, Role};
 use ray_link::{FromRaylet, ToRaylet};
 
 use super::effect::{ActorOrder, ActorOutcome, ClientId, Effect, ExitStatus, NodeIdentity, RemoteOutcome};
-use super::machine::NodeMachine;
+use super::machine::{FIRST_WORKER_LIMIT, NodeMachine};
 use crate::lease_table::LeaseState;
 use crate::task_table::{TaskSpec, TaskState};
 
@@ -50,6 +50,11 @@ struct World {
 
 impl World {
     fn new(total: Resources) -> Self {
+        Self::prestarting(total, 0)
+    }
+
+    /// A node that starts so many workers before anyone asks.
+    fn prestarting(total: Resources, workers: usize) -> Self {
         let identity = NodeIdentity {
             node_id: NodeId::from_bytes([9; 16]),
             gcs_address: String::new(),
@@ -57,7 +62,7 @@ impl World {
             store_capacity: 0,
         };
         let mut config = Config::default();
-        config.raylet.prestart_workers = 0;
+        config.raylet.prestart_workers = workers;
         let machine = NodeMachine::new(identity, total, &config);
         let now = Instant::now();
         let (ordered, workers, killed, said, other) = Default::default();
@@ -321,13 +326,27 @@ fn the_children_of_a_lost_worker_are_ended() {
 }
 
 #[test]
-fn those_who_hold_idle_leases_are_asked_when_another_begins_to_wait() {
+fn those_who_hold_leases_are_told_whether_others_wait() {
     let mut world = World::with_driver(cpus(1.0));
     world.demand(DRIVER, 1, cpus(1.0), 1);
     world.start_workers();
     world.granted(DRIVER);
     world.demand(DRIVER, 2, cpus(0.5), 1);
-    assert_eq!(world.said, [(DRIVER, FromRaylet::RevokeLeases { class: 1 })]);
+    let contention = |contended| (DRIVER, FromRaylet::LeaseContention { class: 1, contended });
+    assert_eq!(world.said, [contention(true)]);
+    // More who wait are no news; that nobody does any more is.
+    world.demand(DRIVER, 2, cpus(0.5), 2);
+    world.demand(DRIVER, 2, cpus(0.5), 0);
+    assert_eq!(world.said, [contention(true), contention(false)]);
+}
+
+#[test]
+fn a_client_does_not_contend_with_itself() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.demand(DRIVER, 1, cpus(1.0), 5);
+    world.start_workers();
+    world.granted(DRIVER);
+    assert_eq!(world.said, []);
 }
 
 fn actor_order(number: u8, num_restarts: u64) -> ActorOrder {
@@ -405,6 +424,26 @@ fn a_driver_is_welcomed_before_it_is_told_anything_else() {
     world.settle();
     assert_eq!(world.said, []);
     assert!(world.other.contains(&Effect::Welcome(early)));
+}
+
+#[test]
+fn a_driver_is_welcomed_when_a_worker_is_there_for_its_first_task() {
+    let mut world = World::prestarting(cpus(1.0), 1);
+    world.connect_driver(DRIVER, JOB);
+    assert_eq!((world.ordered.len(), world.other.contains(&Effect::Welcome(DRIVER))), (1, false));
+    world.start_workers();
+    assert!(world.other.contains(&Effect::Welcome(DRIVER)));
+}
+
+#[test]
+fn a_driver_is_welcomed_in_time_though_no_worker_starts() {
+    let mut world = World::prestarting(cpus(1.0), 1);
+    world.connect_driver(DRIVER, JOB);
+    assert_eq!(world.machine.next_deadline(), Some(world.now + FIRST_WORKER_LIMIT));
+    world.now += FIRST_WORKER_LIMIT;
+    world.machine.on_tick(world.now);
+    world.settle();
+    assert!(world.other.contains(&Effect::Welcome(DRIVER)));
 }
 
 #[test]

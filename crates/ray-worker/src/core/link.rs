@@ -8,7 +8,7 @@ use ray_link::message::{FromRaylet, GcsMethod, LinkMessage as _, ToRaylet, conne
 use ray_link::{Interest, Readiness};
 
 use super::poll::{Interrupted, Patience};
-use super::state::{Answer, State, Untold};
+use super::state::{Answer, State, Untold, now};
 use super::{CoreWorker, LINK_TOKEN, Notification};
 
 impl State {
@@ -77,9 +77,9 @@ impl State {
                 self.on_lease_granted(core, class, lease_id, worker);
             }
             FromRaylet::LeaseInfeasible { class, reason } => self.on_lease_infeasible(class, &reason),
-            FromRaylet::RevokeLeases { class } => {
+            FromRaylet::LeaseContention { class, contended } => {
                 let mut out = Vec::new();
-                self.dispatcher.on_revoke(class, &mut out);
+                self.dispatcher.on_contention(class, contended, now(), &mut out);
                 self.apply_dispatch(core, out);
             }
             FromRaylet::ObjectCreated { request, result } => self.answer(request, Answer::Created(result)),

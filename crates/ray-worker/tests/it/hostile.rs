@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use ray_link::frame::VERSION;
+
 use crate::front::{Call, LIMIT};
 use crate::world::{Driver, World, eventually};
 
@@ -42,7 +44,7 @@ impl Write for Logged {
 
 fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = u32::try_from(payload.len()).unwrap().to_le_bytes().to_vec();
-    out.extend_from_slice(&[1, kind, 0, 0]);
+    out.extend_from_slice(&[VERSION, kind, 0, 0]);
     out.extend_from_slice(payload);
     out
 }
@@ -73,8 +75,8 @@ fn nonsense_ends_the_connection_of_who_says_it_and_of_nobody_else() {
     gate.wait_for_begun(1);
 
     is_refused(&driver, b"GET / HTTP/1.1\r\n\r\n", "the peer speaks version 47");
-    is_refused(&driver, &[0xff, 0xff, 0xff, 0xff, 1, 1, 0, 0], "a frame of 4294967295 bytes is longer");
-    is_refused(&driver, &[4, 0, 0, 0, 1, 1, 9, 9], "the header of a frame is damaged");
+    is_refused(&driver, &[0xff, 0xff, 0xff, 0xff, VERSION, 1, 0, 0], "a frame of 4294967295 bytes is longer");
+    is_refused(&driver, &[4, 0, 0, 0, VERSION, 1, 9, 9], "the header of a frame is damaged");
     is_refused(&driver, &frame(5, b"no hello"), "something else than a hello came first");
     is_refused(&driver, &frame(1, b"not a hello"), "a core worker broke the protocol");
     is_refused(&driver, &frame(77, b""), "a frame of kind 77");

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Optional
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ADVERTISEMENT = "ray_current_cluster"
 _START_TIMEOUT_S = 60.0
@@ -148,8 +148,13 @@ class NodeProcess:
         return self._process.wait()
 
 
-def start_node(config: dict[str, Any], timeout: float = _START_TIMEOUT_S) -> NodeProcess:
-    """Starts a daemon and waits until it is ready. RuntimeError with its last words if it fails."""
+def start_node(
+    config: dict[str, Any], timeout: float = _START_TIMEOUT_S, meanwhile: Callable[[], None] = lambda: None
+) -> NodeProcess:
+    """Starts a daemon and waits until it is ready, after a call of `meanwhile`.
+
+    RuntimeError with its last words if it fails.
+    """
     import subprocess
     import tempfile
 
@@ -172,6 +177,7 @@ def start_node(config: dict[str, Any], timeout: float = _START_TIMEOUT_S) -> Nod
         finally:
             os.close(ready_writer)
         try:
+            meanwhile()
             text = _read_to_end(ready_pipe, time.monotonic() + timeout)
             return NodeProcess(process, NodeInfo(json.loads(text)))
         except (TimeoutError, ValueError, KeyError) as error:

@@ -147,13 +147,16 @@ def _connect(
     process: Optional[NodeProcess] = None
     if info is None:
         # The daemon watches this process, and ends when it does, however it does.
-        process = nodes.start_node(nodes.node_config(directory, owner_pid=os.getpid(), **described))
+        config = nodes.node_config(directory, owner_pid=os.getpid(), **described)
+        process = nodes.start_node(config, meanwhile=_prepare_for_calls)
         info = process.info
     elif described:
         raise ValueError(
             f"{', '.join(sorted(described))} cannot be set when joining the cluster at {info.gcs_address}: "
             "they describe a node that is started"
         )
+    else:
+        _prepare_for_calls()
     namespace = namespace or os.urandom(16).hex()
     try:
         core = CoreWorker.connect_driver(
@@ -174,6 +177,14 @@ def _connect(
     # Last registered runs first: before what was registered earlier, such as the end of logging.
     atexit.register(shutdown)
     return _context(session)
+
+
+def _prepare_for_calls() -> None:
+    """What the first call of a function needs; it takes longer than a hundred calls."""
+    from ray_rust._private import serialization, signature
+
+    signature.Signature.of(_prepare_for_calls).check("", (), {})
+    serialization.dumps_function(lambda: None, "a function")
 
 
 def _find_cluster(address: Optional[str], directory: str) -> Optional[NodeInfo]:
