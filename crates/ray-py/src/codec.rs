@@ -48,12 +48,20 @@ impl EncodedValue {
     /// Encodes a value.
     pub(crate) fn new(value: &Bound<'_, PyAny>) -> PyResult<Self> {
         let mut plain = Vec::new();
-        let (is_plain, contained) = collect(|| write_plain(&mut plain, value, true))?;
+        let (is_plain, contained) = collect(|| write_plain(&mut plain, value, true, usize::MAX))?;
         if is_plain {
             return Ok(Self { form: Form::Plain(plain), contained });
         }
         let ((data, buffers), contained) = collect(|| pickle(value))?;
         Ok(Self { form: Form::Pickled { data, buffers }, contained })
+    }
+
+    /// The bytes and references of a plain value of at most `limit` bytes.
+    pub(crate) fn into_small(self, limit: usize) -> Result<(Vec<u8>, Vec<Contained>), Self> {
+        match self.form {
+            Form::Plain(bytes) if bytes.len() <= limit => Ok((bytes, self.contained)),
+            form => Err(Self { form, contained: self.contained }),
+        }
     }
 
     /// References inside.
@@ -94,8 +102,21 @@ impl EncodedValue {
     }
 }
 
-/// Writes a value if it is plain. Returns whether it is; if not, what was written means nothing.
-fn write_plain(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, containers: bool) -> PyResult<bool> {
+/// Appends a value if it is plain and takes at most `limit` bytes. Returns the references in it; if
+/// there are none because it is something else, what was written means nothing.
+pub(crate) fn write_small(
+    out: &mut Vec<u8>,
+    value: &Bound<'_, PyAny>,
+    limit: usize,
+) -> PyResult<Option<Vec<Contained>>> {
+    let start = out.len();
+    let (is_plain, contained) = collect(|| write_plain(out, value, true, start.saturating_add(limit)))?;
+    Ok((is_plain && out.len() - start <= limit).then_some(contained))
+}
+
+/// Writes a value if it is plain. Returns whether it is; if not, what was written means nothing. What
+/// would make `out` longer than `most` is not plain either.
+fn write_plain(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, containers: bool, most: usize) -> PyResult<bool> {
     if value.is_none() {
         out.push(NONE);
     } else if let Ok(value) = value.cast_exact::<PyBool>() {
@@ -110,29 +131,29 @@ fn write_plain(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, containers: bool) ->
     } else if let Ok(value) = value.cast_exact::<PyString>() {
         // Lone surrogates have no UTF-8 form; pickle knows what to do.
         let Ok(text) = value.to_str() else { return Ok(false) };
-        return Ok(write_long(out, STR, text.as_bytes()));
+        return Ok(write_long(out, STR, text.as_bytes(), most));
     } else if let Ok(value) = value.cast_exact::<PyBytes>() {
-        return Ok(write_long(out, BYTES, value.as_bytes()));
+        return Ok(write_long(out, BYTES, value.as_bytes(), most));
     } else if let Ok(reference) = value.cast_exact::<PyObjectRef>() {
         write_reference(out, reference.get())?;
     } else if containers {
-        return write_container(out, value);
+        return write_container(out, value, most);
     } else {
         return Ok(false);
     }
     Ok(true)
 }
 
-fn write_container(out: &mut Vec<u8>, value: &Bound<'_, PyAny>) -> PyResult<bool> {
+fn write_container(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, most: usize) -> PyResult<bool> {
     if let Ok(list) = value.cast_exact::<PyList>() {
-        return write_items(out, LIST, list.len(), list.iter());
+        return write_items(out, LIST, list.len(), list.iter(), most);
     }
     if let Ok(tuple) = value.cast_exact::<PyTuple>() {
-        return write_items(out, TUPLE, tuple.len(), tuple.iter());
+        return write_items(out, TUPLE, tuple.len(), tuple.iter(), most);
     }
     if let Ok(dict) = value.cast_exact::<PyDict>() {
         let items = dict.iter().flat_map(|(key, value)| [key, value]);
-        return write_items(out, DICT, dict.len(), items);
+        return write_items(out, DICT, dict.len(), items, most);
     }
     Ok(false)
 }
@@ -142,20 +163,24 @@ fn write_items<'py>(
     tag: u8,
     length: usize,
     items: impl Iterator<Item = Bound<'py, PyAny>>,
+    most: usize,
 ) -> PyResult<bool> {
     let Ok(length) = u32::try_from(length) else { return Ok(false) };
     out.push(tag);
     out.extend_from_slice(&length.to_le_bytes());
     for item in items {
-        if !write_plain(out, &item, false)? {
+        if out.len() > most || !write_plain(out, &item, false, most)? {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-fn write_long(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) -> bool {
+fn write_long(out: &mut Vec<u8>, tag: u8, bytes: &[u8], most: usize) -> bool {
     let Ok(length) = u32::try_from(bytes.len()) else { return false };
+    if bytes.len() > most.saturating_sub(out.len()) {
+        return false;
+    }
     out.push(tag);
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(bytes);

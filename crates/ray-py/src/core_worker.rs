@@ -16,16 +16,17 @@ use ray_core::pb::gcs::{GetClusterResourcesReply, ListNodesReply, NodeInfo, node
 use ray_core::resource::{Amount, CPU, Resources};
 use ray_link::message::GcsMethod;
 use ray_worker::core::{ActorRequest, Listening, MethodRequest, Notification, TaskRequest};
-use ray_worker::peer_message::{ArgValue, write_arg};
 use ray_worker::{CoreWorker, Membership};
 use rustix::process::{Signal, getpid, kill_process};
 
-use crate::codec::{EncodedValue, decode};
-use crate::error::{Signals, raise, raise_failure};
+use crate::api::{get_all, split};
+use crate::args::{Args, store};
+use crate::codec::EncodedValue;
+use crate::error::{Signals, raise};
 use crate::executor::PyExecutor;
 use crate::function::{PyExportedFunction, PyTaskOptions};
 use crate::id::{PyActorId, PyJobId, PyNodeId, PyTaskId, PyWorkerId};
-use crate::object_ref::{PyObjectRef, set_current};
+use crate::object_ref::{PyObjectRef, adopt_all, set_current};
 
 /// How long a question to the control plane may take; the node retries while the GCS is away.
 const GCS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,15 +37,6 @@ pub(crate) struct PyCoreWorker {
     core: Arc<CoreWorker>,
     /// In a worker, until it serves.
     executor: Mutex<Option<Py<PyAny>>>,
-}
-
-/// Arguments as the core takes them.
-struct Args {
-    bytes: Vec<u8>,
-    dependencies: Vec<ObjectId>,
-    nested: Vec<ObjectId>,
-    /// Objects made for large arguments; they live as long as the task needs them.
-    promoted: Vec<PyObjectRef>,
 }
 
 #[pymethods]
@@ -127,7 +119,7 @@ impl PyCoreWorker {
                 "an ObjectRef cannot be put: what it refers to is an object already",
             ));
         }
-        self.store(py, EncodedValue::new(value)?)
+        store(py, &self.core, EncodedValue::new(value)?)
     }
 
     #[pyo3(signature = (refs, timeout))]
@@ -138,18 +130,7 @@ impl PyCoreWorker {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
         let ids = self.ids(refs)?;
-        let timeout = patience(timeout)?;
-        let mut signals = Signals::default();
-        let result = py.detach(|| self.core.get(&ids, timeout, &mut || signals.check()));
-        match signals.settle(py, result)? {
-            Ok(values) => {
-                let decoded: Vec<_> =
-                    values.iter().map(|value| decode(py, value)).collect::<PyResult<_>>()?;
-                // What is pinned is released without the GIL's holder waiting for the state.
-                PyList::new(py, decoded)
-            }
-            Err((object_id, failure)) => Err(raise_failure(py, object_id, failure)),
-        }
+        get_all(py, &self.core, &ids, patience(timeout)?)
     }
 
     #[pyo3(signature = (refs, num_returns, timeout, fetch_local))]
@@ -160,7 +141,7 @@ impl PyCoreWorker {
         num_returns: usize,
         timeout: Option<f64>,
         fetch_local: bool,
-    ) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
+    ) -> PyResult<Bound<'py, PyTuple>> {
         // On one node every object that is ready is local.
         let _ = fetch_local;
         let ids = self.ids(refs)?;
@@ -168,37 +149,31 @@ impl PyCoreWorker {
         let mut signals = Signals::default();
         let result = py.detach(|| self.core.wait(&ids, num_returns, timeout, &mut || signals.check()));
         let ready = signals.settle(py, result)?;
-        let (first, rest) = (PyList::empty(py), PyList::empty(py));
-        for (reference, is_ready) in refs.try_iter()?.zip(ready) {
-            let into = if is_ready && first.len() < num_returns { &first } else { &rest };
-            into.append(reference?)?;
-        }
-        Ok((first, rest))
+        split(&refs.try_iter()?.collect::<PyResult<Vec<_>>>().and_then(|refs| PyList::new(py, refs))?, &ready)
     }
 
     fn submit_task<'py>(
         &self,
         py: Python<'py>,
         function: &PyExportedFunction,
-        args: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
         kwargs: &Bound<'py, PyDict>,
         options: &PyTaskOptions,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let Args { bytes, dependencies, nested, promoted } = self.encode_args(args, kwargs)?;
+        let args = Args::encode(&self.core, args, Some(kwargs))?;
         let request = TaskRequest {
             function: Arc::clone(&function.0),
             resources: options.resources.clone(),
-            args: bytes,
-            dependencies,
-            nested,
+            args: args.bytes,
+            dependencies: args.dependencies,
+            nested: args.nested,
             num_returns: options.num_returns,
             name: Arc::clone(&options.name),
             max_retries: options.max_retries,
             retry_exceptions: options.retry_exceptions,
         };
         let returns = self.core.submit_task(request).map_err(|error| raise(py, error))?;
-        drop(promoted);
-        self.references(py, returns)
+        adopt_all(py, &self.core, returns)
     }
 
     #[pyo3(signature = (actor_class, args, kwargs, options, *, placement_cpus, max_restarts,
@@ -208,7 +183,7 @@ impl PyCoreWorker {
         &self,
         py: Python<'py>,
         actor_class: &PyExportedFunction,
-        args: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
         kwargs: &Bound<'py, PyDict>,
         options: &PyTaskOptions,
         placement_cpus: f64,
@@ -220,7 +195,7 @@ impl PyCoreWorker {
         detached: bool,
         handle_metadata: Vec<u8>,
     ) -> PyResult<PyActorId> {
-        let Args { bytes, dependencies, nested, promoted } = self.encode_args(args, kwargs)?;
+        let args = Args::encode(&self.core, args, Some(kwargs))?;
         let placement = Resources::new().with_cpu(placement_cpus);
         let mut placement_resources = placement.map_err(|error| PyValueError::new_err(error.to_string()))?;
         // The CPUs of placement are those that the actor keeps, where it keeps any.
@@ -231,9 +206,9 @@ impl PyCoreWorker {
             class: Arc::clone(&actor_class.0),
             resources: options.resources.clone(),
             placement_resources,
-            args: bytes,
-            dependencies,
-            nested,
+            args: args.bytes,
+            dependencies: args.dependencies,
+            nested: args.nested,
             max_restarts,
             max_task_retries,
             max_concurrency,
@@ -244,7 +219,6 @@ impl PyCoreWorker {
         };
         let mut signals = Signals::default();
         let result = py.detach(|| self.core.create_actor(request, &mut || signals.check()));
-        drop(promoted);
         signals.settle(py, result).map(PyActorId)
     }
 
@@ -254,26 +228,25 @@ impl PyCoreWorker {
         py: Python<'py>,
         actor_id: &PyActorId,
         method_name: &str,
-        args: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
         kwargs: &Bound<'py, PyDict>,
         num_returns: u32,
         max_task_retries: i64,
         task_name: &str,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let Args { bytes, dependencies, nested, promoted } = self.encode_args(args, kwargs)?;
+        let args = Args::encode(&self.core, args, Some(kwargs))?;
         let request = MethodRequest {
             actor_id: actor_id.0,
             method: method_name.into(),
-            args: bytes,
-            dependencies,
-            nested,
+            args: args.bytes,
+            dependencies: args.dependencies,
+            nested: args.nested,
             num_returns,
             name: task_name.into(),
             max_retries: max_task_retries,
         };
         let returns = self.core.call_actor(request).map_err(|error| raise(py, error))?;
-        drop(promoted);
-        self.references(py, returns)
+        adopt_all(py, &self.core, returns)
     }
 
     fn attach_actor(&self, actor_id: &PyActorId, class_name: &str) {
@@ -395,69 +368,6 @@ impl PyCoreWorker {
             }
         };
         refs.try_iter()?.map(id).collect()
-    }
-
-    fn references<'py>(&self, py: Python<'py>, returns: Vec<ObjectId>) -> PyResult<Bound<'py, PyAny>> {
-        let adopt = |object_id| Bound::new(py, PyObjectRef::adopt(&self.core, object_id));
-        match returns.as_slice() {
-            [] => Ok(py.None().into_bound(py)),
-            &[one] => Ok(adopt(one)?.into_any()),
-            many => {
-                let all: Vec<_> = many.iter().map(|&object_id| adopt(object_id)).collect::<PyResult<_>>()?;
-                Ok(PyList::new(py, all)?.into_any())
-            }
-        }
-    }
-
-    fn store(&self, py: Python<'_>, encoded: EncodedValue) -> PyResult<PyObjectRef> {
-        let mut signals = Signals::default();
-        let core = &self.core;
-        let result = encoded.into_core(py, |encoded| core.put(encoded, &mut || signals.check()));
-        Ok(PyObjectRef::adopt(core, signals.settle(py, result)?))
-    }
-
-    /// Encodes arguments. References by themselves are resolved by the core, those inside of values
-    /// are kept; a value too large for a message becomes an object of its own.
-    fn encode_args(&self, args: &Bound<'_, PyAny>, kwargs: &Bound<'_, PyDict>) -> PyResult<Args> {
-        let mut encoded =
-            Args { bytes: Vec::new(), dependencies: Vec::new(), nested: Vec::new(), promoted: Vec::new() };
-        if let Ok(args) = args.cast::<PyTuple>() {
-            for arg in args.iter() {
-                self.encode_arg(&mut encoded, None, &arg)?;
-            }
-        } else {
-            for arg in args.try_iter()? {
-                self.encode_arg(&mut encoded, None, &arg?)?;
-            }
-        }
-        for (keyword, arg) in kwargs.iter() {
-            let keyword: String = keyword.extract()?;
-            self.encode_arg(&mut encoded, Some(&keyword), &arg)?;
-        }
-        Ok(encoded)
-    }
-
-    fn encode_arg(&self, into: &mut Args, keyword: Option<&str>, arg: &Bound<'_, PyAny>) -> PyResult<()> {
-        if let Ok(reference) = arg.cast::<PyObjectRef>() {
-            let object_id = reference.get().check(&self.core)?;
-            into.dependencies.push(object_id);
-            write_arg(&mut into.bytes, keyword, &ArgValue::Reference(object_id));
-            return Ok(());
-        }
-        let py = arg.py();
-        let encoded = EncodedValue::new(arg)?;
-        if encoded.len(py) > self.core.inline_limit() {
-            let object = self.store(py, encoded)?;
-            into.dependencies.push(object.id());
-            write_arg(&mut into.bytes, keyword, &ArgValue::Reference(object.id()));
-            into.promoted.push(object);
-            return Ok(());
-        }
-        into.nested.extend(encoded.contained().iter().map(|&(object_id, _)| object_id));
-        let bytes = encoded.into_core(py, |encoded| encoded.payload.into_bytes());
-        let bytes = bytes.map_err(|error| raise(py, error))?;
-        write_arg(&mut into.bytes, keyword, &ArgValue::Inline(&bytes));
-        Ok(())
     }
 
     fn ask_gcs<R: prost::Message + Default>(&self, py: Python<'_>, method: GcsMethod) -> PyResult<R> {

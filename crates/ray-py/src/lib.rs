@@ -3,6 +3,8 @@
 //! Only what has to be fast or needs the core is here; the public interface is Python, in
 //! `python/ray_rust`. What a module offers is written down in `_internal.pyi`.
 
+mod api;
+mod args;
 #[expect(unsafe_code, reason = "memory is lent to Python, and Python's is read, through pointers")]
 mod buffer;
 mod codec;
@@ -13,11 +15,15 @@ mod function;
 mod id;
 mod node;
 mod object_ref;
+mod remote;
+mod signature;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 mod _internal {
+    #[pymodule_export]
+    use crate::api::{get, put, wait};
     #[pymodule_export]
     use crate::core_worker::PyCoreWorker;
     #[pymodule_export]
@@ -27,7 +33,11 @@ mod _internal {
     #[pymodule_export]
     use crate::node::{init_logging, run_node, set_parent_death_signal};
     #[pymodule_export]
-    use crate::object_ref::{PyObjectRef, restore_ref};
+    use crate::object_ref::{PyObjectRef, forget_membership, restore_ref, set_deferred};
+    #[pymodule_export]
+    use crate::remote::{PyHandleCall, PyMethodCall, PyMethodDescription, PyRemoteCall};
+    #[pymodule_export]
+    use crate::signature::PyCallShape;
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name that Python expects")]

@@ -2,13 +2,15 @@
 
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyType};
+use pyo3::types::{PyBytes, PyList, PyType};
 use ray_core::id::{JobId, NodeId, ObjectId, TaskId, WorkerId};
 use ray_worker::CoreWorker;
+use ray_worker::core::Returns;
 use ray_worker::reference_counter::Owner;
 use ray_worker::value::Contained;
 
@@ -17,6 +19,9 @@ use crate::id::{PyJobId, PyTaskId};
 
 /// The membership of this process: what a reference that is read belongs to.
 static CURRENT: Mutex<Option<Arc<CoreWorker>>> = Mutex::new(None);
+
+/// Something has to be done before the next call.
+static DEFERRED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// References met by each encoding that is under way on this thread.
@@ -36,6 +41,48 @@ fn current() -> PyResult<Arc<CoreWorker>> {
     current.clone().ok_or_else(|| {
         PyRuntimeError::new_err("an ObjectRef can be read only in a process that has joined a cluster")
     })
+}
+
+/// The membership of this process, if nothing has to be done before it is used.
+pub(crate) fn ready_core() -> Option<Arc<CoreWorker>> {
+    if DEFERRED.load(Ordering::Relaxed) {
+        return None;
+    }
+    CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Whether there is something to do before the next call, which `ray_rust._private.session` knows.
+#[pyfunction]
+pub(crate) fn set_deferred(deferred: bool) {
+    // Only Python code reads and writes it, one thread after the other.
+    DEFERRED.store(deferred, Ordering::Relaxed);
+}
+
+/// In a forked process: the membership was the parent's. It is not dropped, for that would speak to
+/// the node on a socket that belongs to the parent.
+#[pyfunction]
+pub(crate) fn forget_membership() {
+    // Another thread of the parent may have held the lock; then the membership stays, unused.
+    if let Ok(mut current) = CURRENT.try_lock() {
+        std::mem::forget(current.take());
+    }
+}
+
+/// The references of a call that made these objects: None, one, or a list of them.
+pub(crate) fn adopt_all<'py>(
+    py: Python<'py>,
+    core: &Arc<CoreWorker>,
+    returns: Returns,
+) -> PyResult<Bound<'py, PyAny>> {
+    let adopt = |object_id| Bound::new(py, PyObjectRef::adopt(core, object_id));
+    match returns.count() {
+        0 => Ok(py.None().into_bound(py)),
+        1 => Ok(adopt(returns.get(0))?.into_any()),
+        _ => {
+            let all = returns.iter().map(adopt).collect::<PyResult<Vec<_>>>()?;
+            Ok(PyList::new(py, all)?.into_any())
+        }
+    }
 }
 
 /// Runs `encode` and returns the references that it met.

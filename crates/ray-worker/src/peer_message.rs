@@ -250,6 +250,34 @@ pub fn write_arg(out: &mut Vec<u8>, keyword: Option<&str>, value: &ArgValue<'_>)
     }
 }
 
+/// Appends one argument whose encoded value `write` appends. If that returns false or an error, nothing
+/// is appended.
+///
+/// # Errors
+/// Those of `write`.
+pub fn write_inline_arg<E>(
+    out: &mut Vec<u8>,
+    keyword: Option<&str>,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<bool, E>,
+) -> Result<bool, E> {
+    let start = out.len();
+    out.push(if keyword.is_some() { KEYWORD } else { 0 });
+    put_u32(out, 0);
+    let value = out.len();
+    let written = write(out);
+    match (&written, u32::try_from(out.len() - value)) {
+        (Ok(true), Ok(length)) => out[value - 4..value].copy_from_slice(&length.to_le_bytes()),
+        _ => {
+            out.truncate(start);
+            return written.map(|_| false);
+        }
+    }
+    if let Some(keyword) = keyword {
+        put_bytes(out, keyword.as_bytes());
+    }
+    written
+}
+
 /// Reads arguments, as many as there are.
 ///
 /// # Errors
@@ -438,6 +466,31 @@ mod tests {
             let mut fields = Fields::new(&bytes);
             assert_eq!(TaskHeader::read(&mut fields).unwrap(), header);
             assert_eq!(read_args(fields.rest()).unwrap(), args);
+        }
+    }
+
+    #[test]
+    fn an_argument_written_in_place_is_the_same_as_one_that_was_copied() {
+        for keyword in [None, Some("name")] {
+            let (mut copied, mut in_place) = (vec![1], vec![1]);
+            write_arg(&mut copied, keyword, &ArgValue::Inline(b"value"));
+            let written = write_inline_arg(&mut in_place, keyword, |out| {
+                out.extend_from_slice(b"value");
+                Ok::<_, ()>(true)
+            });
+            assert_eq!((written, in_place), (Ok(true), copied));
+        }
+    }
+
+    #[test]
+    fn an_argument_that_cannot_be_written_in_place_leaves_nothing() {
+        for outcome in [Ok(false), Err("no")] {
+            let mut out = vec![1];
+            let written = write_inline_arg(&mut out, Some("name"), |out| {
+                out.push(2);
+                outcome
+            });
+            assert_eq!((written, out), (outcome, vec![1]));
         }
     }
 

@@ -20,17 +20,17 @@ from ray_rust._internal import (
     TaskID,
     WorkerID,
     __version__,
+    get,
+    put,
+    wait,
 )
 from ray_rust._private.api import (
     available_resources,
     cancel,
     cluster_resources,
-    get,
     get_actor,
     kill,
     nodes,
-    put,
-    wait,
 )
 from ray_rust._private.decorator import remote
 from ray_rust._private.session import is_initialized

@@ -100,6 +100,75 @@ class TaskOptions:
     ) -> Self: ...
 
 @final
+class CallShape:
+    """What arguments have to look like: the quick answer to whether they fit a signature."""
+
+    def __new__(cls, parameters: Sequence[tuple[str, int, bool]]) -> Self:
+        """Parameters in order: name, `inspect.Parameter.kind`, and whether there is a default."""
+
+    def fits(self, args: tuple[Any, ...], kwargs: Optional[dict[str, Any]]) -> bool:
+        """Whether they certainly fit; if not, the signature itself has to be asked."""
+
+@disjoint_base
+class RemoteCall:
+    """A remote function. What inherits has `_submit(args, kwargs)` for calls that are out of the ordinary."""
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
+    def _prepare(self, shape: Optional[CallShape], function: ExportedFunction, options: TaskOptions) -> None:
+        """From now on an ordinary call needs nothing but this."""
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Submits a task. Returns a reference; None with num_returns=0, a list of references with more than 1."""
+
+@final
+class MethodDescription:
+    """A method of actors of one class; `max_task_retries` None is the actor's own."""
+
+    def __new__(
+        cls,
+        name: str,
+        task_name: str,
+        shape: Optional[CallShape],
+        num_returns: int,
+        max_task_retries: Optional[int],
+    ) -> Self: ...
+
+@disjoint_base
+class HandleCall:
+    """A handle to an actor: its attribute `name` is `method_class(handle, methods[name])`.
+
+    Attributes of its own begin with an underscore and come first.
+    """
+
+    def __new__(
+        cls,
+        class_name: str,
+        methods: dict[str, MethodDescription],
+        method_class: Callable[[Any, MethodDescription], Any],
+    ) -> Self: ...
+    def __getattribute__(self, name: str, /) -> Any: ...
+
+@disjoint_base
+class MethodCall:
+    """A method of one actor. What inherits has `_submit(args, kwargs)` for calls that are out of the ordinary."""
+
+    def __new__(cls, handle: Any, description: MethodDescription) -> Self:
+        """`handle` has `_actor_id` and `_max_task_retries`, and lives as long as this."""
+
+    @property
+    def _handle(self) -> Any: ...
+    @property
+    def _name(self) -> str: ...
+    @property
+    def _task_name(self) -> str: ...
+    @property
+    def _num_returns(self) -> int: ...
+    @property
+    def _max_task_retries(self) -> int: ...
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls it. Returns a reference; None with num_returns=0, a list of references with more than 1."""
+
+@final
 class CoreWorker:
     """This process as a member of a cluster. All methods release the GIL while they wait.
 
@@ -147,14 +216,14 @@ class CoreWorker:
         self, refs: Sequence[ObjectRef], num_returns: int, timeout: Optional[float], fetch_local: bool
     ) -> tuple[list[ObjectRef], list[ObjectRef]]: ...
     def submit_task(
-        self, function: ExportedFunction, args: Sequence[Any], kwargs: dict[str, Any], options: TaskOptions
+        self, function: ExportedFunction, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions
     ) -> Union[ObjectRef, list[ObjectRef], None]:
         """None for num_returns=0, a reference for 1, a list for more."""
 
     def create_actor(
         self,
         actor_class: ExportedFunction,
-        args: Sequence[Any],
+        args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: TaskOptions,
         *,
@@ -177,7 +246,7 @@ class CoreWorker:
         self,
         actor_id: ActorID,
         method_name: str,
-        args: Sequence[Any],
+        args: tuple[Any, ...],
         kwargs: dict[str, Any],
         num_returns: int,
         max_task_retries: int,
@@ -234,6 +303,35 @@ class Executor(Protocol):
 #   dumps(value) -> tuple[bytes, list[PickleBuffer]]   pickle 5, out-of-band buffers; TypeError naming the culprit
 #   loads(data, buffers) -> value
 #   decode_error(data: bytes) -> BaseException to raise from get
+
+def get(object_refs: Union[ObjectRef, Sequence[ObjectRef]], *, timeout: Optional[float] = None) -> Any:
+    """The value of a reference, or the list of values of a list; waits until they are there.
+
+    Raises what the task raised, or GetTimeoutError after `timeout` seconds.
+    """
+
+def put(value: Any) -> ObjectRef:
+    """Stores a value; tasks that get the reference, here and elsewhere, read it without a copy if it is large."""
+
+def wait(
+    object_refs: Sequence[ObjectRef],
+    *,
+    num_returns: int = 1,
+    timeout: Optional[float] = None,
+    fetch_local: bool = True,
+    timeout_ms: Optional[float] = None,
+) -> tuple[list[ObjectRef], list[ObjectRef]]:
+    """Waits until `num_returns` of the references are ready, at most `timeout` seconds.
+
+    Returns those that are ready, at most `num_returns`, and the others, both in the order given.
+    `timeout_ms` says the time in milliseconds instead.
+    """
+
+def set_deferred(deferred: bool) -> None:
+    """Whether something has to be done before the next call, by `ray_rust._private.session`."""
+
+def forget_membership() -> None:
+    """In a forked process: the connection of the parent is not used, and not dropped either."""
 
 def run_node(config_json: str, fork_server_fd: int, on_ready: Callable[[str], None]) -> None:
     """Runs the node daemon on the calling thread until it ends; `on_ready` gets node.json's text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional
 
-from ray_rust._internal import ActorID, ExportedFunction, TaskOptions
+from ray_rust._internal import ActorID, ExportedFunction, HandleCall, MethodCall, MethodDescription, TaskOptions
 from ray_rust._private import options as option_checks
 from ray_rust._private import session
 from ray_rust.remote_function import explain_argument, with_captured
@@ -44,6 +44,18 @@ class ClassDescription:
         self.module_name = module_name
         self.class_name = class_name
         self.methods = methods
+        # As the core takes them.
+        self.calls = {name: self.call(name, options) for name, (_, options) in methods.items()}
+
+    def call(self, name: str, options: dict[str, Any]) -> MethodDescription:
+        """What calls of this method with these options need, the same for all actors of the class."""
+        return MethodDescription(
+            name,
+            options.get("name") or f"{self.class_name}.{name}",
+            self.methods[name][0].shape,
+            options.get("num_returns", 1),
+            options.get("max_task_retries"),
+        )
 
     @classmethod
     def of(cls, actor_class: type) -> ClassDescription:
@@ -336,7 +348,7 @@ class _ActorClassWithOptions:
         return (_ActorClassWithOptions, (self._class, self._options))
 
 
-class ActorHandle:
+class ActorHandle(HandleCall):
     """Stands for an actor: `handle.method.remote(...)` calls it.
 
     Calls through one process's handles run in the order in which they were made. The actor ends, after
@@ -344,20 +356,29 @@ class ActorHandle:
     another process or the actor is detached: such an actor ends with its job, or by `kill`.
     """
 
-    def __init__(
-        self,
+    def __new__(  # noqa: PYI034 - typing.Self comes with Python 3.11
+        cls,
         actor_id: ActorID,
         description: ClassDescription,
         max_task_retries: int,
         metadata: bytes,
         *,
         ends_with_handle: bool = False,
-    ) -> None:
-        self._actor_id = actor_id
-        self._description = description
-        self._max_task_retries = max_task_retries
-        self._metadata = metadata
-        self._ends_with_handle = ends_with_handle
+    ) -> ActorHandle:
+        """A handle to an actor of this class; `metadata` makes another one."""
+        handle = super().__new__(cls, description.class_name, description.calls, ActorMethod)
+        handle._actor_id = actor_id
+        handle._description = description
+        handle._max_task_retries = max_task_retries
+        handle._metadata = metadata
+        handle._ends_with_handle = ends_with_handle
+        return handle
+
+    _actor_id: ActorID
+    _description: ClassDescription
+    _max_task_retries: int
+    _metadata: bytes
+    _ends_with_handle: bool
 
     @property
     def _ray_actor_id(self) -> ActorID:
@@ -365,19 +386,6 @@ class ActorHandle:
 
     def __class_getitem__(cls, item: Any) -> Any:
         return cls
-
-    def __getattr__(self, name: str) -> ActorMethod:
-        # Only what is not found otherwise comes here.
-        description = self.__dict__.get("_description")
-        if description is None:
-            raise AttributeError(name)
-        found = description.methods.get(name)
-        if found is None:
-            raise AttributeError(
-                f"the actor class {description.class_name} has no method {name!r}"
-                " (attributes of an actor can be read by its methods only)"
-            )
-        return ActorMethod(self, name, found[0], found[1])
 
     def __dir__(self) -> list[str]:
         return sorted(self._description.methods)
@@ -427,27 +435,21 @@ def _handle_from_binary(actor_id: bytes, metadata: bytes) -> ActorHandle:
     return handle_from_metadata(ActorID(actor_id), metadata)
 
 
-class ActorMethod:
+class ActorMethod(MethodCall):
     """A method of an actor, to be called with `.remote(...)`."""
 
-    __slots__ = ("_handle", "_max_task_retries", "_name", "_num_returns", "_options", "_signature", "_task_name")
+    __slots__ = ("_own_options",)
 
-    def __init__(self, handle: ActorHandle, name: str, signature: Any, options: dict[str, Any]) -> None:
-        self._handle = handle
-        self._name = name
-        self._signature = signature
-        self._options = options
-        self._num_returns: int = options.get("num_returns", 1)
-        self._max_task_retries: int = options.get("max_task_retries", handle._max_task_retries)  # noqa: SLF001
-        class_name = handle._description.class_name  # noqa: SLF001
-        self._task_name: str = options.get("name") or f"{class_name}.{name}"
+    _own_options: dict[str, Any]
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls it. Returns a reference; None with num_returns=0, a list of references with more than 1."""
-        self._signature.check(self._task_name, args, kwargs)
+    def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that is out of the ordinary."""
+        handle: ActorHandle = self._handle
+        signature, _ = handle._description.methods[self._name]  # noqa: SLF001
+        signature.check(self._task_name, args, kwargs)
         try:
             return session.connected_core().submit_actor_task(
-                self._handle._actor_id,  # noqa: SLF001
+                handle._actor_id,  # noqa: SLF001
                 self._name,
                 args,
                 kwargs,
@@ -461,7 +463,14 @@ class ActorMethod:
     def options(self, **method_options: Any) -> ActorMethod:
         """This method with other options."""
         merged = option_checks.merge(self._options, method_options, option_checks.METHOD_OPTIONS, _METHOD_WHAT)
-        return ActorMethod(self._handle, self._name, self._signature, merged)
+        return _method_with_options(self._handle, self._name, merged)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """Those given by `options`, else those of the class."""
+        handle: ActorHandle = self._handle
+        default: dict[str, Any] = handle._description.methods[self._name][1]  # noqa: SLF001
+        return getattr(self, "_own_options", default)
 
     def _remote(
         self, args: tuple[Any, ...] = (), kwargs: Optional[dict[str, Any]] = None, **method_options: Any
@@ -473,7 +482,13 @@ class ActorMethod:
         raise TypeError(f"a method of an actor cannot be called directly: use {self._name}.remote(...)")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (ActorMethod, (self._handle, self._name, self._signature, self._options))
+        return (_method_with_options, (self._handle, self._name, self._options))
 
     def __repr__(self) -> str:
         return f"<ActorMethod {self._task_name}>"
+
+
+def _method_with_options(handle: ActorHandle, name: str, options: dict[str, Any]) -> ActorMethod:
+    method = ActorMethod(handle, handle._description.call(name, options))  # noqa: SLF001
+    method._own_options = options  # noqa: SLF001
+    return method

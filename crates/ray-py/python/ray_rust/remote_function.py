@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from ray_rust._internal import ExportedFunction, TaskOptions
+from ray_rust._internal import ExportedFunction, RemoteCall, TaskOptions
 from ray_rust._private import options as option_checks
 from ray_rust._private import session
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _WHAT = "a task"
 
 
-class RemoteFunction:
+class RemoteFunction(RemoteCall):
     """A function to be called with `.remote(...)`, which returns references to its results at once."""
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -43,10 +43,6 @@ class RemoteFunction:
             f"or {self._function_name}._function(...) to run it in this process"
         )
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Submits a task. Returns a reference; None with num_returns=0, a list of references with more than 1."""
-        return self._submit(args, kwargs, self._task_options)
-
     def options(self, **task_options: Any) -> _WithOptions:
         """This function with other options."""
         merged = option_checks.merge(self._default_options, task_options, option_checks.TASK_OPTIONS, _WHAT)
@@ -56,7 +52,13 @@ class RemoteFunction:
         """As `.options(**task_options).remote(*args, **kwargs)`."""
         return self.options(**task_options).remote(*args, **(kwargs or {}))
 
-    def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions) -> Any:
+    def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._submit_with(self, args, kwargs, self._task_options)
+
+    def _submit_with(
+        self, call: RemoteCall, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions
+    ) -> Any:
+        """The first call, and every one that is out of the ordinary; `call` is prepared for the others."""
         signature = self._signature
         if signature is None:
             signature = self._signature = _signature_of(self._function)
@@ -67,6 +69,8 @@ class RemoteFunction:
             exported = self._export()
         if self._captured:
             kwargs = with_captured(kwargs, self._captured)
+        else:
+            call._prepare(signature.shape, exported, options)  # noqa: SLF001
         try:
             return core.submit_task(exported, args, kwargs, options)
         except TypeError as error:
@@ -119,7 +123,7 @@ def explain_argument(error: TypeError, function_name: str) -> TypeError:
     return NotPicklableError(f"in the arguments of {function_name}(): {error}")
 
 
-class _WithOptions:
+class _WithOptions(RemoteCall):
     """A remote function with options of its own."""
 
     __slots__ = ("_function", "_options", "_task_options")
@@ -129,9 +133,8 @@ class _WithOptions:
         self._options = options
         self._task_options = _task_options(options, function.__name__)
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """As `RemoteFunction.remote`."""
-        return self._function._submit(args, kwargs, self._task_options)  # noqa: SLF001
+    def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._function._submit_with(self, args, kwargs, self._task_options)  # noqa: SLF001
 
     def options(self, **task_options: Any) -> _WithOptions:
         """These options, overridden by others."""

@@ -17,6 +17,7 @@ use ray_link::message::{GcsMethod, ToRaylet};
 use super::link::gcs_error;
 use super::poll::Interrupted;
 use super::state::State;
+use super::tasks::Returns;
 use super::{CoreWorker, Notification};
 use crate::actor_calls::{Action, ActorCalls, ActorState};
 use crate::peer_message::{ExportedFunction, Kind, Target};
@@ -160,7 +161,7 @@ impl CoreWorker {
     ///
     /// # Errors
     /// If this process has left the cluster.
-    pub fn call_actor(&self, request: MethodRequest) -> RayResult<Vec<ObjectId>> {
+    pub fn call_actor(&self, request: MethodRequest) -> RayResult<Returns> {
         let mut state = self.lock();
         state.check_open()?;
         let actor_id = request.actor_id;
@@ -185,7 +186,8 @@ impl CoreWorker {
         state.calls_of(actor_id).call(task_id, false, &mut out);
         state.apply_calls(self, actor_id, out);
         state.settle(self);
-        self.rouse_background(&state);
+        self.read_between(&mut state);
+        self.stir(&mut state);
         Ok(returns)
     }
 
@@ -194,7 +196,7 @@ impl CoreWorker {
         let mut state = self.lock();
         if state.check_open().is_ok() {
             state.know_actor(actor_id, class_name);
-            self.rouse_background(&state);
+            self.stir(&mut state);
         }
     }
 
@@ -503,14 +505,16 @@ impl State {
     fn send_call(&mut self, core: &CoreWorker, actor_id: ActorId, task_id: TaskId, at: Owner, sequence: u64) {
         let Some(task) = self.tasks.get(task_id) else { return };
         let Call::Method { method, .. } = &task.call else { return };
-        match self.write_task(task_id, Target::Method { actor_id, sequence, name: method }) {
-            Ok(message) => self.send(core, at, Kind::PushTask, |out| out.extend_from_slice(&message)),
-            Err(failure) => {
-                self.on_call_reply(actor_id, task_id);
-                self.finish_task(core, task_id, Err(failure));
-                return;
-            }
-        };
+        let method = Arc::clone(method);
+        let mut message = std::mem::take(&mut self.message);
+        let target = Target::Method { actor_id, sequence, name: &method };
+        if let Err(failure) = self.write_task(task_id, target, &mut message) {
+            self.on_call_reply(actor_id, task_id);
+            self.finish_task(core, task_id, Err(failure));
+            return;
+        }
+        self.send(core, at, Kind::PushTask, |out| out.extend_from_slice(&message));
+        self.keep_room(message);
         self.tasks.on_sent(task_id);
         if self.calls_of(actor_id).sent() == 1 {
             // The actor has nothing else of this process to do.

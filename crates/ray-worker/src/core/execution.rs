@@ -1,8 +1,8 @@
 //! A worker's side: tasks that come, run on the main thread one by one, and are answered.
 //!
-//! While the main thread runs a task, nobody reads the sockets for a moment ([`LOOK_AFTER`]); then the
-//! background thread takes that over. A task that runs for [`LONG_AFTER`], or waits for objects,
-//! sends the tasks queued behind it back to their callers, and what comes meanwhile at once.
+//! While the main thread runs a task, nobody reads the sockets for a moment; then the background thread
+//! takes that over. A task that runs for [`LONG_AFTER`], or waits for objects, sends the tasks queued
+//! behind it back to their callers, and what comes meanwhile at once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,15 +33,8 @@ use crate::peer_message::{
 use crate::reference_counter::Owner;
 use crate::value::{Contained, Failure};
 
-/// How long a task runs before the background thread reads the sockets.
-const LOOK_AFTER: Duration = Duration::from_millis(2);
-
 /// How long a task runs before those queued behind it are sent back.
 const LONG_AFTER: Duration = Duration::from_millis(5);
-
-/// How long after the last task the background thread goes on looking, so that a stream of short
-/// tasks does not wake it for each.
-const LOOK_ON: Duration = Duration::from_millis(20);
 
 /// What runs the user's code. Called on the main thread, without locks.
 pub trait Executor {
@@ -125,9 +118,6 @@ pub(super) struct Execution {
     left: bool,
     /// References that came with the running task and are covered by its caller only until the reply.
     pub(super) borrowed: Vec<ObjectId>,
-    /// When the background thread looks next.
-    look_at: Option<Instant>,
-    last_busy: Option<Instant>,
     /// The actor that this worker is.
     pub(super) actor: Option<ActorId>,
 }
@@ -152,19 +142,6 @@ enum Assignment {
 }
 
 impl Execution {
-    pub(super) fn has_work(&self) -> bool {
-        self.main.is_some() && (self.running.is_some() || !self.queue.is_empty())
-    }
-
-    pub(super) fn look_soon(&mut self, now: Instant) {
-        self.last_busy = Some(now);
-        self.look_at.get_or_insert(now + LOOK_AFTER);
-    }
-
-    pub(super) const fn next_look(&self) -> Option<Instant> {
-        self.look_at
-    }
-
     pub(super) fn on_caller_lost(&mut self, worker_id: WorkerId) {
         self.queue.retain(
             |assignment| !matches!(assignment, Assignment::Task { caller, .. } if *caller == worker_id),
@@ -328,9 +305,8 @@ impl CoreWorker {
             cancelled: false,
             since: now,
         });
-        state.execution.look_soon(now);
         state.execution.borrowed.clear();
-        self.rouse_background(&state);
+        self.stir(&mut state);
         match &header.target {
             Target::Function(function_id) => state.function(*function_id).map(Some),
             Target::Method { .. } => Ok(None),
@@ -434,7 +410,6 @@ impl State {
     /// grant, each with a handle.
     fn end_running(&mut self) -> Vec<Contained> {
         self.execution.running = None;
-        self.execution.last_busy = Some(now());
         let mut kept = Vec::new();
         for object_id in std::mem::take(&mut self.execution.borrowed) {
             if self.references.lacks_grant(object_id)
@@ -552,22 +527,10 @@ impl State {
         self.flush_link(core);
     }
 
-    /// The background thread's look at a worker's main thread.
+    /// The background thread's look at a worker's main thread: nothing waits behind a long task.
     pub(super) fn watch_execution(&mut self, core: &CoreWorker, now: Instant) {
-        if self.execution.look_at.is_none_or(|look_at| look_at > now) {
-            return;
-        }
-        let runs = self.execution.running.as_ref().map(|running| now - running.since);
-        self.execution.look_at = match runs {
-            Some(time) if time >= LONG_AFTER => {
-                self.give_back_queued(core);
-                None
-            }
-            Some(_) => Some(now + LOOK_AFTER),
-            None => self.execution.last_busy.filter(|&busy| now - busy < LOOK_ON).map(|_| now + LOOK_AFTER),
-        };
-        if runs.is_some_and(|time| time >= LOOK_AFTER) && !self.polling {
-            core.take_over(self);
+        if !self.execution.queue.is_empty() && self.execution.is_stalled(now) {
+            self.give_back_queued(core);
         }
     }
 

@@ -56,7 +56,7 @@ pub use self::objects::Got;
 pub use self::pins::{Pinned, ReadyValue};
 pub use self::poll::Interrupted;
 use self::state::State;
-pub use self::tasks::TaskRequest;
+pub use self::tasks::{Returns, TaskRequest};
 use crate::reference_counter::Owner;
 
 /// How long a node may take to answer a registration.

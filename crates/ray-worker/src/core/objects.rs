@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
+use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, LeaseId, ObjectId, TaskId, WorkerId};
 use ray_link::message::{StoreError, ToRaylet};
@@ -57,7 +58,24 @@ impl CoreWorker {
         state.references.add_owned(object_id);
         state.references.set_contained(object_id, inner);
         state.memory.set(object_id, value);
-        self.rouse_background(&state);
+        self.stir(&mut state);
+        Ok(object_id)
+    }
+
+    /// Stores a value of at most [`CoreWorker::inline_limit`] bytes; the object has one handle.
+    ///
+    /// # Errors
+    /// If this process has left the cluster.
+    pub fn put_small(&self, bytes: Bytes, contained: &[Contained]) -> RayResult<ObjectId> {
+        let mut state = self.lock();
+        state.check_open()?;
+        let object_id = state.next_put_id();
+        state.references.add_owned(object_id);
+        if !contained.is_empty() {
+            let inner = contained.iter().map(|&(inner, _)| inner).collect();
+            state.references.set_contained(object_id, inner);
+        }
+        state.memory.set(object_id, Value::Inline(bytes));
         Ok(object_id)
     }
 
@@ -159,7 +177,7 @@ impl CoreWorker {
         if object_ids.iter().all(|&object_id| state.memory.get(object_id).is_some())
             || state.first_failure(object_ids).is_some()
         {
-            self.rouse_background(&state);
+            self.stir(&mut state);
             return Ok(state);
         }
         let waiter = state.add_waiter(0);
@@ -179,8 +197,24 @@ impl CoreWorker {
         Ok(state)
     }
 
-    /// Waits until `num_returns` objects have a value or failed, or the time is over. Tells of each
-    /// object whether it is ready; more may be than were asked for.
+    /// The value of an object, if it is here and needs no waiting of any kind.
+    pub fn value_at_hand(self: &Arc<Self>, object_id: ObjectId) -> Option<ReadyValue> {
+        let mut state = self.lock();
+        state.check_open().ok()?;
+        state.value_at_hand(self, object_id)
+    }
+
+    /// The places of the first `num_returns` objects that have a value or failed, in order, if so many
+    /// have by now.
+    pub fn first_ready(&self, object_ids: &[ObjectId], num_returns: usize) -> Option<Vec<usize>> {
+        let state = self.lock();
+        state.check_open().ok()?;
+        let ready = state.first_ready(object_ids, num_returns);
+        (ready.len() == num_returns).then_some(ready)
+    }
+
+    /// Waits until `num_returns` objects have a value or failed, or the time is over. Returns the
+    /// places of those, in order, at most `num_returns`.
     ///
     /// # Errors
     /// What ended this process's membership.
@@ -190,7 +224,7 @@ impl CoreWorker {
         num_returns: usize,
         timeout: Option<Duration>,
         interrupted: Interrupted<'_>,
-    ) -> RayResult<Vec<bool>> {
+    ) -> RayResult<Vec<usize>> {
         let mut patience = Patience::until(timeout, interrupted);
         let mut state = self.lock();
         state.check_open()?;
@@ -214,9 +248,9 @@ impl CoreWorker {
                 self.refuse(&state, end, "an object", timeout.unwrap_or_default())?;
             }
         } else {
-            self.rouse_background(&state);
+            self.stir(&mut state);
         }
-        Ok(object_ids.iter().map(|&object_id| state.memory.get(object_id).is_some()).collect())
+        Ok(state.first_ready(object_ids, num_returns))
     }
 
     /// Adds a handle to an object that came as a reference, in an argument or a value.
@@ -243,7 +277,7 @@ impl CoreWorker {
         state.references.remove_local(object_id, &mut effects);
         if !effects.is_empty() {
             state.apply_reference_effects(self, effects);
-            self.rouse_background(&state);
+            self.stir(&mut state);
         }
     }
 
@@ -351,6 +385,12 @@ impl State {
             self.shared.freed.push(object_id);
         }
         self.take_value(core, object_id, result.value, &result.contained);
+    }
+
+    /// The places of objects that have a value or failed, the first `most` of them.
+    fn first_ready(&self, object_ids: &[ObjectId], most: usize) -> Vec<usize> {
+        let is_ready = |&(_, object_id): &(usize, &ObjectId)| self.memory.get(*object_id).is_some();
+        object_ids.iter().enumerate().filter(is_ready).map(|(at, _)| at).take(most).collect()
     }
 
     pub(super) fn first_failure(&self, object_ids: &[ObjectId]) -> Option<(ObjectId, Failure)> {

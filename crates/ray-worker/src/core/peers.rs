@@ -21,6 +21,10 @@ use crate::value::Value;
 /// A connection with more than this queued is written at once, in bytes.
 const FLUSH_AT: usize = 16 * 1024;
 
+/// A connection that was not written to for this long is written to at once: a lone message does not
+/// wait, and of many in a row each write takes along what came since the last.
+const FLUSH_EVERY: Duration = Duration::from_micros(100);
+
 /// How long nobody is accepted after the process ran out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -53,6 +57,7 @@ struct Peer {
     sent_functions: FxHashSet<FunctionId>,
     defined_functions: FxHashSet<FunctionId>,
     dirty: bool,
+    flushed_at: Instant,
 }
 
 impl Peers {
@@ -75,7 +80,8 @@ impl Peers {
             return None;
         }
         let (sent_functions, defined_functions) = (FxHashSet::default(), FxHashSet::default());
-        let peer = Peer { connection, worker_id, sent_functions, defined_functions, dirty: false };
+        let (dirty, flushed_at) = (false, now());
+        let peer = Peer { connection, worker_id, sent_functions, defined_functions, dirty, flushed_at };
         self.slots[slot] = Some(peer);
         Some(slot)
     }
@@ -177,8 +183,9 @@ impl State {
     ) -> bool {
         let Some(slot) = self.peer_of(core, to) else { return false };
         self.queue(slot, kind, write);
-        let queued = self.peers.slots[slot].as_ref().map_or(0, |peer| peer.connection.queued_bytes());
-        if queued >= FLUSH_AT {
+        if let Some(peer) = &self.peers.slots[slot]
+            && (peer.connection.queued_bytes() >= FLUSH_AT || peer.flushed_at.elapsed() >= FLUSH_EVERY)
+        {
             self.flush_peer(core, slot);
         }
         true
@@ -227,6 +234,7 @@ impl State {
         if peer.connection.queued_bytes() == 0 {
             return;
         }
+        peer.flushed_at = now();
         match peer.connection.flush() {
             Ok(true) => {}
             Ok(false) => {
@@ -424,6 +432,7 @@ impl State {
         for effect in effects {
             match effect {
                 Effect::Free(object_id) => {
+                    self.release_idle_pin(object_id);
                     let (value, told) = self.memory.remove(object_id);
                     self.tell_in_vain(object_id, told);
                     if let Some(Value::Stored { .. }) = value {
@@ -443,6 +452,7 @@ impl State {
     }
 
     fn forget_borrowed(&mut self, object_id: ObjectId) {
+        self.release_idle_pin(object_id);
         let (_, told) = self.memory.remove(object_id);
         self.tell_in_vain(object_id, told);
         self.shared.fetching.remove(&object_id);

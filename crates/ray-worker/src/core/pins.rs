@@ -1,7 +1,17 @@
 //! Objects in shared memory: pinned by the node for as long as someone here reads them.
+//!
+//! ```text
+//!            granted by the node       last reader gone        read again
+//!  (asked) ----------------------> alive ------------> idle ------------> alive
+//!                                    |                   | for IDLE_FOR, or no reference is left
+//!                                    | no reference left v
+//!                                    +-------------> released
+//! ```
+//! A pin that nobody needs any more is kept for a moment, as long as this process refers to the object: a
+//! loop that reads an object again and again asks the node once.
 
 use std::sync::{Arc, MutexGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ray_core::error::RayResult;
@@ -13,15 +23,20 @@ use rustc_hash::FxHashMap;
 use super::CoreWorker;
 use super::objects::Got;
 use super::poll::Patience;
-use super::state::State;
+use super::state::{State, now};
 use crate::memory_store::WaiterId;
 use crate::value::{Failure, Value};
+
+/// How long a pin is kept after its last reader. Short, for pinned memory cannot be spilled.
+const IDLE_FOR: Duration = Duration::from_millis(20);
 
 /// An object of shared memory that stays where it is as long as this lives.
 #[derive(Debug)]
 pub struct Pinned {
     core: Arc<CoreWorker>,
     object_id: ObjectId,
+    /// Offset and size.
+    place: (u64, u64),
     /// Until it is dropped.
     slice: Option<ShmSlice>,
 }
@@ -38,13 +53,9 @@ impl Drop for Pinned {
         // First, for once the node knows, someone of this process may be told to write there.
         self.slice = None;
         let mut state = self.core.lock();
-        let last = state.pins.alive.get(&self.object_id).is_some_and(|pin| pin.strong_count() == 0);
-        if last {
-            state.pins.alive.remove(&self.object_id);
-        }
         if state.check_open().is_ok() {
-            state.tell_node(&ToRaylet::ReleaseObject { object_id: self.object_id, count: 1 });
-            self.core.rouse_background(&state);
+            state.on_unread(self.object_id, self.place, now());
+            self.core.stir(&mut state);
         }
     }
 }
@@ -73,7 +84,23 @@ impl ReadyValue {
 pub(super) struct Pins {
     /// Objects that are read, as long as they are.
     alive: FxHashMap<ObjectId, Weak<Pinned>>,
+    /// Objects that are read no longer, but may be again.
+    idle: FxHashMap<ObjectId, Idle>,
     requests: FxHashMap<u64, PinRequest>,
+}
+
+/// A pin without a reader.
+#[derive(Debug)]
+struct Idle {
+    place: (u64, u64),
+    since: Instant,
+}
+
+impl Pins {
+    /// When [`State::release_idle_pins`] has something to do next.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.idle.values().map(|idle| idle.since + IDLE_FOR).min()
+    }
 }
 
 /// A request for objects of shared memory.
@@ -92,7 +119,7 @@ impl CoreWorker {
     /// Reads values that are all there, pinning those in shared memory.
     pub(super) fn read_values<'a>(
         self: &'a Arc<Self>,
-        state: MutexGuard<'a, State>,
+        mut state: MutexGuard<'a, State>,
         object_ids: &[ObjectId],
         owner_of: impl Fn(&State, ObjectId) -> Option<WorkerId>,
         timeout: Option<Duration>,
@@ -101,10 +128,7 @@ impl CoreWorker {
         let mut values: Vec<Option<ReadyValue>> = Vec::with_capacity(object_ids.len());
         let mut missing = Vec::new();
         for &object_id in object_ids {
-            values.push(match state.memory.get(object_id) {
-                Some(Value::Inline(bytes)) => Some(ReadyValue::Inline(bytes.clone())),
-                _ => state.pins.alive.get(&object_id).and_then(Weak::upgrade).map(ReadyValue::Pinned),
-            });
+            values.push(state.value_at_hand(self, object_id));
             if values.last().is_some_and(Option::is_none) {
                 missing.push((object_id, owner_of(&state, object_id)));
             }
@@ -145,7 +169,7 @@ impl CoreWorker {
         let asked = state.pins.requests.remove(&request).expect("it is removed here only");
         if !asked.missing.is_empty() {
             state.tell_node(&ToRaylet::CancelGet { request });
-            self.rouse_background(&state);
+            self.stir(&mut state);
         }
         let orphan = state.first_orphan(&asked.missing);
         let ended = self.refuse(&state, end, "an object of shared memory", timeout.unwrap_or_default());
@@ -156,9 +180,7 @@ impl CoreWorker {
         for (object_id, result) in asked.got {
             match result {
                 Ok((offset, size)) => {
-                    let slice = Some(self.region.slice(offset, size)?);
-                    let core = Arc::clone(self);
-                    pinned.insert(object_id, Arc::new(Pinned { core, object_id, slice }));
+                    pinned.insert(object_id, self.pinned(object_id, (offset, size))?);
                 }
                 Err(error) => failed = Some((object_id, store_failure(object_id, error))),
             }
@@ -172,6 +194,12 @@ impl CoreWorker {
             state.pins.alive.insert(object_id, Arc::downgrade(pin));
         }
         Ok(Ok(pinned))
+    }
+
+    /// Reads what the node has pinned there.
+    fn pinned(self: &Arc<Self>, object_id: ObjectId, place: (u64, u64)) -> RayResult<Arc<Pinned>> {
+        let slice = Some(self.region.slice(place.0, place.1)?);
+        Ok(Arc::new(Pinned { core: Arc::clone(self), object_id, place, slice }))
     }
 
     /// The values of arguments that lie in shared memory.
@@ -189,6 +217,56 @@ impl CoreWorker {
 }
 
 impl State {
+    /// A value that is here: a small one, or a large one that is pinned already.
+    pub(super) fn value_at_hand(
+        &mut self,
+        core: &Arc<CoreWorker>,
+        object_id: ObjectId,
+    ) -> Option<ReadyValue> {
+        match self.memory.get(object_id) {
+            Some(Value::Inline(bytes)) => return Some(ReadyValue::Inline(bytes.clone())),
+            Some(Value::Failed(_)) => return None,
+            Some(Value::Stored { .. }) | None => {}
+        }
+        if let Some(pinned) = self.pins.alive.get(&object_id).and_then(Weak::upgrade) {
+            return Some(ReadyValue::Pinned(pinned));
+        }
+        let idle = self.pins.idle.remove(&object_id)?;
+        // The node said once that something lies there, so it does.
+        let pinned = core.pinned(object_id, idle.place).expect("a pinned object is inside the memory");
+        self.pins.alive.insert(object_id, Arc::downgrade(&pinned));
+        Some(ReadyValue::Pinned(pinned))
+    }
+
+    /// A reader of an object is gone.
+    fn on_unread(&mut self, object_id: ObjectId, place: (u64, u64), since: Instant) {
+        let last = self.pins.alive.get(&object_id).is_some_and(|pin| pin.strong_count() == 0);
+        if last {
+            self.pins.alive.remove(&object_id);
+            if self.references.contains(object_id) && !self.pins.idle.contains_key(&object_id) {
+                self.pins.idle.insert(object_id, Idle { place, since });
+                return;
+            }
+        }
+        self.tell_node(&ToRaylet::ReleaseObject { object_id, count: 1 });
+    }
+
+    /// Gives back the pins that nobody has used for long enough.
+    pub(super) fn release_idle_pins(&mut self, now: Instant) {
+        let is_due = |idle: &Idle| now.saturating_duration_since(idle.since) >= IDLE_FOR;
+        let idle = self.pins.idle.iter().filter(|(_, idle)| is_due(idle));
+        for object_id in idle.map(|(&object_id, _)| object_id).collect::<Vec<_>>() {
+            self.release_idle_pin(object_id);
+        }
+    }
+
+    /// Gives back a pin that nobody uses, if there is one: this process refers to the object no more.
+    pub(super) fn release_idle_pin(&mut self, object_id: ObjectId) {
+        if self.pins.idle.remove(&object_id).is_some() {
+            self.tell_node(&ToRaylet::ReleaseObject { object_id, count: 1 });
+        }
+    }
+
     /// An object whose owner is dead: the node has dropped it, or is about to.
     fn first_orphan(&self, wanted: &[(ObjectId, Option<WorkerId>)]) -> Option<(ObjectId, Failure)> {
         wanted.iter().find_map(|&(object_id, owner)| {

@@ -1,14 +1,22 @@
 //! Who reads the sockets, and how a thread waits.
 //!
 //! ```text
-//!                 a thread waits, nobody polls            it stops waiting, another one waits
-//!  background  --------------------------------> poller ------------------------------> poller
-//!      ^                                            |
-//!      +--------------------------------------------+
-//!                    it stops waiting, nobody else waits
+//!          a thread waits, nobody polls            it stops waiting, another one waits
+//!  nobody -------------------------------> poller --------------------------------------> poller
+//!   ^  |                                    |  ^
+//!   |  |   it stops waiting, no other waits |  |  a thread waits
+//!   +--|------------------------------------+  |
+//!      |  nobody has read for a pulse          |
+//!      +----------------------------------> background
 //! ```
-//! The background thread waits for a set that holds the set of sockets; the poller takes that out of
-//! it while it polls. So neither costs the other a wake-up.
+//! The background thread waits for a set that holds the set of sockets, unless the sockets are taken
+//! out of it because some other thread reads them.
+//!
+//! A wake-up costs more than the work of a small task, so user threads do without: while anything
+//! happens, the background thread looks by itself once in a [`PULSE`] for what has fallen due, and
+//! whether somebody still reads. Only when nothing has happened for [`QUIET_AFTER`] does it sleep for
+//! longer, and then the next thing that happens wakes it ([`CoreWorker::stir`]). Threads that submit
+//! much read the sockets by themselves now and then ([`CoreWorker::read_between`]).
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +33,15 @@ use crate::memory_store::WaiterId;
 
 /// How long a thread sleeps that waits for the sockets alone.
 const LONG_SLEEP: Duration = Duration::from_secs(3600);
+
+/// Time between two looks of the background thread while anything happens.
+const PULSE: Duration = Duration::from_millis(1);
+
+/// How long after the last event the background thread goes on looking.
+const QUIET_AFTER: Duration = Duration::from_millis(20);
+
+/// Submissions between two readings of the sockets by the thread that submits.
+const SUBMISSIONS_PER_READ: u32 = 32;
 
 /// Whether a wait should end, asked now and then without any lock held.
 pub type Interrupted<'a> = &'a mut dyn FnMut() -> bool;
@@ -149,7 +166,6 @@ impl CoreWorker {
                 Ok(limit) => limit,
                 Err(end) => break end,
             };
-            self.rouse_background(&state);
             drop(state);
             let waited = self.sockets.wait(&mut ready, Some(limit));
             let interrupted = ready.is_empty() && (patience.interrupted)();
@@ -157,7 +173,10 @@ impl CoreWorker {
             if let Err(error) = waited {
                 state.close(RayError::io("cannot wait for sockets", error));
             }
-            state.on_ready(self, &ready);
+            if !ready.is_empty() {
+                state.on_ready(self, &ready);
+                self.stir(&mut state);
+            }
             if interrupted {
                 break End::Interrupted;
             }
@@ -167,15 +186,28 @@ impl CoreWorker {
         (state, Some(end))
     }
 
-    /// Lets the next who waits poll, or the background thread.
+    /// Reads the sockets once, without waiting, if nobody else does: for a thread that submits much
+    /// and would otherwise have the background thread woken for every few replies.
+    pub(super) fn read_between(&self, state: &mut State) {
+        state.submissions += 1;
+        if state.submissions < SUBMISSIONS_PER_READ || state.polling {
+            return;
+        }
+        state.submissions = 0;
+        self.arm(state, false);
+        state.was_read = true;
+        let mut ready = std::mem::take(&mut state.ready);
+        self.read_once(state, &mut ready);
+        state.ready = ready;
+    }
+
+    /// Lets the next who waits poll, or in time the background thread.
     pub(super) fn hand_over(&self, state: &mut State) {
         match state.waiters.iter().flatten().find(|waiter| waiter.parked) {
             Some(waiter) => waiter.condvar.notify_all(),
-            // The background thread takes over once what runs has run for a moment.
-            None if state.execution.has_work() => state.execution.look_soon(now()),
-            None => self.arm(state, true),
+            None => state.was_read = true,
         }
-        self.rouse_background(state);
+        self.stir(state);
     }
 
     /// Has the thread that reads the sockets look at what it waits for, which another one has changed.
@@ -183,11 +215,6 @@ impl CoreWorker {
         if state.polling {
             self.nudge.wake();
         }
-    }
-
-    /// Has the background thread read the sockets, though a task runs.
-    pub(super) fn take_over(&self, state: &mut State) {
-        self.arm(state, true);
     }
 
     fn arm(&self, state: &mut State, armed: bool) {
@@ -199,16 +226,11 @@ impl CoreWorker {
         }
     }
 
-    /// Makes sure that the background thread wakes in time for what falls due next.
-    pub(super) fn rouse_background(&self, state: &State) {
-        let Some(sleeps_until) = state.background_sleeps_until else { return };
-        let due = state.next_deadline();
-        let late = match (due, sleeps_until) {
-            (None, _) => false,
-            (Some(_), None) => true,
-            (Some(due), Some(until)) => due < until,
-        };
-        if late || !state.untold.is_empty() {
+    /// Something happened that the background thread has to look after: it does so within a pulse, and
+    /// is woken only if it sleeps for longer.
+    pub(super) fn stir(&self, state: &mut State) {
+        state.stirred = true;
+        if std::mem::take(&mut state.background_sleeps) {
             self.waker.wake();
         }
     }
@@ -216,24 +238,39 @@ impl CoreWorker {
     /// The background thread, from start to end.
     pub(super) fn run_background(&self, listening: &dyn Listening) {
         let mut ready = Vec::new();
+        let mut stirred_at = now();
         let mut state = self.lock();
         while state.check_open().is_ok() {
-            let sleep = state.next_deadline().map(|due| due.saturating_duration_since(now()));
-            state.background_sleeps_until = Some(sleep.map(|sleep| now() + sleep));
+            let now = now();
+            if std::mem::take(&mut state.stirred) {
+                stirred_at = now;
+            }
+            let quiet = now.saturating_duration_since(stirred_at) >= QUIET_AFTER;
+            // While armed, it hears of what comes. If nobody reads and it is not, a pulse is due.
+            state.background_sleeps = quiet && (state.armed || state.polling);
+            let sleep = if state.background_sleeps {
+                state.next_deadline().map(|due| due.saturating_duration_since(now))
+            } else {
+                Some(PULSE)
+            };
             drop(state);
             let waited = self.background.wait(&mut ready, sleep);
             state = self.lock();
-            state.background_sleeps_until = None;
+            state.background_sleeps = false;
             if let Err(error) = waited {
                 state.close(RayError::io("cannot wait for sockets", error));
             }
             if ready.iter().any(|ready| ready.token == WAKER_TOKEN) {
                 self.waker.reset();
             }
-            if !state.polling && ready.iter().any(|ready| ready.token == SOCKETS_TOKEN) {
-                self.read_once(&mut state, &mut ready);
+            if ready.iter().any(|ready| ready.token == SOCKETS_TOKEN) {
+                if !state.polling {
+                    self.read_once(&mut state, &mut ready);
+                }
+            } else if !std::mem::take(&mut state.was_read) && !state.polling {
+                self.arm(&mut state, true);
             }
-            state.tick(self, now());
+            state.tick(self, super::state::now());
             for untold in state.take_untold() {
                 match untold {
                     Untold::Notification(notification) => {
@@ -285,7 +322,7 @@ impl State {
 
     /// Writes what is queued, as far as the sockets take it.
     pub(super) fn flush(&mut self, core: &CoreWorker) {
-        self.flush_by = None;
+        self.unflushed = false;
         self.flush_link(core);
         self.flush_peers(core);
     }

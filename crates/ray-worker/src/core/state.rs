@@ -10,7 +10,7 @@ use ray_core::config::WorkerConfig;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, ChildTaskIds, FunctionId, JobId, NodeId, ObjectId, TaskId};
 use ray_link::message::{LinkMessage as _, ToRaylet};
-use ray_link::{Connection, Listener};
+use ray_link::{Connection, Listener, Readiness};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::actors::Actor;
@@ -29,9 +29,6 @@ use crate::task_table::TaskTable;
 
 /// Notifications that wait for the front end at most; what is more is dropped and counted.
 const MAX_UNTOLD: usize = 10_000;
-
-/// How long what was queued on a connection may stay unwritten while nobody waits for it.
-const FLUSH_AFTER: Duration = Duration::from_micros(200);
 
 /// Everything behind the lock.
 #[derive(Debug)]
@@ -72,6 +69,8 @@ pub(super) struct State {
     pub(super) answers: FxHashMap<u64, Answer>,
 
     pub(super) next_request: u64,
+    /// Room for the next message.
+    pub(super) message: Vec<u8>,
     /// Ids of the tasks and objects that this process makes outside of any task.
     pub(super) root_task: TaskId,
     pub(super) children: ChildTaskIds,
@@ -82,10 +81,18 @@ pub(super) struct State {
     pub(super) polling: bool,
     /// The background thread is told when the sockets are ready.
     pub(super) armed: bool,
-    /// When the background thread wakes by itself; `None` while it is awake or waits for ever.
-    pub(super) background_sleeps_until: Option<Option<Instant>>,
-    /// Something is queued and not written; by when it has to be.
-    pub(super) flush_by: Option<Instant>,
+    /// Some other thread has read the sockets since the background thread looked.
+    pub(super) was_read: bool,
+    /// Submissions since the sockets were read by the thread that submits.
+    pub(super) submissions: u32,
+    /// Room for what is ready, for that thread.
+    pub(super) ready: Vec<Readiness>,
+    /// The background thread sleeps until the next deadline that it knew of, and not just for a pulse.
+    pub(super) background_sleeps: bool,
+    /// Something has happened since the background thread looked.
+    pub(super) stirred: bool,
+    /// Something is queued and not written.
+    pub(super) unflushed: bool,
     pub(super) untold: VecDeque<Untold>,
     dropped_notifications: usize,
     closed: Option<Closed>,
@@ -171,14 +178,19 @@ impl State {
             warned: FxHashSet::default(),
             answers: FxHashMap::default(),
             next_request: 0,
+            message: Vec::new(),
             root_task,
             children: ChildTaskIds::new(root_task),
             next_put: 0,
             waiters: Vec::new(),
             polling: false,
             armed: true,
-            background_sleeps_until: None,
-            flush_by: None,
+            was_read: false,
+            submissions: 0,
+            ready: Vec::new(),
+            background_sleeps: false,
+            stirred: false,
+            unflushed: false,
             untold: VecDeque::new(),
             dropped_notifications: 0,
             closed: None,
@@ -229,11 +241,9 @@ impl State {
         }
     }
 
-    /// What is queued is written by the next who waits, or by the background thread in time.
-    pub(super) fn flush_soon(&mut self) {
-        if self.flush_by.is_none() {
-            self.flush_by = Some(now() + FLUSH_AFTER);
-        }
+    /// What is queued is written by the next who waits, or by the background thread at its next look.
+    pub(super) const fn flush_soon(&mut self) {
+        self.unflushed = true;
     }
 
     pub(super) fn notify(&mut self, notification: Notification) {
@@ -288,8 +298,9 @@ impl State {
         self.settle_crashes(core, now);
         self.watch_execution(core, now);
         self.resume_accepting(core, now);
+        self.release_idle_pins(now);
         self.settle(core);
-        if self.flush_by.is_some_and(|by| by <= now) {
+        if self.unflushed {
             self.flush(core);
         }
     }
@@ -297,9 +308,8 @@ impl State {
     /// When [`State::tick`] has something to do next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let crashes = self.crashes.iter().map(|crash| crash.give_up_at).min();
-        let (dispatch, look) = (self.dispatcher.next_deadline(), self.execution.next_look());
-        let ends = self.ends.next_deadline();
-        let deadlines = [dispatch, crashes, ends, self.flush_by, look, self.peers.accept_again];
+        let (dispatch, ends) = (self.dispatcher.next_deadline(), self.ends.next_deadline());
+        let deadlines = [dispatch, crashes, ends, self.peers.accept_again, self.pins.next_deadline()];
         deadlines.into_iter().flatten().min()
     }
 

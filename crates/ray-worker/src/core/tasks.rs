@@ -24,6 +24,9 @@ use crate::value::{Failure, Value};
 /// How long a lost call waits for the news what becomes of its actor.
 const ACTOR_NEWS_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Room for messages that is kept at most, in bytes.
+const KEPT_ROOM: usize = 64 * 1024;
+
 /// A call of a remote function.
 #[derive(Debug)]
 pub struct TaskRequest {
@@ -47,6 +50,31 @@ pub struct TaskRequest {
     pub retry_exceptions: bool,
 }
 
+/// The objects that a call makes; each has one handle, which is the caller's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Returns {
+    task_id: TaskId,
+    count: u32,
+}
+
+impl Returns {
+    /// How many there are.
+    pub const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The one at this place.
+    pub fn get(&self, index: u32) -> ObjectId {
+        ObjectId::for_return(self.task_id, u64::from(index))
+    }
+
+    /// All, in order.
+    pub fn iter(&self) -> impl Iterator<Item = ObjectId> + use<> {
+        let task_id = self.task_id;
+        (0..u64::from(self.count)).map(move |index| ObjectId::for_return(task_id, index))
+    }
+}
+
 /// A task that failed for good, whose error waits for the news of its cause.
 #[derive(Debug)]
 pub(super) struct Crash {
@@ -66,7 +94,7 @@ impl CoreWorker {
     ///
     /// # Errors
     /// If this process has left the cluster.
-    pub fn submit_task(&self, request: TaskRequest) -> RayResult<Vec<ObjectId>> {
+    pub fn submit_task(&self, request: TaskRequest) -> RayResult<Returns> {
         let mut state = self.lock();
         state.check_open()?;
         let class = state.dispatcher.class_of(&request.resources);
@@ -86,7 +114,8 @@ impl CoreWorker {
         };
         let returns = state.take_task(self, task_id, task);
         state.settle(self);
-        self.rouse_background(&state);
+        self.read_between(&mut state);
+        self.stir(&mut state);
         Ok(returns)
     }
 
@@ -110,15 +139,9 @@ impl CoreWorker {
 
 impl State {
     /// Notes a task and its objects, and sends it if it can be sent.
-    pub(super) fn take_task(
-        &mut self,
-        core: &CoreWorker,
-        task_id: TaskId,
-        task: PendingTask,
-    ) -> Vec<ObjectId> {
-        let returns: Vec<ObjectId> =
-            (0..u64::from(task.num_returns)).map(|index| ObjectId::for_return(task_id, index)).collect();
-        for &object_id in &returns {
+    pub(super) fn take_task(&mut self, core: &CoreWorker, task_id: TaskId, task: PendingTask) -> Returns {
+        let returns = Returns { task_id, count: task.num_returns };
+        for object_id in returns.iter() {
             self.references.add_owned(object_id);
             self.memory.expect(object_id);
         }
@@ -192,16 +215,15 @@ impl State {
         let Call::Function { function, .. } = &task.call else { return false };
         let function = Arc::clone(function);
         let Some(&at) = self.shared.leases.get(&lease_id) else { return false };
-        let message = match self.write_task(task_id, Target::Function(function.function_id)) {
-            Ok(message) => message,
-            Err(failure) => {
-                self.finish_task(core, task_id, Err(failure));
-                return false;
-            }
-        };
+        let mut message = std::mem::take(&mut self.message);
+        if let Err(failure) = self.write_task(task_id, Target::Function(function.function_id), &mut message) {
+            self.finish_task(core, task_id, Err(failure));
+            return false;
+        }
         if self.define_function(core, at, &function) {
             self.send(core, at, Kind::PushTask, |out| out.extend_from_slice(&message));
         }
+        self.keep_room(message);
         self.tasks.on_sent(task_id);
         if self.dispatcher.held(lease_id) == 1 {
             // The worker has nothing else to do.
@@ -210,11 +232,24 @@ impl State {
         true
     }
 
-    /// Writes a task for its worker: the header, then the arguments with their values.
+    /// Keeps an emptied buffer for the next message, unless it is large.
+    pub(super) fn keep_room(&mut self, mut message: Vec<u8>) {
+        if message.capacity() <= KEPT_ROOM {
+            message.clear();
+            self.message = message;
+        }
+    }
+
+    /// Appends a task for its worker: the header, then the arguments with their values.
     ///
     /// # Errors
     /// If an argument was lost after all were there, or they are too large together.
-    pub(super) fn write_task(&self, task_id: TaskId, target: Target<'_>) -> Result<Vec<u8>, Failure> {
+    pub(super) fn write_task(
+        &self,
+        task_id: TaskId,
+        target: Target<'_>,
+        message: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
         let unknown = || Failure::System(format!("task {task_id} is not pending"));
         let task = self.tasks.get(task_id).ok_or_else(unknown)?;
         let header = TaskHeader {
@@ -225,18 +260,17 @@ impl State {
             retriable: task.retries_left != 0,
             name: &task.name,
         };
-        let mut message = Vec::with_capacity(128 + task.args.len());
-        header.write(&mut message);
+        header.write(message);
         if task.dependencies.is_empty() {
             message.extend_from_slice(&task.args);
         } else {
             if let Some((_, failure)) = self.first_failure(&task.dependencies) {
                 return Err(failure);
             }
-            self.write_values(&task.args, &mut message);
+            self.write_values(&task.args, message);
         }
         let what = || format!("the arguments of {}", task.name);
-        check_size(message.len(), self.max_frame, what).map(|()| message)
+        check_size(message.len(), self.max_frame, what)
     }
 
     /// Appends arguments with references replaced by values.

@@ -255,7 +255,7 @@ impl Front {
             max_retries: call.retries,
             retry_exceptions: call.retry_exceptions,
         })?;
-        Ok(ids.into_iter().map(|id| Ref::made(&self.core, id)).collect())
+        Ok(ids.iter().map(|id| Ref::made(&self.core, id)).collect())
     }
 
     /// Makes an actor whose class is the call's function.
@@ -290,7 +290,7 @@ impl Front {
             num_returns: call.returns,
             max_retries: call.retries,
         };
-        Ref::made(&self.core, self.core.call_actor(request).unwrap().remove(0))
+        Ref::made(&self.core, self.core.call_actor(request).unwrap().get(0))
     }
 
     /// The values of these objects, not decoded, or the first failure.
@@ -344,8 +344,8 @@ impl Front {
         self.get_ready(object).map(|_| ()).unwrap_err()
     }
 
-    /// Which of these are ready, after waiting for so many.
-    pub(crate) fn wait(&self, refs: &[&Ref], count: usize, timeout: Duration) -> Vec<bool> {
+    /// The places of the first so many of these that are ready, after waiting for them.
+    pub(crate) fn wait(&self, refs: &[&Ref], count: usize, timeout: Duration) -> Vec<usize> {
         let ids: Vec<ObjectId> = refs.iter().map(|object| object.id).collect();
         self.core.wait(&ids, count, Some(timeout), &mut never).unwrap()
     }

@@ -6,6 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
 
+from ray_rust._internal import forget_membership, set_deferred
 from ray_rust.exceptions import RaySystemError
 
 if TYPE_CHECKING:
@@ -59,9 +60,11 @@ def defer(action: Callable[[], None]) -> None:
     enter then.
     """
     _on_next_call.append(action)
+    set_deferred(True)
 
 
 def _run_deferred() -> None:
+    set_deferred(False)  # first, for what is deferred meanwhile
     while _on_next_call:
         try:
             action = _on_next_call.pop(0)
@@ -102,6 +105,7 @@ def set_session(session: Optional[Session]) -> None:
     _core = session.core if session is not None else None
     if session is None:
         _on_next_call.clear()
+        set_deferred(False)
 
 
 def _forget_parent() -> None:
@@ -109,6 +113,7 @@ def _forget_parent() -> None:
     lock = threading.RLock()  # another thread of the parent may have held it
     if _session is not None:
         _inherited.append(_session)
+        forget_membership()
         set_session(None)
 
 

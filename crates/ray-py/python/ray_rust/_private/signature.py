@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any, Callable, Optional
 
+from ray_rust._internal import CallShape
+
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 # By number, which is how they are pickled.
 _KINDS = (
@@ -19,23 +21,12 @@ _KINDS = (
 class Signature:
     """The parameters of a function, or None inside if they are unknown, as of some built-in functions."""
 
-    __slots__ = ("_most", "_needed", "_signature", "_without_keywords")
+    __slots__ = ("_signature", "shape")
 
     def __init__(self, signature: Optional[inspect.Signature]) -> None:
         self._signature = signature
-        self._needed = 0
-        self._most: float = 0
-        # Whether counting is enough for calls without keywords.
-        self._without_keywords = signature is not None
-        for parameter in signature.parameters.values() if signature else ():
-            has_default = parameter.default is not inspect.Parameter.empty
-            if parameter.kind in _POSITIONAL:
-                self._most += 1
-                self._needed += not has_default
-            elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-                self._most = float("inf")
-            elif parameter.kind is inspect.Parameter.KEYWORD_ONLY and not has_default:
-                self._without_keywords = False
+        # What arguments are checked against first; None if any will do.
+        self.shape = CallShape(_described(signature)) if signature is not None else None
 
     @classmethod
     def of(cls, function: Callable[..., Any], *, skip_self: bool = False) -> Signature:
@@ -53,9 +44,7 @@ class Signature:
 
     def check(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """TypeError, worded for a call of `name`, if they do not fit."""
-        if not kwargs and self._without_keywords and self._needed <= len(args) <= self._most:
-            return
-        if self._signature is None:
+        if self._signature is None or (self.shape is not None and self.shape.fits(args, kwargs)):
             return
         try:
             self._signature.bind(*args, **kwargs)
@@ -66,8 +55,13 @@ class Signature:
         # Defaults and annotations may be unpicklable, and only their presence matters here.
         if self._signature is None:
             return (_rebuild, (None,))
-        parameters = self._signature.parameters.values()
-        return (_rebuild, ([(p.name, int(p.kind), p.default is not inspect.Parameter.empty) for p in parameters],))
+        return (_rebuild, (_described(self._signature),))
+
+
+def _described(signature: inspect.Signature) -> list[tuple[str, int, bool]]:
+    """Of each parameter its name, kind, and whether it has a default."""
+    parameters = signature.parameters.values()
+    return [(p.name, int(p.kind), p.default is not inspect.Parameter.empty) for p in parameters]
 
 
 def _rebuild(parameters: Optional[list[tuple[str, int, bool]]]) -> Signature:

@@ -1,0 +1,193 @@
+//! `get`, `put` and `wait` of the public interface: the ordinary call. Whatever is out of the ordinary,
+//! such as arguments that do not fit or a process that has not joined a cluster, goes to the Python
+//! function of the same name in `ray_rust._private.api`.
+
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyTuple};
+use ray_core::id::ObjectId;
+use ray_worker::CoreWorker;
+use rustc_hash::FxBuildHasher;
+
+use crate::args::store;
+use crate::codec::{EncodedValue, decode};
+use crate::error::{Signals, raise_failure};
+use crate::object_ref::{PyObjectRef, ready_core};
+
+/// The value of a reference, or the list of values of a list; waits until they are there.
+///
+/// Raises what the task raised, or GetTimeoutError after `timeout` seconds.
+#[pyfunction]
+#[pyo3(signature = (object_refs, *, timeout = None))]
+pub(crate) fn get<'py>(
+    object_refs: &Bound<'py, PyAny>,
+    timeout: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = object_refs.py();
+    if let (Some(core), None) = (ready_core(), timeout) {
+        if let Ok(reference) = object_refs.cast::<PyObjectRef>() {
+            let object_id = reference.get().check(&core)?;
+            return get_one(py, &core, object_id);
+        }
+        if let Ok(references) = object_refs.cast_exact::<PyList>()
+            && let Some(ids) = ids_of(&core, references)
+        {
+            return Ok(get_all(py, &core, &ids, None)?.into_any());
+        }
+    }
+    let options = PyDict::new(py);
+    options.set_item("timeout", timeout)?;
+    slow(py, "get")?.call((object_refs,), Some(&options))
+}
+
+/// Stores a value; tasks that get the reference, here and elsewhere, read it without a copy if it is
+/// large.
+#[pyfunction]
+pub(crate) fn put<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = value.py();
+    match ready_core() {
+        Some(core) if !value.is_instance_of::<PyObjectRef>() => {
+            Ok(Bound::new(py, store(py, &core, EncodedValue::new(value)?)?)?.into_any())
+        }
+        _ => slow(py, "put")?.call1((value,)),
+    }
+}
+
+/// Waits until `num_returns` of the references are ready, at most `timeout` seconds.
+///
+/// Returns those that are ready, at most `num_returns`, and the others, both in the order given.
+/// `timeout_ms` says the time in milliseconds instead.
+#[pyfunction]
+#[pyo3(signature = (object_refs, *, num_returns = None, timeout = None, fetch_local = None, timeout_ms = None),
+       text_signature = "(object_refs, *, num_returns=1, timeout=None, fetch_local=True, timeout_ms=None)")]
+pub(crate) fn wait<'py>(
+    object_refs: &Bound<'py, PyAny>,
+    num_returns: Option<&Bound<'py, PyAny>>,
+    timeout: Option<&Bound<'py, PyAny>>,
+    fetch_local: Option<&Bound<'py, PyAny>>,
+    timeout_ms: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = object_refs.py();
+    let count = match num_returns {
+        None => Some(1),
+        Some(count) => count.cast_exact::<PyInt>().ok().and_then(|count| count.extract::<usize>().ok()),
+    };
+    if let (Some(core), None, Some(count)) = (ready_core(), timeout_ms, count)
+        && let Ok(references) = object_refs.cast_exact::<PyList>()
+        && (1..=references.len()).contains(&count)
+        && let Some(timeout) = plain_timeout(timeout)
+        && let Some(ids) = ids_of(&core, references)
+        && all_different(&ids)
+    {
+        let mut signals = Signals::default();
+        let ready = match core.first_ready(&ids, count) {
+            Some(ready) => ready,
+            None => {
+                let waited = py.detach(|| core.wait(&ids, count, timeout, &mut || signals.check()));
+                signals.settle(py, waited)?
+            }
+        };
+        return Ok(split(references, &ready)?.into_any());
+    }
+    let options = PyDict::new(py);
+    for (name, value) in [
+        ("num_returns", num_returns),
+        ("timeout", timeout),
+        ("fetch_local", fetch_local),
+        ("timeout_ms", timeout_ms),
+    ] {
+        if let Some(value) = value {
+            options.set_item(name, value)?;
+        }
+    }
+    slow(py, "wait")?.call((object_refs,), Some(&options))
+}
+
+/// The values of these objects, or the exception of the first that has none.
+pub(crate) fn get_all<'py>(
+    py: Python<'py>,
+    core: &Arc<CoreWorker>,
+    ids: &[ObjectId],
+    timeout: Option<Duration>,
+) -> PyResult<Bound<'py, PyList>> {
+    let mut signals = Signals::default();
+    let result = py.detach(|| core.get(ids, timeout, &mut || signals.check()));
+    match signals.settle(py, result)? {
+        // What is pinned is released after the last decoding, for that takes the core's lock.
+        Ok(values) => {
+            let decoded = values.iter().map(|value| decode(py, value)).collect::<PyResult<Vec<_>>>()?;
+            PyList::new(py, decoded)
+        }
+        Err((object_id, failure)) => Err(raise_failure(py, object_id, failure)),
+    }
+}
+
+/// Those of `references` at these places, which are in order, and the others.
+pub(crate) fn split<'py>(references: &Bound<'py, PyList>, ready: &[usize]) -> PyResult<Bound<'py, PyTuple>> {
+    let py = references.py();
+    let first =
+        PyList::new(py, ready.iter().map(|&at| references.get_item(at)).collect::<PyResult<Vec<_>>>()?)?;
+    let rest = PyList::empty(py);
+    let mut from = 0;
+    for &at in ready {
+        append_slice(&rest, references, from, at)?;
+        from = at + 1;
+    }
+    append_slice(&rest, references, from, references.len())?;
+    (first, rest).into_pyobject(py)
+}
+
+/// Adds these items, as one piece.
+fn append_slice(to: &Bound<'_, PyList>, from: &Bound<'_, PyList>, low: usize, high: usize) -> PyResult<()> {
+    if low < high { to.set_slice(to.len(), to.len(), &from.get_slice(low, high)) } else { Ok(()) }
+}
+
+fn get_one<'py>(py: Python<'py>, core: &Arc<CoreWorker>, object_id: ObjectId) -> PyResult<Bound<'py, PyAny>> {
+    if let Some(value) = core.value_at_hand(object_id) {
+        return decode(py, &value);
+    }
+    get_all(py, core, &[object_id], None)?.get_item(0)
+}
+
+/// The objects of a list of references of this membership; None if something else is in it.
+fn ids_of(core: &Arc<CoreWorker>, references: &Bound<'_, PyList>) -> Option<Vec<ObjectId>> {
+    references.iter().map(|item| item.cast::<PyObjectRef>().ok()?.get().check(core).ok()).collect()
+}
+
+/// Whether no object stands there twice. A table of places, half full at most, open-addressed: for a
+/// loop around `wait`, which asks this of every reference each time, a general set is too slow.
+fn all_different(ids: &[ObjectId]) -> bool {
+    const FREE: u32 = u32::MAX;
+    let size = (ids.len() * 2).next_power_of_two();
+    let mut places = vec![FREE; size];
+    for (index, id) in ids.iter().enumerate() {
+        let mut at = FxBuildHasher.hash_one(id) as usize & (size - 1);
+        while places[at] != FREE {
+            if ids[places[at] as usize] == *id {
+                return false;
+            }
+            at = (at + 1) & (size - 1);
+        }
+        places[at] = index as u32;
+    }
+    true
+}
+
+/// A timeout that is none, or a number of seconds that can be waited for.
+fn plain_timeout(timeout: Option<&Bound<'_, PyAny>>) -> Option<Option<Duration>> {
+    let Some(timeout) = timeout else { return Some(None) };
+    let is_number = timeout.is_exact_instance_of::<PyFloat>() || timeout.is_exact_instance_of::<PyInt>();
+    let seconds = is_number.then(|| timeout.extract::<f64>().ok()).flatten()?;
+    Duration::try_from_secs_f64(seconds).ok().map(Some)
+}
+
+/// A function of `ray_rust._private.api`.
+fn slow<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let module = MODULE.get_or_try_init(py, || py.import("ray_rust._private.api").map(Bound::unbind))?;
+    module.bind(py).getattr(name)
+}

@@ -1,0 +1,267 @@
+//! The way of a call: what `.remote(...)` does once everything that does not change from call to call
+//! is known. Whatever is out of the ordinary goes to the Python class that inherits from these.
+
+use std::sync::{Arc, OnceLock};
+
+use pyo3::exceptions::{PyAttributeError, PyTypeError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString, PyTuple};
+use ray_core::id::ActorId;
+use ray_worker::core::{MethodRequest, TaskRequest};
+use ray_worker::peer_message::ExportedFunction;
+
+use crate::args::Args;
+use crate::error::raise;
+use crate::function::{PyExportedFunction, PyTaskOptions};
+use crate::id::PyActorId;
+use crate::object_ref::{adopt_all, ready_core};
+use crate::signature::PyCallShape;
+
+/// A remote function; `_submit(args, kwargs)` of the class that inherits from it is the slow way.
+#[pyclass(name = "RemoteCall", module = "ray_rust._internal", subclass, frozen)]
+#[derive(Default)]
+pub(crate) struct PyRemoteCall {
+    prepared: OnceLock<PreparedCall>,
+}
+
+struct PreparedCall {
+    shape: Option<Py<PyCallShape>>,
+    function: Arc<ExportedFunction>,
+    options: Py<PyTaskOptions>,
+}
+
+#[pymethods]
+impl PyRemoteCall {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self::default()
+    }
+
+    /// From now on calls need nothing but this. `shape` is None if any arguments will do.
+    fn _prepare(
+        &self,
+        shape: Option<Py<PyCallShape>>,
+        function: &PyExportedFunction,
+        options: Py<PyTaskOptions>,
+    ) {
+        let prepared = PreparedCall { shape, function: Arc::clone(&function.0), options };
+        // Another thread may have been faster, with the same.
+        let _ = self.prepared.set(prepared);
+    }
+
+    /// Submits a task. Returns a reference; None with num_returns=0, a list of references with more
+    /// than 1.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn remote<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        if let Some(prepared) = slf.get().prepared.get()
+            && let Some(core) = ready_core()
+            && fits(prepared.shape.as_ref(), args, kwargs)?
+            && let Some(args) = ordinary(Args::encode(&core, args, kwargs), py)?
+        {
+            let options = prepared.options.get();
+            let request = TaskRequest {
+                function: Arc::clone(&prepared.function),
+                resources: options.resources.clone(),
+                args: args.bytes,
+                dependencies: args.dependencies,
+                nested: args.nested,
+                num_returns: options.num_returns,
+                name: Arc::clone(&options.name),
+                max_retries: options.max_retries,
+                retry_exceptions: options.retry_exceptions,
+            };
+            let returns = core.submit_task(request).map_err(|error| raise(py, error))?;
+            return adopt_all(py, &core, returns);
+        }
+        slow_call(slf.as_any(), args, kwargs)
+    }
+}
+
+/// A method of actors of one class.
+#[pyclass(name = "MethodDescription", module = "ray_rust._internal", frozen)]
+pub(crate) struct PyMethodDescription {
+    name: Arc<str>,
+    task_name: Arc<str>,
+    shape: Option<Py<PyCallShape>>,
+    num_returns: u32,
+    /// None if it is the actor's own.
+    max_task_retries: Option<i64>,
+}
+
+#[pymethods]
+impl PyMethodDescription {
+    #[new]
+    fn new(
+        name: &str,
+        task_name: &str,
+        shape: Option<Py<PyCallShape>>,
+        num_returns: u32,
+        max_task_retries: Option<i64>,
+    ) -> Self {
+        Self { name: name.into(), task_name: task_name.into(), shape, num_returns, max_task_retries }
+    }
+}
+
+/// A handle to an actor, with its methods as attributes. `methods` maps their names to
+/// `MethodDescription`s; `method_class(handle, description)` makes what calls them.
+#[pyclass(name = "HandleCall", module = "ray_rust._internal", subclass, frozen)]
+pub(crate) struct PyHandleCall {
+    class_name: String,
+    methods: Py<PyDict>,
+    method_class: Py<PyAny>,
+}
+
+#[pymethods]
+impl PyHandleCall {
+    #[new]
+    fn new(class_name: String, methods: Py<PyDict>, method_class: Py<PyAny>) -> Self {
+        Self { class_name, methods, method_class }
+    }
+
+    fn __getattribute__<'py>(
+        slf: &Bound<'py, Self>,
+        name: &Bound<'py, PyString>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let handle = slf.get();
+        // What the handle has of its own begins with an underscore, and comes before methods.
+        let first = name.to_str().is_ok_and(|name| !name.starts_with('_'));
+        if first && let Some(description) = handle.methods.bind(py).get_item(name)? {
+            return handle.method_class.bind(py).call1((slf, description));
+        }
+        static PLAIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let plain = PLAIN.get_or_try_init(py, || {
+            Ok::<_, PyErr>(py.get_type::<PyAny>().getattr("__getattribute__")?.unbind())
+        })?;
+        match plain.bind(py).call1((slf, name)) {
+            Err(error) if error.is_instance_of::<PyAttributeError>(py) => {
+                match handle.methods.bind(py).get_item(name)? {
+                    Some(description) => handle.method_class.bind(py).call1((slf, description)),
+                    None if first => {
+                        let text = format!(
+                            "the actor class {} has no method {name:?} (attributes of an actor can be read by \
+                             its methods only)",
+                            handle.class_name
+                        );
+                        Err(PyAttributeError::new_err(text))
+                    }
+                    None => Err(error),
+                }
+            }
+            other => other,
+        }
+    }
+}
+
+/// A method of one actor; `_submit(args, kwargs)` of the class that inherits from it is the slow way.
+#[pyclass(name = "MethodCall", module = "ray_rust._internal", subclass, frozen)]
+pub(crate) struct PyMethodCall {
+    /// Keeps the actor alive until the call is made.
+    handle: Py<PyAny>,
+    description: Py<PyMethodDescription>,
+    actor_id: ActorId,
+    max_task_retries: i64,
+}
+
+#[pymethods]
+impl PyMethodCall {
+    #[new]
+    fn new(handle: &Bound<'_, PyAny>, description: Py<PyMethodDescription>) -> PyResult<Self> {
+        let py = handle.py();
+        let actor_id = handle.getattr(intern!(py, "_actor_id"))?.cast::<PyActorId>()?.get().0;
+        let max_task_retries = match description.get().max_task_retries {
+            Some(own) => own,
+            None => handle.getattr(intern!(py, "_max_task_retries"))?.extract()?,
+        };
+        Ok(Self { handle: handle.clone().unbind(), description, actor_id, max_task_retries })
+    }
+
+    #[getter]
+    fn _handle<'py>(&self, py: Python<'py>) -> Bound<'py, PyAny> {
+        self.handle.bind(py).clone()
+    }
+
+    #[getter]
+    fn _name(&self) -> &str {
+        &self.description.get().name
+    }
+
+    #[getter]
+    fn _task_name(&self) -> &str {
+        &self.description.get().task_name
+    }
+
+    #[getter]
+    fn _num_returns(&self) -> u32 {
+        self.description.get().num_returns
+    }
+
+    #[getter]
+    const fn _max_task_retries(&self) -> i64 {
+        self.max_task_retries
+    }
+
+    /// Calls it. Returns a reference; None with num_returns=0, a list of references with more than 1.
+    #[pyo3(signature = (*args, **kwargs))]
+    fn remote<'py>(
+        slf: &Bound<'py, Self>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (py, call) = (slf.py(), slf.get());
+        let description = call.description.get();
+        if let Some(core) = ready_core()
+            && fits(description.shape.as_ref(), args, kwargs)?
+            && let Some(args) = ordinary(Args::encode(&core, args, kwargs), py)?
+        {
+            let request = MethodRequest {
+                actor_id: call.actor_id,
+                method: Arc::clone(&description.name),
+                args: args.bytes,
+                dependencies: args.dependencies,
+                nested: args.nested,
+                num_returns: description.num_returns,
+                name: Arc::clone(&description.task_name),
+                max_retries: call.max_task_retries,
+            };
+            let returns = core.call_actor(request).map_err(|error| raise(py, error))?;
+            return adopt_all(py, &core, returns);
+        }
+        slow_call(slf.as_any(), args, kwargs)
+    }
+}
+
+fn fits(
+    shape: Option<&Py<PyCallShape>>,
+    args: &Bound<'_, PyTuple>,
+    kwargs: Option<&Bound<'_, PyDict>>,
+) -> PyResult<bool> {
+    shape.map_or(Ok(true), |shape| shape.get().fits(args, kwargs))
+}
+
+/// Encoded arguments, unless it takes the slow way to say what is wrong with them.
+fn ordinary(args: PyResult<Args>, py: Python<'_>) -> PyResult<Option<Args>> {
+    match args {
+        Ok(args) => Ok(Some(args)),
+        Err(error) if error.is_instance_of::<PyTypeError>(py) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn slow_call<'py>(
+    slf: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = slf.py();
+    let kwargs = kwargs.map_or_else(|| PyDict::new(py), Bound::clone);
+    slf.call_method1(intern!(py, "_submit"), (args, kwargs))
+}
