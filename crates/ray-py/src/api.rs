@@ -2,8 +2,8 @@
 //! such as arguments that do not fit or a process that has not joined a cluster, goes to the Python
 //! function of the same name in `ray_rust._private.api`.
 
-use std::hash::BuildHasher as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -11,7 +11,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyTuple};
 use ray_core::id::ObjectId;
 use ray_worker::CoreWorker;
-use rustc_hash::FxBuildHasher;
+use rustc_hash::FxHashSet;
 
 use crate::args::store;
 use crate::codec::{EncodedValue, decode};
@@ -80,13 +80,14 @@ pub(crate) fn wait<'py>(
         && let Ok(references) = object_refs.cast_exact::<PyList>()
         && (1..=references.len()).contains(&count)
         && let Some(timeout) = plain_timeout(timeout)
-        && let Some(ids) = ids_of(&core, references)
-        && all_different(&ids)
+        && are_different(&core, references)
     {
-        let mut signals = Signals::default();
-        let ready = match core.first_ready(&ids, count) {
+        let id = |at| references.get_item(at).ok()?.cast::<PyObjectRef>().ok().map(|item| item.get().id());
+        let ready = match core.first_ready((0..references.len()).map_while(id), count) {
             Some(ready) => ready,
             None => {
+                let ids: Vec<ObjectId> = (0..references.len()).map_while(id).collect();
+                let mut signals = Signals::default();
                 let waited = py.detach(|| core.wait(&ids, count, timeout, &mut || signals.check()));
                 signals.settle(py, waited)?
             }
@@ -158,23 +159,25 @@ fn ids_of(core: &Arc<CoreWorker>, references: &Bound<'_, PyList>) -> Option<Vec<
     references.iter().map(|item| item.cast::<PyObjectRef>().ok()?.get().check(core).ok()).collect()
 }
 
-/// Whether no object stands there twice. A table of places, half full at most, open-addressed: for a
-/// loop around `wait`, which asks this of every reference each time, a general set is too slow.
-fn all_different(ids: &[ObjectId]) -> bool {
-    const FREE: u32 = u32::MAX;
-    let size = (ids.len() * 2).next_power_of_two();
-    let mut places = vec![FREE; size];
-    for (index, id) in ids.iter().enumerate() {
-        let mut at = FxBuildHasher.hash_one(id) as usize & (size - 1);
-        while places[at] != FREE {
-            if ids[places[at] as usize] == *id {
-                return false;
-            }
-            at = (at + 1) & (size - 1);
+/// Whether all these are references of this membership, and no two of them to the same object.
+fn are_different(core: &Arc<CoreWorker>, references: &Bound<'_, PyList>) -> bool {
+    static LOOKS: AtomicU64 = AtomicU64::new(0);
+    let look = LOOKS.fetch_add(1, Ordering::Relaxed) + 1;
+    let mut has_copies = false;
+    // A loop around `wait` asks this of every reference each time: no look at its id if it can be avoided.
+    for item in references {
+        let Ok(reference) = item.cast::<PyObjectRef>() else { return false };
+        let reference = reference.get();
+        if !reference.belongs_to(core) || reference.meet_again(look) {
+            return false;
         }
-        places[at] = index as u32;
+        has_copies |= reference.is_copy();
     }
-    true
+    if !has_copies {
+        return true;
+    }
+    let ids = ids_of(core, references).unwrap_or_default();
+    ids.iter().collect::<FxHashSet<_>>().len() == references.len()
 }
 
 /// A timeout that is none, or a number of seconds that can be waited for.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
@@ -104,19 +104,38 @@ pub(crate) struct PyObjectRef {
     /// None for the nil reference, which counts nowhere.
     core: Option<Arc<CoreWorker>>,
     object_id: ObjectId,
+    /// It was read from bytes: others may refer to the same object.
+    is_copy: bool,
+    /// The last look at a list of references that met this one.
+    met_at: AtomicU64,
 }
 
 impl PyObjectRef {
-    /// Takes over a handle that the core has counted already.
+    fn new(core: Option<Arc<CoreWorker>>, object_id: ObjectId, is_copy: bool) -> Self {
+        Self { core, object_id, is_copy, met_at: AtomicU64::new(0) }
+    }
+
+    /// Takes over a handle that the core has counted already, the first one of a new object.
     pub(crate) fn adopt(core: &Arc<CoreWorker>, object_id: ObjectId) -> Self {
-        Self { core: Some(Arc::clone(core)), object_id }
+        Self::new(Some(Arc::clone(core)), object_id, false)
+    }
+
+    /// Whether others may refer to the same object.
+    pub(crate) const fn is_copy(&self) -> bool {
+        self.is_copy
+    }
+
+    /// Notes that the look of this number has met this reference. Returns whether it had before.
+    pub(crate) fn meet_again(&self, look: u64) -> bool {
+        // Relaxed: nothing else is published by it, and each look has a number of its own.
+        self.met_at.swap(look, Ordering::Relaxed) == look
     }
 
     /// A reference that came from elsewhere.
     pub(crate) fn from_elsewhere(object_id: ObjectId, owner: Owner) -> PyResult<Self> {
         let core = current()?;
         core.add_reference(object_id, owner);
-        Ok(Self { core: Some(core), object_id })
+        Ok(Self::new(Some(core), object_id, true))
     }
 
     pub(crate) const fn id(&self) -> ObjectId {
@@ -129,6 +148,11 @@ impl PyObjectRef {
             Some(core) => Ok((self.object_id, core.owner_of(self.object_id))),
             None => Err(PyTypeError::new_err("the nil ObjectRef refers to nothing and cannot be sent")),
         }
+    }
+
+    /// Whether it is of this membership.
+    pub(crate) fn belongs_to(&self, core: &Arc<CoreWorker>) -> bool {
+        self.core.as_ref().is_some_and(|own| Arc::ptr_eq(own, core))
     }
 
     /// Refuses a reference that is not of this membership: one kept over `shutdown`.
@@ -148,7 +172,7 @@ impl PyObjectRef {
 impl PyObjectRef {
     #[classmethod]
     fn nil(_class: &Bound<'_, PyType>) -> Self {
-        Self { core: None, object_id: ObjectId::nil() }
+        Self::new(None, ObjectId::nil(), true)
     }
 
     #[classmethod]

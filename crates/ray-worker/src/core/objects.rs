@@ -206,7 +206,11 @@ impl CoreWorker {
 
     /// The places of the first `num_returns` objects that have a value or failed, in order, if so many
     /// have by now.
-    pub fn first_ready(&self, object_ids: &[ObjectId], num_returns: usize) -> Option<Vec<usize>> {
+    pub fn first_ready(
+        &self,
+        object_ids: impl Iterator<Item = ObjectId>,
+        num_returns: usize,
+    ) -> Option<Vec<usize>> {
         let state = self.lock();
         state.check_open().ok()?;
         let ready = state.first_ready(object_ids, num_returns);
@@ -250,7 +254,7 @@ impl CoreWorker {
         } else {
             self.stir(&mut state);
         }
-        Ok(state.first_ready(object_ids, num_returns))
+        Ok(state.first_ready(object_ids.iter().copied(), num_returns))
     }
 
     /// Adds a handle to an object that came as a reference, in an argument or a value.
@@ -388,9 +392,9 @@ impl State {
     }
 
     /// The places of objects that have a value or failed, the first `most` of them.
-    fn first_ready(&self, object_ids: &[ObjectId], most: usize) -> Vec<usize> {
-        let is_ready = |&(_, object_id): &(usize, &ObjectId)| self.memory.get(*object_id).is_some();
-        object_ids.iter().enumerate().filter(is_ready).map(|(at, _)| at).take(most).collect()
+    fn first_ready(&self, object_ids: impl Iterator<Item = ObjectId>, most: usize) -> Vec<usize> {
+        let is_ready = |&(_, object_id): &(usize, ObjectId)| self.memory.get(object_id).is_some();
+        object_ids.enumerate().filter(is_ready).map(|(at, _)| at).take(most).collect()
     }
 
     pub(super) fn first_failure(&self, object_ids: &[ObjectId]) -> Option<(ObjectId, Failure)> {
