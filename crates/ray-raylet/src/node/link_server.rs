@@ -46,6 +46,8 @@ const MAX_FRAME_BYTES: usize = 512 << 20;
 const MAX_QUEUED_BYTES: usize = 1 << 30;
 /// What workers printed is dropped for a driver that lets more than this wait, in bytes.
 const MAX_QUEUED_LOG_BYTES: usize = 16 << 20;
+/// How long after a change the node tells what is free.
+const USAGE_DELAY: Duration = Duration::from_millis(5);
 /// How long something that found a channel full waits before it is tried again.
 const RETRY: Duration = Duration::from_millis(5);
 /// How long nobody is accepted after the process ran out of descriptors.
@@ -582,11 +584,12 @@ impl LinkServer {
         self.reports.push_back(report);
     }
 
-    /// Tells what is free when that has changed: at once, but not more often than the interval.
+    /// Tells what is free when that has changed: in a moment, for who waits for a lease comes first, and
+    /// not more often than the interval.
     fn publish_usage(&mut self, now: Instant) {
         if self.parts.machine.take_changed() && self.usage_due.is_none() {
             let earliest = self.usage_sent.map(|sent| sent + self.parts.report_interval);
-            self.usage_due = Some(earliest.unwrap_or(now).max(now));
+            self.usage_due = Some(earliest.unwrap_or(now).max(now + USAGE_DELAY));
         }
         if self.usage_due.is_some_and(|due| due <= now) {
             self.usage_due = None;

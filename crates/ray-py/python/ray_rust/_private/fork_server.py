@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _READ_BYTES = 65536
+_IMPORT_AFTER_MS = 500
 
 
 def serve(connection: socket.socket) -> None:
@@ -46,7 +47,6 @@ def serve(connection: socket.socket) -> None:
 
 def _preimport() -> None:
     """What every worker needs, and nothing that starts a thread."""
-    import asyncio  # noqa: F401
     import faulthandler  # noqa: F401
     import inspect  # noqa: F401
     import logging  # noqa: F401
@@ -59,11 +59,21 @@ def _preimport() -> None:
     from ray_rust._private import default_worker, serialization, signature  # noqa: F401
 
 
+def _preimport_more() -> None:
+    """What many workers need, but takes too long for the first ones to wait for."""
+    import asyncio  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
 class _ForkServer:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._input = b""
         self._children: set[int] = set()
+        # When to import what is not urgent, in milliseconds from the last event; None if that is done.
+        self._import_after: Optional[int] = _IMPORT_AFTER_MS
         # A child's end writes a byte here, which ends the wait.
         self._wakeup, self._wakeup_writer = os.pipe()
         os.set_blocking(self._wakeup, False)
@@ -81,7 +91,11 @@ class _ForkServer:
         try:
             connected = True
             while connected:
-                for descriptor, _ in poll.poll():
+                ready = poll.poll(self._import_after)
+                if not ready and self._import_after is not None:
+                    self._import_after = None
+                    _preimport_more()
+                for descriptor, _ in ready:
                     if descriptor == self._wakeup:
                         self._drain_wakeup()
                     else:
