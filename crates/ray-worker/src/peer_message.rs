@@ -174,6 +174,16 @@ impl<'a> TaskHeader<'a> {
         put_bytes(out, self.name.as_bytes());
     }
 
+    /// Cuts a whole task into its header and its arguments, which are for [`read_args`].
+    ///
+    /// # Errors
+    /// If the header is damaged.
+    pub fn split(task: &'a [u8]) -> RayResult<(Self, &'a [u8])> {
+        let mut fields = Fields::new(task);
+        let header = Self::read(&mut fields)?;
+        Ok((header, fields.rest()))
+    }
+
     /// Reads the header off the front of a task; what remains are its arguments.
     ///
     /// # Errors
@@ -463,9 +473,9 @@ mod tests {
             for arg in &args {
                 write_arg(&mut bytes, arg.keyword, &arg.value);
             }
-            let mut fields = Fields::new(&bytes);
-            assert_eq!(TaskHeader::read(&mut fields).unwrap(), header);
-            assert_eq!(read_args(fields.rest()).unwrap(), args);
+            let (read, rest) = TaskHeader::split(&bytes).unwrap();
+            assert_eq!(read, header);
+            assert_eq!(read_args(rest).unwrap(), args);
         }
     }
 
@@ -523,7 +533,7 @@ mod tests {
         fn no_bytes_make_reading_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = TaskReply::read(&bytes);
             let _ = read_args(&bytes);
-            let _ = TaskHeader::read(&mut Fields::new(&bytes));
+            let _ = TaskHeader::split(&bytes);
         }
 
         #[test]
