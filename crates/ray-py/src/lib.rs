@@ -42,4 +42,8 @@ mod _internal {
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name that Python expects")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// Whether figures of this build mean something.
+    #[pymodule_export]
+    const OPTIMIZED: bool = !cfg!(debug_assertions);
 }

@@ -6,6 +6,8 @@ from typing import Any, Optional, Protocol, Union, final, type_check_only
 from typing_extensions import Self, disjoint_base
 
 __version__: str
+OPTIMIZED: bool
+"""Whether the build is an optimized one, so that times mean something."""
 
 @type_check_only
 class BaseID:

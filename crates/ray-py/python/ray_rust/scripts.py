@@ -1,4 +1,4 @@
-"""The command `ray-rust`: start, stop and look at clusters from a shell."""
+"""The command `ray-rust`: start, stop and look at clusters from a shell, and measure on one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ray-rust", description="Start, stop and look at clusters.")
+    parser = argparse.ArgumentParser(prog="ray-rust", description="Start, stop, look at and measure clusters.")
     parser.add_argument("--version", action="version", version=f"ray-rust {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -59,7 +59,37 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--address", metavar="HOST:PORT", help="of the cluster (default: the one started by hand)")
     _add_temp_dir(status)
     status.set_defaults(run=_status)
+
+    measure = commands.add_parser(
+        "microbenchmark", help="measure rates of small tasks, calls and objects on this machine"
+    )
+    measure.add_argument(
+        "--only", default="", metavar="NAMES", help="workloads, or parts of their names, with commas between"
+    )
+    measure.add_argument("--list", action="store_true", help="list the workloads")
+    measure.add_argument("--seconds", type=_positive, default=2.0, metavar="S", help="length of a window (default: 2)")
+    measure.add_argument("--rounds", type=_at_least_one, default=4, metavar="N", help="windows for each (default: 4)")
+    measure.add_argument("--num-cpus", type=_at_least_one, metavar="N", help="processors to use (default: all)")
+    measure.add_argument("--json", metavar="FILE", help="write the figures there too")
+    _add_temp_dir(measure)
+    measure.set_defaults(run=_microbenchmark)
     return parser
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"has to be a positive number, is {text!r}")
+    return value
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"has to be a whole number from 1 on, is {text!r}")
+    return int(text)
 
 
 def _add_temp_dir(parser: argparse.ArgumentParser) -> None:
@@ -157,6 +187,17 @@ def _describe(address: str, members: list[dict[str, Any]], total: dict[str, floa
         used = total[name] - available.get(name, 0.0)
         lines.append(f"  {_amount(name, used)} of {_amount(name, total[name])} {name}")
     return "\n".join(lines)
+
+
+def _microbenchmark(options: argparse.Namespace) -> int:
+    from ray_rust._private import microbenchmark
+
+    chosen = microbenchmark.choose(options.only)
+    if options.list:
+        print("\n".join(chosen))
+        return 0
+    settings = microbenchmark.Settings(options.seconds, options.rounds, options.num_cpus, options.temp_dir)
+    return 0 if microbenchmark.run(chosen, settings, lambda line: print(line, flush=True), options.json) else 1
 
 
 _GIB = 1 << 30
