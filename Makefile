@@ -39,8 +39,8 @@ lint-rust: $(VENV)/ready ## Check formatting and lints of the Rust code
 
 lint-python: build $(VENV)/lint-ready ## Check formatting, lints, types and stubs of the Python code
 	cd $(PY) && ruff check . && ruff format --check .
-	ruff check --config $(PY)/pyproject.toml examples .ci
-	ruff format --config $(PY)/pyproject.toml --check examples .ci
+	ruff check --config $(PY)/pyproject.toml benchmarks examples .ci
+	ruff format --config $(PY)/pyproject.toml --check benchmarks examples .ci
 	cd $(PY) && mypy
 	cd $(PY) && python -m mypy.stubtest ray_rust._internal --mypy-config-file pyproject.toml --allowlist stubtest-allowlist.txt
 
