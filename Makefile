@@ -1,7 +1,7 @@
 # Everything that is needed beyond Rust, Python with venv, a C linker and make is installed into .venv and target.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python lint lint-rust lint-python lint-dependencies build clean
+.PHONY: help demo test test-rust test-python lint lint-rust lint-python lint-dependencies build bench clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,6 +30,11 @@ test-python: build ## Run the tests of the Python package, with real processes
 
 build: $(VENV)/ready ## Build the Python package for development into .venv
 	maturin develop --quiet -m $(PY)/Cargo.toml
+
+bench: $(VENV)/ready ## Build with optimisation and measure: machines of the core first, then tasks, calls and objects
+	maturin develop --release --quiet -m $(PY)/Cargo.toml
+	cargo bench --bench '*'
+	ray-rust microbenchmark
 
 lint: lint-rust lint-python lint-dependencies ## Check formatting, lints, types, and the dependencies' licences
 
