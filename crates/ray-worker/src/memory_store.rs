@@ -1,9 +1,14 @@
 //! The values that this process knows, and who waits for those that it does not know yet.
 //!
 //! ```text
-//!   expect            set
-//!  --------> Pending -----> Ready ---> removed with the last reference
+//!   expect, wait           set
+//!  -------------> Pending -----> Ready ---> removed with the last reference
+//!       \-----------------------^
+//!               set
 //! ```
+//! An object that nobody waits for yet need not be here before it has its value.
+
+use std::collections::hash_map::Entry;
 
 use ray_core::id::{ObjectId, WorkerId};
 use rustc_hash::FxHashMap;
@@ -13,15 +18,14 @@ use crate::value::Value;
 /// A thread of this process that waits; the shell's number for it.
 pub type WaiterId = usize;
 
+/// Small, for a process may keep millions.
 #[derive(Debug)]
 enum Slot {
-    Pending {
-        threads: Vec<WaiterId>,
-        /// Borrowers that asked for the value.
-        peers: Vec<WorkerId>,
-    },
+    Pending(Box<Told>),
     Ready(Value),
 }
+
+const _: () = assert!(size_of::<Slot>() <= 40, "a slot is kept for every object");
 
 /// Who has to be told of a value.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -41,27 +45,40 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// Notes an object whose value will come. One that is known already is left as it is.
     pub fn expect(&mut self, object_id: ObjectId) {
-        let pending = || Slot::Pending { threads: Vec::new(), peers: Vec::new() };
-        self.slots.entry(object_id).or_insert_with(pending);
+        self.pending(object_id);
     }
 
     /// Sets a value. The first one counts; who waited for it is returned.
     pub fn set(&mut self, object_id: ObjectId, value: Value) -> Told {
-        match self.slots.insert(object_id, Slot::Ready(value)) {
-            Some(Slot::Pending { threads, peers }) => Told { threads, peers },
-            Some(first @ Slot::Ready(_)) => {
-                self.slots.insert(object_id, first);
+        match self.slots.entry(object_id) {
+            Entry::Vacant(entry) => {
+                entry.insert(Slot::Ready(value));
                 Told::default()
             }
-            None => Told::default(),
+            Entry::Occupied(mut entry) => match entry.get_mut() {
+                Slot::Pending(told) => {
+                    let told = std::mem::take(&mut **told);
+                    entry.insert(Slot::Ready(value));
+                    told
+                }
+                Slot::Ready(_) => Told::default(),
+            },
         }
     }
 
     /// Sets a value though there is one: a copy was lost, or was found elsewhere.
     pub fn replace(&mut self, object_id: ObjectId, value: Value) -> Told {
         match self.slots.insert(object_id, Slot::Ready(value)) {
-            Some(Slot::Pending { threads, peers }) => Told { threads, peers },
+            Some(Slot::Pending(told)) => *told,
             Some(Slot::Ready(_)) | None => Told::default(),
+        }
+    }
+
+    /// Who waits for an object, which is noted if it is not known; `None` if it has a value.
+    fn pending(&mut self, object_id: ObjectId) -> Option<&mut Told> {
+        match self.slots.entry(object_id).or_insert_with(|| Slot::Pending(Box::default())) {
+            Slot::Pending(told) => Some(told),
+            Slot::Ready(_) => None,
         }
     }
 
@@ -69,7 +86,7 @@ impl MemoryStore {
     pub fn get(&self, object_id: ObjectId) -> Option<&Value> {
         match self.slots.get(&object_id)? {
             Slot::Ready(value) => Some(value),
-            Slot::Pending { .. } => None,
+            Slot::Pending(_) => None,
         }
     }
 
@@ -78,35 +95,24 @@ impl MemoryStore {
         self.slots.contains_key(&object_id)
     }
 
-    /// Tells `waiter` when there is a value. Returns false if there is one, or the object is unknown.
+    /// Tells `waiter` when there is a value. Returns false if there is one.
     pub fn wait(&mut self, object_id: ObjectId, waiter: WaiterId) -> bool {
-        match self.slots.get_mut(&object_id) {
-            Some(Slot::Pending { threads, .. }) => {
-                threads.push(waiter);
-                true
-            }
-            Some(Slot::Ready(_)) | None => false,
-        }
+        self.pending(object_id).map(|told| told.threads.push(waiter)).is_some()
     }
 
-    /// Tells this borrower when there is a value. Returns false if there is one, or the object is
-    /// unknown.
+    /// Tells this borrower when there is a value. Returns false if there is one.
     pub fn wait_as_peer(&mut self, object_id: ObjectId, peer: WorkerId) -> bool {
-        match self.slots.get_mut(&object_id) {
-            Some(Slot::Pending { peers, .. }) => {
-                if !peers.contains(&peer) {
-                    peers.push(peer);
-                }
-                true
-            }
-            Some(Slot::Ready(_)) | None => false,
+        let Some(told) = self.pending(object_id) else { return false };
+        if !told.peers.contains(&peer) {
+            told.peers.push(peer);
         }
+        true
     }
 
     /// The waiter is gone: nobody needs to tell it.
     pub fn forget_waiter(&mut self, object_id: ObjectId, waiter: WaiterId) {
-        if let Some(Slot::Pending { threads, .. }) = self.slots.get_mut(&object_id) {
-            threads.retain(|&other| other != waiter);
+        if let Some(Slot::Pending(told)) = self.slots.get_mut(&object_id) {
+            told.threads.retain(|&other| other != waiter);
         }
     }
 
@@ -114,7 +120,7 @@ impl MemoryStore {
     pub fn remove(&mut self, object_id: ObjectId) -> (Option<Value>, Told) {
         match self.slots.remove(&object_id) {
             Some(Slot::Ready(value)) => (Some(value), Told::default()),
-            Some(Slot::Pending { threads, peers }) => (None, Told { threads, peers }),
+            Some(Slot::Pending(told)) => (None, *told),
             None => (None, Told::default()),
         }
     }
@@ -133,7 +139,7 @@ impl MemoryStore {
     pub fn inline_bytes(&self) -> usize {
         let size = |slot: &Slot| match slot {
             Slot::Ready(Value::Inline(bytes)) => bytes.len(),
-            Slot::Ready(Value::Stored { .. } | Value::Failed(_)) | Slot::Pending { .. } => 0,
+            Slot::Ready(Value::Stored { .. } | Value::Failed(_)) | Slot::Pending(_) => 0,
         };
         self.slots.values().map(size).sum()
     }
@@ -153,9 +159,8 @@ mod tests {
     #[test]
     fn whoever_waits_is_told_once() {
         let (mut store, object_id) = (MemoryStore::default(), ObjectId::for_return(TaskId::nil(), 0));
-        assert!(!store.wait(object_id, 1), "an unknown object is not waited for");
-        store.expect(object_id);
         assert!(store.wait(object_id, 1));
+        store.expect(object_id);
         assert!(store.wait(object_id, 2));
         store.forget_waiter(object_id, 1);
         let peer = WorkerId::random();

@@ -59,37 +59,48 @@ pub enum Effect {
     },
 }
 
+/// Small, for a process may have millions; what few of them need stands in tables of its own.
 #[derive(Debug)]
 struct Entry {
     side: Side,
     local: u32,
     submitted: u32,
     contained_in: u32,
-    /// Objects to which this object's value refers; each counts this entry in `contained_in`.
-    contains: Vec<ObjectId>,
+    /// It has borrowers in [`ReferenceCounter::grants`].
+    is_granted: bool,
+    /// Its value refers to others in [`ReferenceCounter::contains`].
+    has_contained: bool,
 }
+
+const _: () = assert!(size_of::<Entry>() <= 24, "an entry is kept for every object");
 
 #[derive(Debug)]
 enum Side {
-    Owned {
-        /// Grants by borrower. Rarely more than a few.
-        borrowers: Vec<(WorkerId, u32)>,
-    },
-    Borrowed {
-        owner: Owner,
-        /// Grants received.
-        grants: u32,
-    },
+    Owned,
+    Borrowed(Box<Borrowed>),
+}
+
+#[derive(Debug)]
+struct Borrowed {
+    owner: Owner,
+    /// Grants received.
+    grants: u32,
 }
 
 impl Entry {
     const fn new(side: Side) -> Self {
-        Self { side, local: 0, submitted: 0, contained_in: 0, contains: Vec::new() }
+        Self { side, local: 0, submitted: 0, contained_in: 0, is_granted: false, has_contained: false }
     }
 
-    fn is_in_use(&self) -> bool {
-        let granted = matches!(&self.side, Side::Owned { borrowers } if !borrowers.is_empty());
-        self.local > 0 || self.submitted > 0 || self.contained_in > 0 || granted
+    const fn is_in_use(&self) -> bool {
+        self.local > 0 || self.submitted > 0 || self.contained_in > 0 || self.is_granted
+    }
+
+    fn borrowed(&mut self) -> Option<&mut Borrowed> {
+        match &mut self.side {
+            Side::Borrowed(borrowed) => Some(borrowed),
+            Side::Owned => None,
+        }
     }
 }
 
@@ -97,6 +108,10 @@ impl Entry {
 #[derive(Debug)]
 pub struct ReferenceCounter {
     entries: FxHashMap<ObjectId, Entry>,
+    /// Grants of objects that this process owns, by borrower. Rarely more than a few.
+    grants: FxHashMap<ObjectId, Vec<(WorkerId, u32)>>,
+    /// Objects to which an object's value refers; each counts that in `contained_in`.
+    contains: FxHashMap<ObjectId, Vec<ObjectId>>,
     dead: FxHashSet<WorkerId>,
     /// The same, oldest first.
     dead_in_order: VecDeque<WorkerId>,
@@ -111,23 +126,28 @@ impl Default for ReferenceCounter {
 impl ReferenceCounter {
     /// No references.
     pub fn new() -> Self {
-        Self { entries: FxHashMap::default(), dead: FxHashSet::default(), dead_in_order: VecDeque::new() }
+        Self {
+            entries: FxHashMap::default(),
+            grants: FxHashMap::default(),
+            contains: FxHashMap::default(),
+            dead: FxHashSet::default(),
+            dead_in_order: VecDeque::new(),
+        }
     }
 
     /// Notes an object that this process owns, with one handle. Noting it again adds a handle.
     pub fn add_owned(&mut self, object_id: ObjectId) {
-        let side = || Side::Owned { borrowers: Vec::new() };
-        self.entries.entry(object_id).or_insert_with(|| Entry::new(side())).local += 1;
+        self.entries.entry(object_id).or_insert_with(|| Entry::new(Side::Owned)).local += 1;
     }
 
     /// Notes a reference that came from elsewhere, together with `grants` of its owner, with one
     /// handle. If this process owns the object, the handle alone counts.
     pub fn add_borrowed(&mut self, object_id: ObjectId, owner: Owner, grants: u32) {
-        let entry =
-            self.entries.entry(object_id).or_insert_with(|| Entry::new(Side::Borrowed { owner, grants: 0 }));
+        let side = || Side::Borrowed(Box::new(Borrowed { owner, grants: 0 }));
+        let entry = self.entries.entry(object_id).or_insert_with(|| Entry::new(side()));
         entry.local += 1;
-        if let Side::Borrowed { grants: received, .. } = &mut entry.side {
-            *received += grants;
+        if let Some(borrowed) = entry.borrowed() {
+            borrowed.grants += grants;
         }
     }
 
@@ -158,29 +178,33 @@ impl ReferenceCounter {
     /// as `outer` is. Only the first list counts, as a value does not change.
     pub fn set_contained(&mut self, outer: ObjectId, inner: Vec<ObjectId>) {
         match self.entries.get_mut(&outer) {
-            Some(entry) if entry.contains.is_empty() => entry.contains.clone_from(&inner),
+            Some(entry) if !entry.has_contained && !inner.is_empty() => entry.has_contained = true,
             Some(_) | None => return,
         }
-        for object_id in inner {
-            if let Some(entry) = self.entries.get_mut(&object_id) {
+        for object_id in &inner {
+            if let Some(entry) = self.entries.get_mut(object_id) {
                 entry.contained_in += 1;
             }
         }
+        self.contains.insert(outer, inner);
     }
 
     /// The objects to which the value of `outer` refers, as far as known.
     pub fn contained(&self, outer: ObjectId) -> &[ObjectId] {
-        self.entries.get(&outer).map_or(&[], |entry| &entry.contains)
+        self.contains.get(&outer).map_or(&[], Vec::as_slice)
     }
 
     /// As owner, promises `borrower` to keep the object. Returns false if it is not there to keep.
     pub fn grant(&mut self, object_id: ObjectId, borrower: WorkerId) -> bool {
-        let Some(Entry { side: Side::Owned { borrowers }, .. }) = self.entries.get_mut(&object_id) else {
+        let Some(entry) = self.entries.get_mut(&object_id) else { return false };
+        if entry.borrowed().is_some() {
             return false;
-        };
+        }
         if self.dead.contains(&borrower) {
             return true;
         }
+        entry.is_granted = true;
+        let borrowers = self.grants.entry(object_id).or_default();
         match borrowers.iter_mut().find(|(known, _)| *known == borrower) {
             Some((_, grants)) => *grants += 1,
             None => borrowers.push((borrower, 1)),
@@ -190,11 +214,8 @@ impl ReferenceCounter {
 
     /// As borrower, has received a grant that it asked for.
     pub fn add_grant(&mut self, object_id: ObjectId) -> bool {
-        let Some(Entry { side: Side::Borrowed { grants, .. }, .. }) = self.entries.get_mut(&object_id) else {
-            return false;
-        };
-        *grants += 1;
-        true
+        let borrowed = self.entries.get_mut(&object_id).and_then(Entry::borrowed);
+        borrowed.map(|borrowed| borrowed.grants += 1).is_some()
     }
 
     /// As owner, gets grants back.
@@ -205,11 +226,22 @@ impl ReferenceCounter {
         returned: u32,
         out: &mut Vec<Effect>,
     ) {
-        if let Some(Entry { side: Side::Owned { borrowers }, .. }) = self.entries.get_mut(&object_id) {
+        if let Some(borrowers) = self.grants.get_mut(&object_id) {
             for (_, grants) in borrowers.iter_mut().filter(|(known, _)| *known == borrower) {
                 *grants = grants.saturating_sub(returned);
             }
             borrowers.retain(|(_, grants)| *grants > 0);
+            self.on_fewer_grants(object_id, out);
+        }
+    }
+
+    /// Some grants of an object of ours are gone.
+    fn on_fewer_grants(&mut self, object_id: ObjectId, out: &mut Vec<Effect>) {
+        if self.grants.get(&object_id).is_some_and(Vec::is_empty) {
+            self.grants.remove(&object_id);
+            if let Some(entry) = self.entries.get_mut(&object_id) {
+                entry.is_granted = false;
+            }
             self.collect(object_id, out);
         }
     }
@@ -225,18 +257,16 @@ impl ReferenceCounter {
             self.dead.remove(&forgotten);
         }
         let mut touched = Vec::new();
-        for (&object_id, entry) in &mut self.entries {
-            if let Side::Owned { borrowers } = &mut entry.side {
-                let before = borrowers.len();
-                borrowers.retain(|(borrower, _)| *borrower != worker_id);
-                if borrowers.len() < before {
-                    touched.push(object_id);
-                }
+        for (&object_id, borrowers) in &mut self.grants {
+            let before = borrowers.len();
+            borrowers.retain(|(borrower, _)| *borrower != worker_id);
+            if borrowers.len() < before {
+                touched.push(object_id);
             }
         }
         touched.sort_unstable();
         for object_id in touched {
-            self.collect(object_id, out);
+            self.on_fewer_grants(object_id, out);
         }
     }
 
@@ -247,9 +277,9 @@ impl ReferenceCounter {
 
     /// The objects that are borrowed from this process.
     pub fn borrowed_of(&self, owner: WorkerId) -> Vec<ObjectId> {
-        let of_owner = |(&object_id, entry): (&ObjectId, &Entry)| match entry.side {
-            Side::Borrowed { owner: other, .. } if other.worker_id == owner => Some(object_id),
-            Side::Borrowed { .. } | Side::Owned { .. } => None,
+        let of_owner = |(&object_id, entry): (&ObjectId, &Entry)| match &entry.side {
+            Side::Borrowed(borrowed) if borrowed.owner.worker_id == owner => Some(object_id),
+            Side::Borrowed(_) | Side::Owned => None,
         };
         let mut borrowed: Vec<ObjectId> = self.entries.iter().filter_map(of_owner).collect();
         borrowed.sort_unstable();
@@ -263,21 +293,22 @@ impl ReferenceCounter {
 
     /// Whether this process owns the object.
     pub fn is_owned(&self, object_id: ObjectId) -> bool {
-        matches!(self.entries.get(&object_id), Some(Entry { side: Side::Owned { .. }, .. }))
+        matches!(self.entries.get(&object_id), Some(Entry { side: Side::Owned, .. }))
     }
 
     /// The owner of a borrowed object; `None` if it is owned here or unknown.
     pub fn borrowed_from(&self, object_id: ObjectId) -> Option<Owner> {
-        match self.entries.get(&object_id)?.side {
-            Side::Borrowed { owner, .. } => Some(owner),
-            Side::Owned { .. } => None,
+        match &self.entries.get(&object_id)?.side {
+            Side::Borrowed(borrowed) => Some(borrowed.owner),
+            Side::Owned => None,
         }
     }
 
     /// Whether this is a borrowed object for which no grant was received: only the sender of the
     /// reference keeps it.
     pub fn lacks_grant(&self, object_id: ObjectId) -> bool {
-        matches!(self.entries.get(&object_id), Some(Entry { side: Side::Borrowed { grants: 0, .. }, .. }))
+        let entry = self.entries.get(&object_id);
+        matches!(entry, Some(Entry { side: Side::Borrowed(borrowed), .. }) if borrowed.grants == 0)
     }
 
     /// How many objects are referred to.
@@ -309,10 +340,14 @@ impl ReferenceCounter {
             }
             let entry = self.entries.remove(&object_id).expect("it was just looked at");
             out.push(match entry.side {
-                Side::Owned { .. } => Effect::Free(object_id),
-                Side::Borrowed { owner, grants } => Effect::ReturnGrants { owner, object_id, grants },
+                Side::Owned => Effect::Free(object_id),
+                Side::Borrowed(borrowed) => {
+                    let Borrowed { owner, grants } = *borrowed;
+                    Effect::ReturnGrants { owner, object_id, grants }
+                }
             });
-            for inner in entry.contains {
+            let contained = if entry.has_contained { self.contains.remove(&object_id) } else { None };
+            for inner in contained.into_iter().flatten() {
                 if let Some(entry) = self.entries.get_mut(&inner) {
                     entry.contained_in -= 1;
                     candidates.push(inner);

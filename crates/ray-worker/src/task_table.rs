@@ -94,7 +94,8 @@ pub enum Verdict {
 /// All pending tasks of a process.
 #[derive(Debug, Default)]
 pub struct TaskTable {
-    tasks: FxHashMap<TaskId, PendingTask>,
+    /// Boxed, so that a table of millions has little room that is not used.
+    tasks: FxHashMap<TaskId, Box<PendingTask>>,
     /// Tasks by an argument that they wait for.
     waiting: FxHashMap<ObjectId, Vec<TaskId>>,
 }
@@ -115,12 +116,15 @@ impl TaskTable {
             }
         }
         task.state = if missing == 0 { TaskState::Queued } else { TaskState::Waiting { missing } };
-        self.tasks.insert(task_id, task);
+        self.tasks.insert(task_id, Box::new(task));
         missing == 0
     }
 
     /// An object has a value now. Appends the tasks that can be sent because of it.
     pub fn on_object_ready(&mut self, object_id: ObjectId, ready: &mut Vec<TaskId>) {
+        if self.waiting.is_empty() {
+            return;
+        }
         for task_id in self.waiting.remove(&object_id).unwrap_or_default() {
             let Some(task) = self.tasks.get_mut(&task_id) else { continue };
             if let TaskState::Waiting { missing } = task.state {
@@ -173,7 +177,7 @@ impl TaskTable {
     }
 
     /// Takes a task out, for good.
-    pub fn remove(&mut self, task_id: TaskId) -> Option<PendingTask> {
+    pub fn remove(&mut self, task_id: TaskId) -> Option<Box<PendingTask>> {
         let task = self.tasks.remove(&task_id)?;
         if matches!(task.state, TaskState::Waiting { .. }) {
             for object_id in &task.dependencies {
@@ -190,7 +194,7 @@ impl TaskTable {
 
     /// The task, if it is pending.
     pub fn get(&self, task_id: TaskId) -> Option<&PendingTask> {
-        self.tasks.get(&task_id)
+        self.tasks.get(&task_id).map(|task| &**task)
     }
 
     /// How many tasks are pending.

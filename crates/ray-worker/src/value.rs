@@ -19,8 +19,14 @@ pub enum Value {
         /// Size in bytes.
         size: u64,
     },
-    /// There is none, and there will be none.
-    Failed(Failure),
+    /// There is none, and there will be none. Boxed, for a process may keep millions of values.
+    Failed(Box<Failure>),
+}
+
+impl From<Failure> for Value {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
 }
 
 /// Why an object has no value.

@@ -163,8 +163,7 @@ impl State {
     /// for the node drops them.
     fn on_owner_dead(&mut self, owner: WorkerId) {
         let cause = self.cause_of(owner).unwrap_or("its process ended").to_owned();
-        let failure =
-            |object_id| Value::Failed(Failure::OwnerDied { object_id, owner, cause: cause.clone() });
+        let failure = |object_id| Value::from(Failure::OwnerDied { object_id, owner, cause: cause.clone() });
         for object_id in self.asked_of(owner) {
             self.shared.fetching.remove(&object_id);
             self.set_value(object_id, failure(object_id));

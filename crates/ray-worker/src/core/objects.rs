@@ -156,10 +156,10 @@ impl CoreWorker {
         interrupted: Interrupted<'_>,
     ) -> RayResult<Got<Vec<ReadyValue>>> {
         let mut patience = Patience::until(timeout, interrupted);
-        let state = self.await_values(object_ids, timeout, &mut patience)?;
-        if let Some(failed) = state.first_failure(object_ids).or_else(|| state.first_freed(object_ids)) {
-            return Ok(Err(failed));
-        }
+        let state = match self.await_values(object_ids, timeout, &mut patience)? {
+            Ok(state) => state,
+            Err(failed) => return Ok(Err(failed)),
+        };
         let owner = |state: &State, object_id| Some(state.references.borrowed_from(object_id)?.worker_id);
         self.read_values(state, object_ids, owner, timeout, &mut patience)
     }
@@ -170,38 +170,60 @@ impl CoreWorker {
         object_ids: &[ObjectId],
         timeout: Option<Duration>,
         patience: &mut Patience<'_>,
-    ) -> RayResult<MutexGuard<'a, State>> {
+    ) -> RayResult<Got<MutexGuard<'a, State>>> {
         let mut state = self.lock();
         state.check_open()?;
-        state.ensure_values(self, object_ids);
-        if object_ids.iter().all(|&object_id| state.memory.get(object_id).is_some())
-            || state.first_failure(object_ids).is_some()
-        {
-            self.stir(&mut state);
-            return Ok(state);
+        let mut missing = Vec::new();
+        for &object_id in object_ids {
+            match state.memory.get(object_id) {
+                Some(Value::Failed(_)) => return Ok(Ok(state)),
+                Some(Value::Inline(_) | Value::Stored { .. }) => {}
+                None => missing.push(object_id),
+            }
         }
+        if missing.is_empty() {
+            return Ok(Ok(state));
+        }
+        state.ensure_values(self, &missing);
         let waiter = state.add_waiter(0);
         state.waiter(waiter).fail_fast = true;
-        let missing = object_ids.iter().filter(|&&object_id| state.memory.wait(object_id, waiter)).count();
-        state.waiter(waiter).remaining = missing;
+        state.waiter(waiter).remaining =
+            missing.iter().filter(|&&object_id| state.memory.wait(object_id, waiter)).count();
+        if state.waiter(waiter).remaining == 0 || state.first_failure(&missing).is_some() {
+            state.forget_waiter(&missing, waiter);
+            self.stir(&mut state);
+            return Ok(Ok(state));
+        }
         let blocked = state.on_block(self);
         let (mut state, end) = self.wait_for(state, waiter, patience);
         if blocked {
             state.on_unblock(self);
         }
-        for &object_id in object_ids {
-            state.memory.forget_waiter(object_id, waiter);
+        let mut without_value = None;
+        for &object_id in &missing {
+            match state.memory.get(object_id) {
+                Some(Value::Failed(_)) if end == End::Done => {
+                    state.forget_waiter(&missing, waiter);
+                    return Ok(Ok(state));
+                }
+                Some(_) => {}
+                None => without_value = Some(object_id),
+            }
         }
+        let Some(object_id) = without_value else { return Ok(Ok(state)) };
+        state.forget_waiter(&missing, waiter);
         let what = if end == End::Timeout { describe(object_ids, &state) } else { String::new() };
         self.refuse(&state, end, &what, timeout.unwrap_or_default())?;
-        Ok(state)
+        // Its last reference was dropped while it was waited for.
+        let cause = "nothing refers to it any more".to_owned();
+        Ok(Err((object_id, Failure::Lost { object_id, cause })))
     }
 
     /// The value of an object, if it is here and needs no waiting of any kind.
     pub fn value_at_hand(self: &Arc<Self>, object_id: ObjectId) -> Option<ReadyValue> {
         let mut state = self.lock();
         state.check_open().ok()?;
-        state.value_at_hand(self, object_id)
+        state.value_at_hand(self, object_id).ok().flatten()
     }
 
     /// The places of the first `num_returns` objects that have a value or failed, in order, if so many
@@ -245,9 +267,7 @@ impl CoreWorker {
             if blocked {
                 state.on_unblock(self);
             }
-            for &object_id in object_ids {
-                state.memory.forget_waiter(object_id, waiter);
-            }
+            state.forget_waiter(object_ids, waiter);
             if end != End::Timeout {
                 self.refuse(&state, end, "an object", timeout.unwrap_or_default())?;
             }
@@ -298,23 +318,29 @@ impl CoreWorker {
 }
 
 impl State {
-    /// Sees to it that the value of an object comes: if this process does not know the object, its
-    /// owner is asked.
+    /// Sees to it that the value of an object comes: by its task, or if another process owns it, by
+    /// asking that.
     pub(super) fn ensure_value(&mut self, core: &CoreWorker, object_id: ObjectId) {
         if self.memory.contains(object_id) {
             return;
         }
-        self.memory.expect(object_id);
         match self.references.borrowed_from(object_id) {
             Some(owner) => {
+                self.memory.expect(object_id);
                 self.shared.fetching.insert(object_id, owner.worker_id);
                 self.tell(core, owner, &PeerMessage::GetObject { object_id });
             }
+            None if self.is_expected(object_id) => {}
             None => {
                 let cause = "nothing refers to it any more".to_owned();
-                self.set_value(object_id, Value::Failed(Failure::Lost { object_id, cause }));
+                self.set_value(object_id, Failure::Lost { object_id, cause }.into());
             }
         }
+    }
+
+    /// Whether a task of this process will give this object its value.
+    fn is_expected(&self, object_id: ObjectId) -> bool {
+        self.references.is_owned(object_id) && self.tasks.get(object_id.task_id()).is_some()
     }
 
     /// As [`State::ensure_value`] for each, and what follows from it.
@@ -349,6 +375,12 @@ impl State {
         value: Value,
         contained: &[Contained],
     ) {
+        if contained.is_empty() {
+            if self.references.contains(object_id) {
+                self.set_value(object_id, value);
+            }
+            return;
+        }
         let handles = self.hold_contained(contained);
         if self.references.contains(object_id) {
             self.references.set_contained(object_id, handles.clone());
@@ -382,8 +414,8 @@ impl State {
 
     /// The result of a task of this process came, with references that were granted to it.
     pub(super) fn take_result(&mut self, core: &CoreWorker, object_id: ObjectId, result: Returned) {
-        if !self.references.contains(object_id)
-            && let Value::Stored { .. } = result.value
+        if let Value::Stored { .. } = result.value
+            && !self.references.contains(object_id)
         {
             // Nobody has waited for it.
             self.shared.freed.push(object_id);
@@ -399,16 +431,17 @@ impl State {
 
     pub(super) fn first_failure(&self, object_ids: &[ObjectId]) -> Option<(ObjectId, Failure)> {
         object_ids.iter().find_map(|&object_id| match self.memory.get(object_id) {
-            Some(Value::Failed(failure)) => Some((object_id, failure.clone())),
+            Some(Value::Failed(failure)) => Some((object_id, Failure::clone(failure))),
             Some(Value::Inline(_) | Value::Stored { .. }) | None => None,
         })
     }
 
-    /// An object whose last reference was dropped while it was waited for.
-    fn first_freed(&self, object_ids: &[ObjectId]) -> Option<(ObjectId, Failure)> {
-        let freed = object_ids.iter().find(|&&object_id| self.memory.get(object_id).is_none());
-        let cause = || "nothing refers to it any more".to_owned();
-        freed.map(|&object_id| (object_id, Failure::Lost { object_id, cause: cause() }))
+    /// A waiting thread goes on, and leaves nothing behind at the objects that it waited for.
+    fn forget_waiter(&mut self, object_ids: &[ObjectId], waiter: WaiterId) {
+        self.waiters[waiter] = None;
+        for &object_id in object_ids {
+            self.memory.forget_waiter(object_id, waiter);
+        }
     }
 
     /// An object is gone, and so is the reason to wait for it.
@@ -429,12 +462,13 @@ impl State {
 
     /// A borrower asks for a value.
     pub(super) fn on_get_object(&mut self, core: &CoreWorker, from: Owner, object_id: ObjectId) {
-        if !self.memory.contains(object_id) && self.references.contains(object_id) {
+        if self.references.contains(object_id) {
             self.ensure_value(core, object_id);
+            if self.memory.wait_as_peer(object_id, from.worker_id) {
+                return;
+            }
         }
-        if !self.memory.wait_as_peer(object_id, from.worker_id) {
-            self.answer_peer(core, from, object_id);
-        }
+        self.answer_peer(core, from, object_id);
     }
 
     /// Answers the borrowers that waited for values which are there now.
@@ -448,7 +482,7 @@ impl State {
     fn answer_peer(&mut self, core: &CoreWorker, to: Owner, object_id: ObjectId) {
         let value = self.memory.get(object_id).cloned().unwrap_or_else(|| {
             let cause = "its owner has freed it".to_owned();
-            Value::Failed(Failure::Lost { object_id, cause })
+            Failure::Lost { object_id, cause }.into()
         });
         let contained: Vec<Contained> = self
             .references

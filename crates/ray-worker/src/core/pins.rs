@@ -128,10 +128,18 @@ impl CoreWorker {
         let mut values: Vec<Option<ReadyValue>> = Vec::with_capacity(object_ids.len());
         let mut missing = Vec::new();
         for &object_id in object_ids {
-            values.push(state.value_at_hand(self, object_id));
-            if values.last().is_some_and(Option::is_none) {
+            let value = match state.value_at_hand(self, object_id) {
+                Ok(value) => value,
+                // What is read here is let go without the lock.
+                Err(failure) => {
+                    drop(state);
+                    return Ok(Err((object_id, failure)));
+                }
+            };
+            if value.is_none() {
                 missing.push((object_id, owner_of(&state, object_id)));
             }
+            values.push(value);
         }
         missing.sort_unstable();
         missing.dedup();
@@ -217,25 +225,29 @@ impl CoreWorker {
 }
 
 impl State {
-    /// A value that is here: a small one, or a large one that is pinned already.
+    /// A value that is here: a small one, or a large one that is pinned already. `None` if it has to be
+    /// asked for, and is in shared memory as far as known.
+    ///
+    /// # Errors
+    /// Why there is none.
     pub(super) fn value_at_hand(
         &mut self,
         core: &Arc<CoreWorker>,
         object_id: ObjectId,
-    ) -> Option<ReadyValue> {
+    ) -> Result<Option<ReadyValue>, Failure> {
         match self.memory.get(object_id) {
-            Some(Value::Inline(bytes)) => return Some(ReadyValue::Inline(bytes.clone())),
-            Some(Value::Failed(_)) => return None,
+            Some(Value::Inline(bytes)) => return Ok(Some(ReadyValue::Inline(bytes.clone()))),
+            Some(Value::Failed(failure)) => return Err(Failure::clone(failure)),
             Some(Value::Stored { .. }) | None => {}
         }
         if let Some(pinned) = self.pins.alive.get(&object_id).and_then(Weak::upgrade) {
-            return Some(ReadyValue::Pinned(pinned));
+            return Ok(Some(ReadyValue::Pinned(pinned)));
         }
-        let idle = self.pins.idle.remove(&object_id)?;
+        let Some(idle) = self.pins.idle.remove(&object_id) else { return Ok(None) };
         // The node said once that something lies there, so it does.
         let pinned = core.pinned(object_id, idle.place).expect("a pinned object is inside the memory");
         self.pins.alive.insert(object_id, Arc::downgrade(&pinned));
-        Some(ReadyValue::Pinned(pinned))
+        Ok(Some(ReadyValue::Pinned(pinned)))
     }
 
     /// A reader of an object is gone.

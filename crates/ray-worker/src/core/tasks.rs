@@ -143,7 +143,6 @@ impl State {
         let returns = Returns { task_id, count: task.num_returns };
         for object_id in returns.iter() {
             self.references.add_owned(object_id);
-            self.memory.expect(object_id);
         }
         for &object_id in task.dependencies.iter().chain(&task.nested) {
             self.references.add_submitted(object_id);
@@ -376,7 +375,7 @@ impl State {
             }
             Err(failure) => {
                 for object_id in ids {
-                    self.take_value(core, object_id, Value::Failed(failure.clone()), &[]);
+                    self.take_value(core, object_id, failure.clone().into(), &[]);
                 }
             }
         }
