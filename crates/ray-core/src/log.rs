@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::error::{RayError, RayResult};
@@ -67,10 +68,18 @@ fn filter(level: &str) -> RayResult<EnvFilter> {
         Some(text) => (FILTER_VARIABLE, text.as_str()),
         None => ("log.level", level),
     };
-    EnvFilter::try_new(text).map_err(|error| RayError::Config {
+    parse_filter(text).map_err(|error| RayError::Config {
         key: key.to_owned(),
         reason: format!("{text:?} is no filter: {error}"),
     })
+}
+
+/// The filter that this text describes.
+///
+/// Spaces around its parts are taken away before: the library looks for what separates names in the part
+/// without them, and then cuts the part with them, so that it reads other names, or panics in a character.
+pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(text.split(',').map(str::trim).collect::<Vec<_>>().join(","))
 }
 
 fn open(process_name: &str, directory: &Path, pid: u32) -> RayResult<Arc<File>> {
@@ -142,6 +151,14 @@ mod tests {
         assert_eq!(files, [format!("test-{}.log", std::process::id()).as_str()]);
         let text = std::fs::read_to_string(directory.join(&files[0])).unwrap();
         assert!(text.contains("something happened") && text.contains("node_id=7"), "{text:?}");
+    }
+
+    #[test]
+    fn spaces_in_a_filter_change_nothing() {
+        let filter = parse_filter(" ray_gcs=debug, ray_raylet=trace ").unwrap().to_string();
+        assert!(filter.contains("ray_gcs=debug") && filter.contains("ray_raylet=trace"), "{filter}");
+        // This made it panic.
+        let _ = parse_filter(" \u{10f30}=");
     }
 
     #[test]

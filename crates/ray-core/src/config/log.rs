@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::EnvFilter;
 
 use super::config_error;
 use crate::error::RayResult;
+use crate::log::parse_filter;
 
 /// Settings of the logs of all processes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ impl Default for LogConfig {
 
 impl LogConfig {
     pub(super) fn validate(&self) -> RayResult<()> {
-        match EnvFilter::try_new(&self.level) {
+        match parse_filter(&self.level) {
             Ok(_) => Ok(()),
             Err(error) => Err(config_error("log.level", format!("{:?} is no filter: {error}", self.level))),
         }
