@@ -17,8 +17,8 @@ pub const VERSION: u8 = 2;
 /// Length of what precedes the payload, in bytes.
 pub const HEADER_LEN: usize = 8;
 
-/// How much free room a read is offered, in bytes.
-const READ_ROOM: usize = 64 * 1024;
+/// By how much a reader's buffer grows at least, in bytes; a read is offered half of it or more.
+pub const READ_ROOM: usize = 64 * 1024;
 
 /// A reader keeps a buffer of this size at most while it is empty, in bytes.
 const KEPT_ROOM: usize = 1024 * 1024;
@@ -83,7 +83,8 @@ impl FrameReader {
     /// Room for the next bytes of the stream; call [`FrameReader::filled`] with how many came.
     ///
     /// There is always some. For a long frame it grows with what has come of it, so that a header alone
-    /// makes nobody take the memory that it speaks of.
+    /// makes nobody take the memory that it speaks of. As long as whole frames are taken before each call
+    /// of this, no more is held than the longest frame and [`READ_ROOM`].
     pub fn room(&mut self) -> &mut [u8] {
         let pending = self.end - self.start;
         if pending == 0 {
@@ -92,15 +93,15 @@ impl FrameReader {
                 self.buffer = Vec::new();
             }
         }
-        let wanted = READ_ROOM.max(self.missing().min(pending.max(KEPT_ROOM)));
-        if self.buffer.len() - self.end < wanted {
-            if self.start > 0 {
-                self.buffer.copy_within(self.start..self.end, 0);
-                (self.start, self.end) = (0, pending);
-            }
-            if self.buffer.len() - self.end < wanted {
-                self.buffer.resize(self.end + wanted, 0);
-            }
+        if self.buffer.len() - self.end < READ_ROOM / 2 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, pending);
+        }
+        if self.buffer.len() - self.end < READ_ROOM / 2 {
+            let wanted = READ_ROOM.max(self.missing().min(pending.max(KEPT_ROOM)));
+            // Exactly, for a vector that grows by itself doubles, which may be far beyond the limit.
+            self.buffer.reserve_exact(self.end + wanted - self.buffer.len());
+            self.buffer.resize(self.end + wanted, 0);
         }
         &mut self.buffer[self.end..]
     }
@@ -200,6 +201,42 @@ mod tests {
         assert_eq!(reader.next_frame().unwrap().unwrap().payload.len(), 8 * KEPT_ROOM);
         reader.room();
         assert!(reader.buffer.len() <= KEPT_ROOM);
+    }
+
+    /// A byte beyond what the buffer held made it twice as large.
+    #[test]
+    fn no_more_is_held_than_the_longest_frame_and_room_for_a_read() {
+        for limit in [100, READ_ROOM - HEADER_LEN + 1, KEPT_ROOM + READ_ROOM, 3 * KEPT_ROOM] {
+            let mut reader = FrameReader::new(limit);
+            let mut bytes = Vec::new();
+            for length in [1, limit / 2, limit, 0, limit] {
+                write_frame(&mut bytes, 1, |out| out.resize(out.len() + length, 7));
+            }
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let count = reader.room().len().min(limit / 3 + 1).min(rest.len());
+                assert!(reader.buffer.capacity() <= HEADER_LEN + limit + READ_ROOM, "{limit}");
+                feed(&mut reader, &rest[..count]);
+                rest = &rest[count..];
+                while reader.next_frame().unwrap().is_some() {}
+            }
+            assert!(!reader.is_amid_frame());
+        }
+    }
+
+    /// Or each of them would be a copy of all that has come.
+    #[test]
+    fn single_bytes_make_the_buffer_grow_rarely() {
+        let mut reader = FrameReader::new(2 * KEPT_ROOM);
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, 1, |out| out.resize(out.len() + 2 * KEPT_ROOM, 7));
+        let (mut capacity, mut growths) = (0, 0);
+        for byte in &bytes {
+            feed(&mut reader, std::slice::from_ref(byte));
+            growths += usize::from(reader.buffer.capacity() != capacity);
+            capacity = reader.buffer.capacity();
+        }
+        assert!(growths <= 6, "{growths}");
     }
 
     #[test]
