@@ -46,7 +46,7 @@ pub enum ResourceError {
 
 /// A non-negative amount of one resource in ten-thousandths of its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "u64")]
 pub struct Amount(u64);
 
 impl Amount {
@@ -93,10 +93,11 @@ impl Amount {
         self.0 == 0
     }
 
-    /// This and `other` together, at most `u64::MAX` ten-thousandths.
+    /// This and `other` together, at most [`Self::MAX`].
     #[must_use]
     pub const fn saturating_add(self, other: Self) -> Self {
-        Self(self.0.saturating_add(other.0))
+        let sum = self.0.saturating_add(other.0);
+        if sum > Self::MAX.0 { Self::MAX } else { Self(sum) }
     }
 
     /// This without `other`, or `None` if that is more.
@@ -114,6 +115,15 @@ impl Amount {
     }
 }
 
+impl TryFrom<u64> for Amount {
+    type Error = &'static str;
+
+    /// The amount that another process sent.
+    fn try_from(raw: u64) -> Result<Self, Self::Error> {
+        if raw > Self::MAX.0 { Err("an amount is too large") } else { Ok(Self(raw)) }
+    }
+}
+
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.to_f64())
@@ -124,12 +134,38 @@ impl fmt::Display for Amount {
 ///
 /// A resource that is absent is there in the amount zero; both are equal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(try_from = "Received")]
 pub struct Resources {
     cpu: Amount,
     gpu: Amount,
     memory: Amount,
     object_store_memory: Amount,
+    /// Neither any of the above nor zero.
     custom: BTreeMap<String, Amount>,
+}
+
+/// [`Resources`] that another process sent.
+#[derive(Deserialize)]
+struct Received {
+    cpu: Amount,
+    gpu: Amount,
+    memory: Amount,
+    object_store_memory: Amount,
+    custom: BTreeMap<String, Amount>,
+}
+
+impl TryFrom<Received> for Resources {
+    type Error = &'static str;
+
+    /// A standard resource among the others would be taken once and given back twice.
+    fn try_from(received: Received) -> Result<Self, Self::Error> {
+        let Received { cpu, gpu, memory, object_store_memory, custom } = received;
+        let reserved = ["", CPU, GPU, MEMORY, OBJECT_STORE_MEMORY];
+        if custom.iter().any(|(name, amount)| amount.is_zero() || reserved.contains(&name.as_str())) {
+            return Err("a custom resource has the name of a standard one, or no name, or no amount");
+        }
+        Ok(Self { cpu, gpu, memory, object_store_memory, custom })
+    }
 }
 
 impl Resources {
@@ -289,6 +325,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::serialize;
 
     #[test]
     fn a_tenth_taken_ten_times_leaves_nothing_and_comes_back_whole() {
@@ -319,6 +356,29 @@ mod tests {
     fn what_is_above_zero_stays_above_zero() {
         assert_eq!(Amount::from_f64(1e-9), Some(Amount::from_raw(1)));
         assert_eq!(Amount::from_f64(0.0), Some(Amount::ZERO));
+    }
+
+    #[test]
+    fn amounts_stay_below_the_largest() {
+        assert_eq!(Amount::MAX.saturating_add(Amount::ONE), Amount::MAX);
+        assert_eq!(Amount::try_from(Amount::MAX.to_raw()), Ok(Amount::MAX));
+        assert!(Amount::try_from(Amount::MAX.to_raw() + 1).is_err());
+    }
+
+    /// Four processors among the custom resources came on top of those that the node had.
+    #[test]
+    fn what_no_program_makes_is_not_received() {
+        let send = |cpu: u64, name: &str, amount: u64| {
+            let sent = (cpu, 0_u64, 0_u64, 0_u64, BTreeMap::from([(name, amount)]));
+            serialize::from_bytes::<Resources>(&serialize::to_bytes(&sent).unwrap())
+        };
+        let expected = Resources::new().with_cpu(1.0).unwrap().with("gizmo", 2.0).unwrap();
+        assert_eq!(send(10_000, "gizmo", 20_000).unwrap(), expected);
+        for (name, amount) in [("CPU", 40_000), ("memory", 1), ("", 1), ("gizmo", 0)] {
+            assert!(send(10_000, name, amount).is_err(), "{name:?}");
+        }
+        assert!(send(u64::MAX, "gizmo", 1).is_err());
+        assert!(send(1, "gizmo", u64::MAX).is_err());
     }
 
     #[test]
