@@ -141,9 +141,13 @@ fn check(block: &[u8]) -> Result<ValueView<'_>, String> {
         if offset != align_up(end) {
             return Err(format!("buffer {index} is at {offset}, not at {}", align_up(end)));
         }
+        let before = end..offset;
         end = offset.saturating_add(length);
         if end > block.len() {
             return Err(format!("buffer {index} ends at {end}, beyond the {} bytes", block.len()));
+        }
+        if block[before].iter().any(|&byte| byte != 0) {
+            return Err(format!("what precedes buffer {index} is not zero"));
         }
     }
     if end != block.len() {
@@ -214,6 +218,11 @@ mod tests {
             bad[field.clone()].fill(0xff);
             assert!(ValueView::read_from(&bad).is_err(), "{field:?}");
         }
+        // Bytes that belong to nothing would make two blocks of one value.
+        let mut bad = good.clone();
+        bad[40] = 1;
+        let error = ValueView::read_from(&bad).unwrap_err();
+        assert!(error.chain().contains("precedes buffer 0"), "{}", error.chain());
         let error = ValueView::read_from(&good[..good.len() - 1]).unwrap_err();
         assert!(error.chain().contains("buffer 0 ends at"), "{}", error.chain());
     }
