@@ -1,12 +1,19 @@
-# Everything that is needed beyond Rust, Python with venv, a C linker and make is installed into .venv and target.
+# Everything that is needed beyond Rust, Python with venv, a C linker and make is installed into .venv and target; but
+# fuzzing needs a C++ compiler too.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python lint lint-rust lint-python lint-dependencies build bench clean
+.PHONY: help demo test test-rust test-python fuzz fuzz-replay lint lint-rust lint-python lint-dependencies build bench clean
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(abspath $(VENV))/bin
 PY := crates/ray-py
+FUZZ_SECONDS ?= 20
+FUZZ_TARGETS := frame link_message peer_message value
+CARGO_FUZZ := target/cargo-fuzz-0.13.2
+# The address sanitizer is in the stable compiler, but it is not to be had without a word. Leaks are looked for with
+# ptrace, which many containers forbid; the targets meter the memory that is taken themselves.
+FUZZ := RUSTC_BOOTSTRAP=1 ASAN_OPTIONS=detect_leaks=0 $(CARGO_FUZZ)/bin/cargo-fuzz fuzz
 # The extension module is built for, and linked against, the interpreter of the virtual environment.
 export PYO3_PYTHON := $(BIN)/python
 export VIRTUAL_ENV := $(abspath $(VENV))
@@ -28,6 +35,17 @@ test-rust: ## Run the tests of the Rust crates
 test-python: build ## Run the tests of the Python package, with real processes
 	python -m pytest $(PY)
 
+fuzz: $(CARGO_FUZZ)/bin/cargo-fuzz ## Fuzz what decodes bytes of other processes, FUZZ_SECONDS (20) for each target
+	$(FUZZ) build --codegen-units 16
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/target/corpus/$$target; \
+		$(FUZZ) run --codegen-units 16 $$target fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 || exit 1; \
+	done
+
+fuzz-replay: $(CARGO_FUZZ)/bin/cargo-fuzz ## Run a fuzz target on the file INPUT once, with a backtrace
+	RUST_BACKTRACE=1 $(FUZZ) run --codegen-units 16 $(FUZZ_TARGETS) $(INPUT)
+
 build: $(VENV)/ready ## Build the Python package for development into .venv
 	maturin develop --quiet -m $(PY)/Cargo.toml
 
@@ -40,6 +58,7 @@ lint: lint-rust lint-python lint-dependencies ## Check formatting, lints, types,
 
 lint-rust: $(VENV)/ready ## Check formatting and lints of the Rust code
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
 lint-python: build $(VENV)/lint-ready ## Check formatting, lints, types and stubs of the Python code
@@ -53,13 +72,16 @@ lint-dependencies: $(VENV)/ready ## Check licences, sources and known faults of 
 	python .ci/check_dependencies.py
 
 clean: ## Remove what was built
-	rm -rf $(VENV) target
+	rm -rf $(VENV) target fuzz/target
 
 $(VENV)/ready: $(PY)/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet --disable-pip-version-check maturin==1.16.0 "cloudpickle>=3,<4" \
 		numpy "pytest>=8,<10" "pytest-timeout>=2.3,<3"
 	touch $@
+
+$(CARGO_FUZZ)/bin/cargo-fuzz:
+	cargo install --quiet --locked --root $(CARGO_FUZZ) cargo-fuzz@$(lastword $(subst -, ,$(CARGO_FUZZ)))
 
 # Pinned, for what a linter or type checker thinks of the same code changes from one release to the next.
 $(VENV)/lint-ready: $(VENV)/ready

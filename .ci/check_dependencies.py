@@ -7,6 +7,7 @@ from what `cargo metadata` says, and prints what it therefore did not check.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,43 +19,44 @@ try:
 except ImportError:  # before Python 3.11; mypy brings it along
     import tomli as tomllib
 
+# The fuzz targets are a workspace of their own.
+MANIFESTS = ("Cargo.toml", "fuzz/Cargo.toml")
 REGISTRY = "registry+https://github.com/rust-lang/crates.io-index"
 
 
 def main() -> int:
     """Runs whichever check is possible; returns its exit status."""
     if shutil.which("cargo-deny"):
-        return run_cargo_deny()
+        return max(map(run_cargo_deny, MANIFESTS))
     print("cargo-deny is not installed: licences, bans and sources are checked by this script;")
     print("known vulnerabilities are not checked (`cargo install cargo-deny` for that)")
-    return check_metadata()
+    return max(map(check_metadata, MANIFESTS))
 
 
-def run_cargo_deny() -> int:
+def run_cargo_deny(manifest: str) -> int:
     """Everything, and advisories where their database can be fetched."""
-    status = subprocess.run(["cargo", "deny", "check", "licenses", "bans", "sources"], check=False).returncode
-    fetched = subprocess.run(["cargo", "deny", "fetch", "db"], check=False, capture_output=True, text=True)
+    deny = ["cargo", "deny", "--manifest-path", manifest]
+    check = [*deny, "check", "--config", os.path.abspath("deny.toml")]
+    status = subprocess.run([*check, "licenses", "bans", "sources"], check=False).returncode
+    fetched = subprocess.run([*deny, "fetch", "db"], check=False, capture_output=True, text=True)
     if fetched.returncode != 0:
         lines = fetched.stderr.strip().splitlines() or ["no reason given"]
         print(f"known vulnerabilities are not checked: the database cannot be fetched ({lines[-1]})")
         return status
-    return subprocess.run(["cargo", "deny", "check", "advisories"], check=False).returncode or status
+    return subprocess.run([*check, "advisories"], check=False).returncode or status
 
 
-def check_metadata() -> int:
+def check_metadata(manifest: str) -> int:
     """Licences, banned crates and sources."""
     with open("deny.toml", "rb") as file:
         rules = tomllib.load(file)
-    metadata = json.loads(
-        subprocess.run(
-            ["cargo", "metadata", "--format-version", "1", "--all-features"], check=True, stdout=subprocess.PIPE
-        ).stdout
-    )
+    command = ["cargo", "metadata", "--format-version", "1", "--all-features", "--manifest-path", manifest]
+    metadata = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     packages = metadata["packages"]
     problems = [problem for package in packages for problem in problems_of(package, rules)]
     for problem in problems:
         print(problem, file=sys.stderr)
-    print(f"{len(packages)} packages checked, {len(problems)} problems")
+    print(f"{manifest}: {len(packages)} packages checked, {len(problems)} problems")
     return 1 if problems else 0
 
 
@@ -62,12 +64,21 @@ def problems_of(package: dict[str, Any], rules: dict[str, Any]) -> list[str]:
     """What the rules have against a package."""
     name = f"{package['name']} {package['version']}"
     found = []
-    if not is_allowed(package["license"] or "", set(rules["licenses"]["allow"])):
+    if not is_allowed(package["license"] or "", licences_for(package["name"], rules)):
         found.append(f"{name}: the licence {package['license']!r} is not allowed")
     found += [f"{name}: {ban['reason']}" for ban in rules["bans"]["deny"] if ban["name"] == package["name"]]
     if package["source"] not in {None, REGISTRY}:
         found.append(f"{name}: comes from {package['source']}")
     return found
+
+
+def licences_for(package: str, rules: dict[str, Any]) -> set[str]:
+    """The licences that a package may have."""
+    allowed = set(rules["licenses"]["allow"])
+    for exception in rules["licenses"]["exceptions"]:
+        if exception["crate"] == package:
+            allowed.update(exception["allow"])
+    return allowed
 
 
 def is_allowed(expression: str, allowed: set[str]) -> bool:

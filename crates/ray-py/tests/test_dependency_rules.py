@@ -38,3 +38,10 @@ def rules():
 )
 def test_licence_expressions(rules, expression, allowed):
     assert rules.is_allowed(expression, ALLOWED) is allowed
+
+
+def test_an_exception_is_for_one_package(rules):
+    exceptions = [{"allow": ["NCSA"], "crate": "libfuzzer-sys"}]
+    deny = {"licenses": {"allow": ["MIT"], "exceptions": exceptions}}
+    assert rules.licences_for("libfuzzer-sys", deny) == {"MIT", "NCSA"}
+    assert rules.licences_for("serde", deny) == {"MIT"}

@@ -1,0 +1,270 @@
+//! Writes the seeds of all targets to `corpus/`: one message of each kind, a few values and streams.
+//!
+//! The same files come out each time, so that a change of a message shows as a change of its seed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+use ray_core::id::{ActorId, FunctionId, JobId, LeaseId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_core::resource::Resources;
+use ray_core::serialize::{self, ValueParts, ZeroCopyWrite as _};
+use ray_link::message::{GcsMethod, JobDescription, LeasedWorker, Role, StoreError};
+use ray_link::{FromRaylet, ToRaylet};
+use ray_worker::peer_message::{
+    ArgValue, DefineFunction, Hello, Kind, PeerMessage, Returned, Target, TaskHeader, TaskReply, write_arg,
+};
+use ray_worker::reference_counter::Owner;
+use ray_worker::value::{Failure, Value};
+
+const TASK: TaskId = TaskId::from_bytes([1; 16]);
+const ACTOR: ActorId = ActorId::from_bytes([2; 16]);
+const NODE: NodeId = NodeId::from_bytes([3; 16]);
+const JOB: JobId = JobId::from_bytes([4; 16]);
+const WORKER: WorkerId = WorkerId::from_bytes([5; 16]);
+const LEASE: LeaseId = LeaseId::from_bytes([6; 16]);
+const OBJECT: ObjectId = ObjectId::from_bytes([7; 28]);
+const OWNER: Owner = Owner { worker_id: WORKER, node_id: NODE };
+
+fn main() -> std::io::Result<()> {
+    frames()?;
+    values()?;
+    to_raylet()?;
+    from_raylet()?;
+    peer_messages()?;
+    tasks()?;
+    replies()
+}
+
+fn save(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join(name), bytes)
+}
+
+/// Programs: see `fuzz_targets/frame.rs`.
+fn frames() -> std::io::Result<()> {
+    let program = |limit: u32, cuts: &[u16], pieces: &[&[u8]]| {
+        let mut out = limit.to_le_bytes().to_vec();
+        out.push(cuts.len() as u8);
+        out.extend(cuts.iter().flat_map(|cut| cut.to_le_bytes()));
+        pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+        out
+    };
+    let frame = |kind: u8, sixteens: u16| [&[0, kind][..], &sixteens.to_le_bytes()].concat();
+    let header = |length: u32| [&[2][..], &length.to_le_bytes(), &[9]].concat();
+    let (small, large, huge) = (frame(1, 2), frame(2, 0x1000), frame(3, 0xffff));
+    let text = [&[1, 16][..], b"GET / HTTP/1.1\r\n"].concat();
+    let damaged = [1, 8, 4, 0, 0, 0, 1, 1, 0, 7];
+    save("frame", "one-in-bytes", &program(1000, &[1], &[&small]))?;
+    save("frame", "many-in-pieces", &program(100_000, &[7, 3, 9000], &[&small, &large, &small, &large]))?;
+    save("frame", "more-than-is-kept", &program(4 << 20, &[0xf000, 5], &[&huge, &small, &huge, &huge]))?;
+    save("frame", "cut-off", &program(1 << 20, &[0x8800], &[&small, &header(70_000), &[3, 8, 0, 16]]))?;
+    save("frame", "too-long", &program(100, &[], &[&small, &header(u32::MAX)]))?;
+    save("frame", "as-long-as-can-be", &program(0x10000, &[], &[&large]))?;
+    save("frame", "other-version", &program(100, &[5], &[&text]))?;
+    save("frame", "damaged-header", &program(100, &[], &[&small, &damaged]))?;
+    save("frame", "empty-frames", &program(0, &[3], &[&frame(1, 0), &frame(2, 0), &frame(3, 0)]))
+}
+
+fn values() -> std::io::Result<()> {
+    let large = vec![3; 200];
+    let values = [
+        ("empty", ValueParts { in_band: b"", buffers: vec![] }),
+        ("in-band", ValueParts { in_band: b"in band", buffers: vec![] }),
+        ("one-buffer", ValueParts { in_band: b"in band", buffers: vec![b"buffer"] }),
+        ("empty-buffers", ValueParts { in_band: b"in band", buffers: vec![b"", b"", b"third"] }),
+        ("long-buffers", ValueParts { in_band: &large, buffers: vec![&large, b"x", &large] }),
+    ];
+    for (name, parts) in values {
+        let mut block = vec![0; parts.encoded_len()];
+        parts.write_into(&mut block).expect("it has its own size");
+        save("value", name, &block)?;
+    }
+    Ok(())
+}
+
+fn encode<T: serde::Serialize>(first: u8, message: &T) -> Vec<u8> {
+    let encoded = serialize::to_bytes(message).expect("messages can be encoded");
+    [&[first], encoded.as_slice()].concat()
+}
+
+fn to_raylet() -> std::io::Result<()> {
+    let metadata = BTreeMap::from([("key".to_owned(), "value".to_owned())]);
+    let (namespace, entrypoint) = ("space".to_owned(), "python main.py".to_owned());
+    let job = JobDescription { job_id: JOB, namespace, entrypoint, metadata };
+    let resources = Resources::from_units([("CPU", 0.5), ("gizmo", 2.0)]).expect("these can be");
+    let reason = || "because".to_owned();
+    let register =
+        |role| ToRaylet::Register { worker_id: WORKER, role, pid: 77, socket_path: "/s".to_owned() };
+    let body = Bytes::from_static(b"request");
+    let messages = [
+        ("register-driver", register(Role::Driver(job))),
+        ("register-worker", register(Role::Worker)),
+        ("set-lease-demand", ToRaylet::SetLeaseDemand { class: 1, resources, job_id: JOB, target: 3 }),
+        ("return-lease", ToRaylet::ReturnLease { lease_id: LEASE }),
+        ("blocked", ToRaylet::Blocked),
+        ("kill-worker", ToRaylet::KillWorker { lease_id: LEASE, reason: reason() }),
+        ("create", ToRaylet::CreateObject { request: 1, object_id: OBJECT, size: 1 << 40, owner: WORKER }),
+        ("seal", ToRaylet::SealObject { object_id: OBJECT }),
+        ("get", ToRaylet::GetObjects { request: 2, object_ids: vec![OBJECT; 3] }),
+        ("cancel-get", ToRaylet::CancelGet { request: 2 }),
+        ("release", ToRaylet::ReleaseObject { object_id: OBJECT, count: 2 }),
+        ("delete", ToRaylet::DeleteObjects { object_ids: vec![OBJECT; 2] }),
+        ("gcs-call", ToRaylet::GcsCall { request: 3, method: GcsMethod::KvKeys, body: body.clone() }),
+        ("subscribe-actor", ToRaylet::SubscribeActor { actor_id: ACTOR }),
+        ("actor-created", ToRaylet::ActorCreated { actor_id: ACTOR, num_restarts: 1, result: Ok(()) }),
+        (
+            "actor-raised",
+            ToRaylet::ActorCreated {
+                actor_id: ACTOR,
+                num_restarts: 1,
+                result: Err((reason(), body.clone())),
+            },
+        ),
+        ("task-done", ToRaylet::TaskDone { task_id: TASK, result: Ok(body) }),
+        ("flush-logs", ToRaylet::FlushLogs { request: 4 }),
+        ("shutdown", ToRaylet::Shutdown { reason: reason() }),
+    ];
+    messages
+        .iter()
+        .try_for_each(|(name, message)| save("link_message", &format!("to-{name}"), &encode(0, message)))
+}
+
+fn from_raylet() -> std::io::Result<()> {
+    let text = |text: &str| text.to_owned();
+    let worker = LeasedWorker {
+        worker_id: WORKER,
+        node_id: NODE,
+        socket_path: text("/tmp/socket"),
+        tcp_address: String::new(),
+        pid: 77,
+    };
+    let registered = FromRaylet::Registered {
+        node_id: NODE,
+        gcs_address: text("127.0.0.1:6379"),
+        session_dir: text("/tmp/session"),
+        store_capacity: 1 << 30,
+    };
+    let full = StoreError::Full {
+        requested_bytes: 10,
+        used_bytes: 5,
+        capacity_bytes: 12,
+        holders: text("process 1"),
+    };
+    let unavailable = |error| FromRaylet::ObjectUnavailable { request: 1, object_id: OBJECT, error };
+    let refused = Err((5, text("not found")));
+    let info = Bytes::from_static(b"info");
+    let messages = [
+        ("registered", registered),
+        ("rejected", FromRaylet::Rejected { reason: text("no") }),
+        ("lease-granted", FromRaylet::LeaseGranted { class: 1, lease_id: LEASE, worker }),
+        ("lease-infeasible", FromRaylet::LeaseInfeasible { class: 1, reason: text("no gizmo") }),
+        ("object-created", FromRaylet::ObjectCreated { request: 1, result: Ok(4096) }),
+        ("store-full", FromRaylet::ObjectCreated { request: 1, result: Err(full) }),
+        ("object-ready", FromRaylet::ObjectReady { request: 1, object_id: OBJECT, offset: 64, size: 9 }),
+        ("object-lost", unavailable(StoreError::Lost { cause: text("gone") })),
+        ("gcs-reply", FromRaylet::GcsReply { request: 2, result: Ok(info.clone()) }),
+        ("gcs-refusal", FromRaylet::GcsReply { request: 2, result: refused }),
+        ("actor-state", FromRaylet::ActorState { info: info.clone() }),
+        ("create-actor", FromRaylet::CreateActor { spec: info.clone(), num_restarts: 2 }),
+        ("run-task", FromRaylet::RunTask { task_id: TASK, function: text("module:f"), payload: info }),
+        ("worker-died", FromRaylet::WorkerDied { worker_id: WORKER, cause: text("killed") }),
+        (
+            "log-lines",
+            FromRaylet::LogLines {
+                pid: 7,
+                name: text("f"),
+                is_stderr: true,
+                lines: vec![text("one"), String::new()],
+            },
+        ),
+        ("exit", FromRaylet::Exit { reason: text("the end") }),
+    ];
+    messages
+        .iter()
+        .try_for_each(|(name, message)| save("link_message", &format!("from-{name}"), &encode(1, message)))
+}
+
+fn peer_messages() -> std::io::Result<()> {
+    let job_config = Bytes::from_static(b"job");
+    let hello = Hello { worker_id: WORKER, node_id: NODE, job_id: JOB, job_config };
+    save("peer_message", "hello", &encode(Kind::Hello as u8, &hello))?;
+    let function_id = FunctionId::of(b"pickled");
+    let define = DefineFunction { function_id, pickled: Bytes::from_static(b"pickled") };
+    save("peer_message", "define-function", &encode(Kind::DefineFunction as u8, &define))?;
+    let value =
+        |value| PeerMessage::ObjectValue { object_id: OBJECT, value, contained: vec![(OBJECT, OWNER)] };
+    let messages = [
+        ("give-back", PeerMessage::GiveBack { task_ids: vec![TASK; 3] }),
+        ("cancel", PeerMessage::Cancel { task_id: TASK }),
+        ("get-object", PeerMessage::GetObject { object_id: OBJECT }),
+        ("object-inline", value(Value::Inline(Bytes::from_static(b"value")))),
+        ("object-stored", value(Value::Stored { node_id: NODE, size: 1 << 33 })),
+        ("object-failed", value(Value::Failed(Failure::System("a fault".to_owned())))),
+        ("ask-grants", PeerMessage::AskGrants { request: 1, object_ids: vec![OBJECT; 2], borrower: WORKER }),
+        ("granted", PeerMessage::Granted { request: 1 }),
+        ("return-grants", PeerMessage::ReturnGrants { grants: vec![(OBJECT, 1), (OBJECT, 300)] }),
+    ];
+    messages
+        .iter()
+        .try_for_each(|(name, message)| save("peer_message", name, &encode(Kind::Other as u8, message)))
+}
+
+fn tasks() -> std::io::Result<()> {
+    let function = Target::Function(FunctionId::of(b"pickled"));
+    let method = Target::Method { actor_id: ACTOR, sequence: 7, name: "add" };
+    let stored = ArgValue::Stored { object_id: OBJECT, owner: OWNER, node_id: NODE };
+    let args = [
+        (None, ArgValue::Inline(b"one")),
+        (None, ArgValue::Reference(OBJECT)),
+        (Some("two"), stored),
+        (Some("three"), ArgValue::Inline(b"")),
+    ];
+    for (name, target, retriable, args) in [
+        ("task", function.clone(), true, &args[..]),
+        ("call", method, false, &args),
+        ("bare", function, false, &[]),
+    ] {
+        let header =
+            TaskHeader { task_id: TASK, attempt: 1, target, num_returns: 2, retriable, name: "module.f" };
+        let mut out = vec![Kind::PushTask as u8];
+        header.write(&mut out);
+        args.iter().for_each(|(keyword, value)| write_arg(&mut out, *keyword, value));
+        save("peer_message", name, &out)?;
+    }
+    Ok(())
+}
+
+fn replies() -> std::io::Result<()> {
+    let cause = || "exit code 1".to_owned();
+    let inline = Returned { value: Value::Inline(Bytes::from_static(b"value")), contained: vec![] };
+    let value = Value::Stored { node_id: NODE, size: 1 << 33 };
+    let stored = Returned { value, contained: vec![(OBJECT, OWNER); 2] };
+    let crashed =
+        Failure::WorkerCrashed { task_id: TASK, name: "f".to_owned(), worker_id: WORKER, cause: cause() };
+    let error = Bytes::from_static(b"error");
+    let died = Failure::ActorDied {
+        actor_id: ACTOR,
+        class_name: "A".to_owned(),
+        cause: cause(),
+        error: error.clone(),
+    };
+    let outcomes = [
+        ("reply", Ok(vec![inline, stored])),
+        ("reply-nothing", Ok(vec![])),
+        ("reply-raised", Err(Failure::Raised(error))),
+        ("reply-crashed", Err(crashed)),
+        ("reply-actor-died", Err(died)),
+        ("reply-cancelled", Err(Failure::Cancelled(TASK))),
+        ("reply-owner-died", Err(Failure::OwnerDied { object_id: OBJECT, owner: WORKER, cause: cause() })),
+        ("reply-store-full", Err(Failure::StoreFull { out_of_disk: true, message: cause() })),
+    ];
+    for (name, outcome) in outcomes {
+        let mut out = vec![Kind::TaskReply as u8];
+        let reply = TaskReply { task_id: TASK, attempt: 1, execution_us: 5, outcome };
+        reply.write(&mut out).expect("a reply can be encoded");
+        save("peer_message", name, &out)?;
+    }
+    Ok(())
+}
