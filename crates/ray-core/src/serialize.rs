@@ -4,6 +4,7 @@
 //! The binary codec is postcard: small, fast, and without any description of itself, so that both
 //! sides have to have the same type. What lives longer than a process needs a version of its own.
 
+mod copy;
 mod value;
 
 use std::any::type_name;

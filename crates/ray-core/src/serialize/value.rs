@@ -20,6 +20,7 @@
 //! bytes, so are the buffers in memory: enough for any vector instruction, and buffers share no
 //! cache line.
 
+use super::copy::copy;
 use super::{ZeroCopyRead, ZeroCopyWrite};
 use crate::error::{RayError, RayResult};
 
@@ -68,12 +69,12 @@ impl ZeroCopyWrite for ValueParts<'_> {
         put_u64(out, 8, self.in_band.len());
         let start = in_band_start(self.buffers.len());
         let mut end = start + self.in_band.len();
-        out[start..end].copy_from_slice(self.in_band);
+        copy(&mut out[start..end], self.in_band);
         for (index, buffer) in self.buffers.iter().enumerate() {
             let offset = align_up(end);
             out[end..offset].fill(0);
             end = offset + buffer.len();
-            out[offset..end].copy_from_slice(buffer);
+            copy(&mut out[offset..end], buffer);
             let entry = HEADER_BYTES + index * ENTRY_BYTES;
             put_u64(out, entry, offset);
             put_u64(out, entry + 8, buffer.len());
