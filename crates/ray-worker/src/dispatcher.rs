@@ -219,15 +219,27 @@ impl Dispatcher {
     }
 
     /// The worker of this lease will not start these tasks for now. They have to be enqueued again.
-    pub fn on_given_back(&mut self, lease_id: LeaseId, task_ids: &[TaskId], out: &mut Vec<Action>) {
+    pub fn on_given_back(
+        &mut self,
+        lease_id: LeaseId,
+        task_ids: &[TaskId],
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         let Some(lease) = self.leases.get_mut(&lease_id) else { return };
         let before = lease.in_flight.len();
         lease.in_flight.retain(|sent| !task_ids.contains(sent));
         let given_back = before - lease.in_flight.len();
         lease.stalled = !lease.in_flight.is_empty();
+        if lease.in_flight.is_empty() {
+            lease.idle_since.get_or_insert(now);
+        }
         let class = lease.class;
-        self.class(class).in_flight -= given_back;
+        let waiting = self.class(class);
+        waiting.in_flight -= given_back;
+        waiting.saturated = false;
         self.settle(class, out);
+        self.pass_on(lease_id, now, out);
     }
 
     /// The worker of this lease is gone. Returns the tasks that it held, the one that ran first.
@@ -275,8 +287,6 @@ impl Dispatcher {
         let class = lease.class;
         if self.class(class).contended {
             self.return_if(lease_id, |since| since <= now, out);
-            // What waits here still needs one.
-            self.settle(class, out);
         }
     }
 
@@ -405,6 +415,8 @@ impl Dispatcher {
             let target = waiting.demand as u32;
             out.push(Action::SetDemand { class, target });
             out.push(Action::Return { lease_id });
+            // What waits here still needs one.
+            self.settle(class, out);
         }
     }
 }
@@ -490,7 +502,7 @@ mod tests {
             dispatcher.enqueue(class, task(number), false, &mut out);
         }
         out.clear();
-        dispatcher.on_given_back(lease(1), &[task(2), task(3)], &mut out);
+        dispatcher.on_given_back(lease(1), &[task(2), task(3)], now, &mut out);
         dispatcher.enqueue(class, task(3), true, &mut out);
         dispatcher.enqueue(class, task(2), true, &mut out);
         assert_eq!(sent(&out), 0, "the stalled lease gets nothing: {out:?}");
@@ -581,8 +593,9 @@ mod tests {
         Enqueue,
         Grant,
         Reply(usize, u32),
-        GiveBack(usize),
+        GiveBack(usize, bool),
         Lose(usize),
+        Contend(bool),
         Tick(u64),
     }
 
@@ -591,8 +604,9 @@ mod tests {
             6 => Just(Event::Enqueue),
             3 => Just(Event::Grant),
             6 => (any::<usize>(), 0u32..10_000).prop_map(|(pick, us)| Event::Reply(pick, us)),
-            1 => any::<usize>().prop_map(Event::GiveBack),
+            1 => (any::<usize>(), any::<bool>()).prop_map(|(pick, keeps_one)| Event::GiveBack(pick, keeps_one)),
             1 => any::<usize>().prop_map(Event::Lose),
+            1 => any::<bool>().prop_map(Event::Contend),
             1 => (0u64..100).prop_map(Event::Tick),
         ]
     }
@@ -634,11 +648,13 @@ mod tests {
                             dispatcher.on_reply(lease_id, task_id, us, now, &mut out);
                         }
                     }
-                    Event::GiveBack(pick) if !running.is_empty() => {
+                    Event::GiveBack(pick, keeps_one) if !running.is_empty() => {
                         let at = pick % running.len();
                         let (lease_id, tasks) = &mut running[at];
-                        let back: Vec<TaskId> = tasks.drain(tasks.len().min(1)..).collect();
-                        dispatcher.on_given_back(*lease_id, &back, &mut out);
+                        // All of them, if the reply to the one that ran was faster.
+                        let kept = if keeps_one { tasks.len().min(1) } else { 0 };
+                        let back: Vec<TaskId> = tasks.drain(kept..).collect();
+                        dispatcher.on_given_back(*lease_id, &back, now, &mut out);
                         for &task_id in back.iter().rev() {
                             dispatcher.enqueue(class, task_id, true, &mut out);
                         }
@@ -651,11 +667,12 @@ mod tests {
                             dispatcher.enqueue(class, task_id, true, &mut out);
                         }
                     }
+                    Event::Contend(contended) => dispatcher.on_contention(class, contended, now, &mut out),
                     Event::Tick(ms) => {
                         now += Duration::from_millis(ms);
                         dispatcher.tick(now, &mut out);
                     }
-                    Event::Grant | Event::Reply(..) | Event::GiveBack(_) | Event::Lose(_) => {
+                    Event::Grant | Event::Reply(..) | Event::GiveBack(..) | Event::Lose(_) => {
                         prop_assert!(!draining, "tasks wait, but nothing is asked for them");
                     }
                 }
@@ -676,6 +693,10 @@ mod tests {
                     }
                 }
             }
+            let mut out = Vec::new();
+            dispatcher.tick(now + IDLE, &mut out);
+            let returned = out.iter().filter(|action| matches!(action, Action::Return { .. })).count();
+            prop_assert_eq!(returned, running.len(), "a lease without tasks goes back in time");
         }
     }
 }

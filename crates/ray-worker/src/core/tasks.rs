@@ -390,7 +390,7 @@ impl State {
     pub(super) fn on_given_back(&mut self, core: &CoreWorker, from: WorkerId, task_ids: &[TaskId]) {
         let mut out = Vec::new();
         if let Some(&lease_id) = self.shared.lease_on.get(&from) {
-            self.dispatcher.on_given_back(lease_id, task_ids, &mut out);
+            self.dispatcher.on_given_back(lease_id, task_ids, now(), &mut out);
         }
         for &task_id in task_ids.iter().rev() {
             self.requeue_first(core, task_id, &mut out);
