@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+import ray_rust
 from ray_rust import exceptions
 
 LARGE = 1 << 20
@@ -295,3 +296,25 @@ def gate(cluster, tmp_path):
     gate = Gate()
     yield gate
     gate.open()
+
+
+def test_wait_finds_two_references_to_one_object_that_were_read_from_a_value(cluster):
+    reference = cluster.put(1)
+    copies = cluster.get(cluster.put([reference])) + cluster.get(cluster.put([reference]))
+    with pytest.raises(ValueError, match="twice"):
+        cluster.wait(copies)
+    with pytest.raises(ValueError, match="twice"):
+        cluster.wait([reference, copies[0]])
+    assert cluster.wait(copies[:1]) == (copies[:1], [])
+
+
+def test_arrays_that_are_read_again_and_again_make_room_for_others(no_cluster):
+    ray_rust.init("local", num_cpus=1, object_store_memory=64 << 20)
+    large = np.arange(2_000_000)  # a quarter of the store
+    for _ in range(30):
+        reference = ray_rust.put(large)
+        for _ in range(5):
+            assert ray_rust.get(reference)[-1] == 1_999_999
+        kept = ray_rust.get(reference)
+        del reference
+        assert kept[-1] == 1_999_999

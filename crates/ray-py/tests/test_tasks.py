@@ -510,3 +510,75 @@ def test_a_task_that_waits_for_its_turn_can_be_cancelled(cluster, tmp_path):
         cluster.get(waiting, timeout=30)
     open(path, "w").close()
     cluster.get(blockers)
+
+
+# Those who submit
+
+
+@pytest.fixture
+def one_cpu(no_cluster):
+    ray_rust.init("local", num_cpus=1)
+    return ray_rust
+
+
+@ray_rust.remote(num_cpus=0)
+class Submitter:
+    """Submits from a process of its own."""
+
+    def submit_long(self, count, until):
+        refs = [pause.remote(until) for _ in range(count)]
+        return sum(ray_rust.get(refs))
+
+    def submit_one(self):
+        return ray_rust.get(identity.remote("done"))
+
+
+@ray_rust.remote
+def pause(until):
+    """Takes a moment, until the file is there. Returns whether it was not."""
+    if os.path.exists(until):
+        return False
+    threading.Event().wait(0.002)
+    return True
+
+
+def test_who_has_one_task_does_not_wait_behind_somebody_elses_thousands(one_cpu, tmp_path):
+    many, one = Submitter.remote(), Submitter.remote()
+    done = tmp_path / "done"
+    waited = many.submit_long.remote(5000, str(done))
+    for _ in range(3):
+        assert one_cpu.get(one.submit_one.remote(), timeout=60) == "done"
+    done.touch()
+    assert one_cpu.get(waited, timeout=60) < 5000
+
+
+def test_all_who_submit_get_all_their_results(cluster):
+    @cluster.remote(num_cpus=0)
+    class Counter:
+        def count(self, tasks):
+            return sum(ray_rust.get([identity.remote(1) for _ in range(tasks)]))
+
+    counters = [Counter.remote() for _ in range(6)]
+    for _ in range(5):
+        assert cluster.get([counter.count.remote(200) for counter in counters]) == [200] * 6
+
+
+def test_a_worker_that_is_lost_while_leases_change_hands_costs_no_result(cluster, tmp_path):
+    @cluster.remote(num_cpus=0)
+    class Counter:
+        def count(self, tasks, victim):
+            refs = [die_once.remote(victim if number == tasks // 2 else None) for number in range(tasks)]
+            return sum(ray_rust.get(refs))
+
+    @cluster.remote
+    def die_once(victim):
+        if victim is not None and not os.path.exists(victim):
+            open(victim, "w").close()
+            os._exit(1)
+        return 1
+
+    counters = [Counter.remote() for _ in range(6)]
+    for turn in range(3):
+        victims = [str(tmp_path / f"{turn}-{number}") for number in range(6)]
+        counts = [counter.count.remote(100, victim) for counter, victim in zip(counters, victims)]
+        assert cluster.get(counts, timeout=60) == [100] * 6

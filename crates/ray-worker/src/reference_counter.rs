@@ -326,7 +326,9 @@ impl ReferenceCounter {
             let count = count(entry);
             debug_assert!(*count > 0, "{object_id} is released more often than held");
             *count = count.saturating_sub(1);
-            self.collect(object_id, out);
+            if !entry.is_in_use() {
+                self.collect(object_id, out);
+            }
         }
     }
 
