@@ -28,3 +28,9 @@ def test_queued_tasks(own_folder, tmp_path):
     written = figures(tmp_path, "queued_tasks.py", "--tasks", "10,200")
     assert [row["tasks"] for row in written["rows"]] == [10, 200]
     assert all(row["seconds"] >= row["submit_seconds"] for row in written["rows"])
+
+
+def test_hops(own_folder, tmp_path):
+    written = figures(tmp_path, "hops.py", "--seconds", "0.05")
+    assert "f.remote(), queued" in written
+    assert all(figure >= 0 for figure in written.values())
