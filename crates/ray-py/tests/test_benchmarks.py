@@ -34,3 +34,13 @@ def test_hops(own_folder, tmp_path):
     written = figures(tmp_path, "hops.py", "--seconds", "0.05")
     assert "f.remote(), queued" in written
     assert all(figure >= 0 for figure in written.values())
+
+
+def test_side_by_side_of_nothing_to_compare_with(own_folder, tmp_path):
+    path = tmp_path / "table.json"
+    arguments = ["--rounds", "1", "--seconds", "0.1", "--only", "tasks sync /s,get small /s", "--json", str(path)]
+    command = [sys.executable, os.path.join(FOLDER, "side_by_side.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    ours, ray, limit = json.loads(path.read_text())["tasks sync /s"]
+    assert (ours > 0, ray, limit > 0) == (True, None, True)
