@@ -23,6 +23,7 @@ mod log_watch;
 pub mod node;
 pub mod resource_manager;
 pub mod scheduling_queue;
+mod sync;
 pub mod task_table;
 pub mod worker_pool;
 

@@ -1,7 +1,7 @@
 //! How other threads talk to the one that owns the machine.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
@@ -10,9 +10,10 @@ use ray_core::pb::common::DeathCause;
 use ray_core::resource::Resources;
 use ray_link::Waker;
 use ray_link::message::LeasedWorker;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::effect::{ActorOrder, ClientId, RemoteOutcome};
+use super::inbox::{Inbox, Outbox, inbox};
 use super::store_port::{StoreCommand, StoreDrop};
 use crate::log_tail::LogBatch;
 use crate::task_table::{TaskSpec, TaskState};
@@ -81,55 +82,25 @@ pub(crate) enum Command {
 /// Sends commands to the thread. Clones share one queue.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeHandle {
-    inbox: mpsc::Sender<Command>,
-    waker: Arc<Waker>,
-    dropped: Arc<Dropped>,
-}
-
-/// What a `drop` leaves behind, which can neither wait for room in a channel nor let its note be lost.
-/// No longer than there are requests, pins and writes under way.
-#[derive(Debug, Default)]
-struct Dropped {
-    notes: Mutex<Vec<StoreDrop>>,
-    next_request: AtomicU64,
-}
-
-/// Where the thread takes what was sent to it.
-#[derive(Debug)]
-pub(crate) struct Inbox {
-    commands: mpsc::Receiver<Command>,
-    dropped: Arc<Dropped>,
-}
-
-impl Inbox {
-    /// The next command, if there is one.
-    pub(crate) fn take(&mut self) -> Option<Command> {
-        self.commands.try_recv().ok()
-    }
-
-    /// What was dropped since the last call.
-    pub(crate) fn take_dropped(&self) -> Vec<StoreDrop> {
-        std::mem::take(&mut *self.dropped.notes.lock().unwrap_or_else(PoisonError::into_inner))
-    }
+    outbox: Outbox<Command>,
+    next_request: Arc<AtomicU64>,
 }
 
 impl NodeHandle {
     /// A handle and the end from which the thread takes the commands when `waker` is readable.
-    pub(crate) fn new(waker: Arc<Waker>) -> (Self, Inbox) {
-        let (inbox, commands) = mpsc::channel(INBOX);
-        let dropped = Arc::new(Dropped::default());
-        (Self { inbox, waker, dropped: Arc::clone(&dropped) }, Inbox { commands, dropped })
+    pub(crate) fn new(waker: Arc<Waker>) -> (Self, Inbox<Command>) {
+        let (outbox, inbox) = inbox(INBOX, waker);
+        (Self { outbox, next_request: Arc::default() }, inbox)
     }
 
     /// Leaves a note for the thread without waiting.
     pub(crate) fn note_drop(&self, dropped: StoreDrop) {
-        self.dropped.notes.lock().unwrap_or_else(PoisonError::into_inner).push(dropped);
-        self.waker.wake();
+        self.outbox.note(Command::Store(StoreCommand::Dropped(dropped)));
     }
 
     /// A number for a request to the store, never given twice.
     pub(crate) fn next_request(&self) -> u64 {
-        self.dropped.next_request.fetch_add(1, Ordering::Relaxed)
+        self.next_request.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Sends a command, when there is room.
@@ -137,9 +108,7 @@ impl NodeHandle {
     /// # Errors
     /// `ShutDown`.
     pub(crate) async fn send(&self, command: Command) -> RayResult<()> {
-        self.inbox.send(command).await.map_err(|_| RayError::ShutDown)?;
-        self.waker.wake();
-        Ok(())
+        self.outbox.send(command).await.map_err(|_| RayError::ShutDown)
     }
 
     /// Sends a command and waits for its answer.

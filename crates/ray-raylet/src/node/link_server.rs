@@ -27,10 +27,11 @@ use tracing::{debug, error, info, warn};
 use super::effect::{ClientId, Effect, NodeIdentity, RemoteOutcome};
 use super::fork_server::{ForkEvent, ForkServer};
 use super::gcs_port::{GcsCall, GcsReport, UsageReport};
-use super::handle::{Command, Inbox, NodeStatus};
+use super::handle::{Command, NodeStatus};
+use super::inbox::Inbox;
 use super::machine::NodeMachine;
 use super::process_tree;
-use super::store_port::{StoreCommand, StoreOutput, StorePort};
+use super::store_port::{StoreOutput, StorePort};
 use crate::log_monitor::{LogCommand, log_path};
 
 const LISTENER: u64 = 0;
@@ -73,7 +74,7 @@ pub(super) struct LinkServerParts {
     /// Readable when the driver that owns the node has ended.
     pub(super) owner: Option<OwnedFd>,
     pub(super) waker: Arc<Waker>,
-    pub(super) inbox: Inbox,
+    pub(super) inbox: Inbox<Command>,
     pub(super) logs: PathBuf,
     pub(super) log_commands: mpsc::Sender<LogCommand<FlushMark>>,
     pub(super) worker_env: BTreeMap<String, String>,
@@ -305,7 +306,6 @@ impl LinkServer {
 
     fn on_commands(&mut self, now: Instant) {
         self.parts.waker.reset();
-        // Commands first, for what was dropped is about commands that were sent before.
         let mut left = COMMANDS_PER_ROUND;
         while let Some(command) = self.parts.inbox.take() {
             self.on_command(now, command);
@@ -314,9 +314,6 @@ impl LinkServer {
                 self.parts.waker.wake();
                 return;
             }
-        }
-        for dropped in self.parts.inbox.take_dropped() {
-            self.on_command(now, Command::Store(StoreCommand::Dropped(dropped)));
         }
     }
 

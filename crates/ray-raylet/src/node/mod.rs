@@ -9,6 +9,7 @@ pub mod fork_server;
 pub(crate) mod gcs_port;
 pub(crate) mod handle;
 mod hardware;
+mod inbox;
 mod link_server;
 mod machine;
 #[cfg(test)]

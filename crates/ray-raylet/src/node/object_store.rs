@@ -269,9 +269,6 @@ mod tests {
                     let Command::Store(command) = command else { return };
                     port.on_command(now, command, &mut out);
                 }
-                for dropped in inbox.take_dropped() {
-                    port.on_command(now, StoreCommand::Dropped(dropped), &mut out);
-                }
                 port.on_tick(now, &mut out);
             }
         });
