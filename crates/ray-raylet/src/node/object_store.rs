@@ -25,24 +25,24 @@ pub(crate) struct NodeObjectStore {
 /// Takes a request back when whoever waits for it goes away.
 struct Asked<'a> {
     node: &'a NodeHandle,
-    dropped: Option<StoreDrop>,
+    request: Option<u64>,
 }
 
 impl<'a> Asked<'a> {
-    const fn new(node: &'a NodeHandle, dropped: StoreDrop) -> Self {
-        Self { node, dropped: Some(dropped) }
+    const fn new(node: &'a NodeHandle, request: u64) -> Self {
+        Self { node, request: Some(request) }
     }
 
-    /// The request is answered, or what was begun is done.
+    /// The request is answered.
     fn done(mut self) {
-        self.dropped = None;
+        self.request = None;
     }
 }
 
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
-        if let Some(dropped) = self.dropped.take() {
-            self.node.note_drop(dropped);
+        if let Some(request) = self.request.take() {
+            self.node.note_drop(StoreDrop::Request(request));
         }
     }
 }
@@ -73,7 +73,7 @@ impl NodeObjectStore {
         timeout: Duration,
     ) -> RayResult<PinnedObject> {
         let request = self.node.next_request();
-        let asked = Asked::new(&self.node, StoreDrop::Request(request));
+        let asked = Asked::new(&self.node, request);
         let answer = self.ask(|answer| StoreCommand::Get { request, object_id, reader, answer });
         let Ok(answer) = tokio::time::timeout(timeout, answer).await else {
             return Err(RayError::GetTimeout { what: format!("object {object_id}"), waited: timeout });
@@ -103,17 +103,17 @@ fn not_found(object_id: &ObjectId) -> RayError {
 impl ObjectStore for NodeObjectStore {
     async fn put(&self, object_id: ObjectId, data: Bytes) -> RayResult<()> {
         let (request, size) = (self.node.next_request(), data.len() as u64);
-        let asked = Asked::new(&self.node, StoreDrop::Request(request));
+        let asked = Asked::new(&self.node, request);
         let room = self.ask(|answer| StoreCommand::Create { request, object_id, size, answer }).await?;
         asked.done();
-        let Some(mut room) = room? else { return Ok(()) };
-        let writing = Asked::new(&self.node, StoreDrop::Write(object_id));
-        let write = move || room.copy_from_slice(&data);
-        let written = tokio::task::spawn_blocking(write).await;
-        written
+        let Some(room) = room? else { return Ok(()) };
+        let written = tokio::task::spawn_blocking(move || room.fill(&data)).await;
+        let room = written
             .map_err(|error| RayError::io("cannot write to shared memory", std::io::Error::other(error)))?;
-        writing.done();
-        self.ask(|answer| StoreCommand::Seal { object_id, answer }).await
+        let (answer, sealed) = oneshot::channel();
+        self.node.send(Command::Store(StoreCommand::Seal { object_id, answer })).await?;
+        room.keep();
+        sealed.await.map_err(|_| RayError::ShutDown)
     }
 
     async fn get(&self, object_id: &ObjectId, timeout: Duration) -> RayResult<Bytes> {
@@ -151,7 +151,7 @@ impl ObjectStore for NodeObjectStore {
         };
         let (arrived, mut arrivals) = mpsc::channel(object_ids.len().max(1));
         let request = self.node.next_request();
-        let asked = Asked::new(&self.node, StoreDrop::Request(request));
+        let asked = Asked::new(&self.node, request);
         let object_ids_sent = object_ids.to_vec();
         let command = StoreCommand::Wait { request, object_ids: object_ids_sent, arrived };
         self.node.send(Command::Store(command)).await?;
@@ -179,7 +179,7 @@ impl ObjectStore for NodeObjectStore {
         let wanted: std::collections::BTreeSet<_> = object_ids.iter().copied().collect();
         let (copies, mut done) = mpsc::channel(wanted.len().max(1));
         let request = self.node.next_request();
-        let asked = Asked::new(&self.node, StoreDrop::Request(request));
+        let asked = Asked::new(&self.node, request);
         let command = StoreCommand::Spill { request, object_ids: object_ids.to_vec(), copies };
         self.node.send(Command::Store(command)).await?;
         let mut urls = std::collections::BTreeMap::new();
@@ -218,7 +218,10 @@ impl ObjectStore for NodeObjectStore {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::pin::pin;
     use std::sync::Arc;
+    use std::task::Context;
     use std::time::Instant;
 
     use ray_core::id::TaskId;
@@ -324,6 +327,30 @@ mod tests {
         assert_eq!((urls.len(), &urls[0]), (3, &urls[1]));
         assert_eq!(store.restore(&[object(0), object(1)]).await.unwrap(), 6 * MIB);
         assert!(store.usage().await.unwrap().spilled_bytes >= 6 * MIB);
+    }
+
+    /// An answer that nobody took kept its room, and whoever put the object later waited for ever.
+    #[tokio::test]
+    async fn a_put_that_is_given_up_at_any_point_leaves_nothing() {
+        let store = start_with(8 * MIB, None);
+        let data = Bytes::from(vec![7; 5 << 20]);
+        for polls in (1..=6).cycle().take(60) {
+            {
+                let mut put = pin!(store.put(object(1), data.clone()));
+                for _ in 0..polls {
+                    if put.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_ready() {
+                        break;
+                    }
+                    // It is answered after what was asked before.
+                    store.usage().await.unwrap();
+                }
+            }
+            store.delete(&object(1)).await.unwrap();
+            let again = tokio::time::timeout(SECONDS, store.put(object(1), data.clone())).await;
+            again.expect("nobody else writes the object").unwrap();
+            store.delete(&object(1)).await.unwrap();
+        }
+        assert_eq!(store.usage().await.unwrap().used_bytes, 0);
     }
 
     #[tokio::test]

@@ -36,12 +36,7 @@ const MAX_WARM_AHEAD: u64 = 128 << 20;
 #[derive(Debug)]
 pub(crate) enum StoreCommand {
     /// Room to write an object; nothing if it is there already.
-    Create {
-        request: u64,
-        object_id: ObjectId,
-        size: u64,
-        answer: oneshot::Sender<RayResult<Option<ShmSliceMut>>>,
-    },
+    Create { request: u64, object_id: ObjectId, size: u64, answer: oneshot::Sender<RayResult<Option<Room>>> },
     /// The object is written.
     Seal { object_id: ObjectId, answer: oneshot::Sender<()> },
     /// The object, pinned.
@@ -114,6 +109,41 @@ impl Drop for PinnedObject {
     }
 }
 
+/// Room for an object of the node's own. The object goes with this, wherever this is when it goes,
+/// unless the order to seal it was given.
+#[derive(Debug)]
+pub(crate) struct Room {
+    // The slice goes first: only then may the range be written again.
+    slice: Option<ShmSliceMut>,
+    object_id: ObjectId,
+    node: NodeHandle,
+    kept: bool,
+}
+
+impl Room {
+    /// Writes the object.
+    pub(crate) fn fill(mut self, data: &[u8]) -> Self {
+        if let Some(mut slice) = self.slice.take() {
+            slice.copy_from_slice(data);
+        }
+        self
+    }
+
+    /// Keeps the object, for the order to seal it was given.
+    pub(crate) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        drop(self.slice.take());
+        if !self.kept {
+            self.node.note_drop(StoreDrop::Write(self.object_id));
+        }
+    }
+}
+
 /// What the store says that concerns others.
 #[derive(Debug)]
 pub(crate) enum StoreOutput {
@@ -126,7 +156,7 @@ pub(crate) enum StoreOutput {
 /// What the node itself waits for.
 #[derive(Debug)]
 enum Pending {
-    Create(u64, oneshot::Sender<RayResult<Option<ShmSliceMut>>>),
+    Create(u64, oneshot::Sender<RayResult<Option<Room>>>),
     Get(oneshot::Sender<RayResult<PinnedObject>>),
     Wait(mpsc::Sender<ObjectId>),
     Spill(mpsc::Sender<RayResult<(ObjectId, String)>>),
@@ -469,10 +499,12 @@ impl StorePort {
         }
         match self.pending.remove(&request) {
             Some(Pending::Create(size, answer)) => {
-                let result = self.created(object_id, size, outcome);
-                if answer.send(result).is_err() {
-                    self.node.note_drop(StoreDrop::Write(object_id));
-                }
+                let room = |slice| {
+                    let node = self.node.clone();
+                    Room { slice: Some(slice), object_id, node, kept: false }
+                };
+                // If nobody waits any more, the room is dropped, and the object with it.
+                drop(answer.send(self.created(object_id, size, outcome).map(|slice| slice.map(room))));
             }
             Some(Pending::Get(answer)) => {
                 let copy = match &outcome {
