@@ -18,6 +18,7 @@ pub mod object_table;
 #[expect(unsafe_code, reason = "memory shared between processes is reached through pointers")]
 pub mod shm;
 pub mod spill;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -1,10 +1,10 @@
 //! Who waits for which objects to arrive.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use ray_core::id::ObjectId;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
+
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 type Waiters = FxHashMap<ObjectId, Vec<Arc<Notify>>>;
 
