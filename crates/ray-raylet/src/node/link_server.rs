@@ -228,12 +228,18 @@ impl LinkServer {
         let filled = peer.connection.fill();
         let mut messages = Vec::new();
         let read = read_messages(&mut peer.connection, &mut messages);
+        let amid_frame = peer.connection.is_amid_frame();
         for message in messages {
             self.on_message(now, client, message);
         }
         match (filled, read) {
             (Ok(more), Ok(())) => return more,
-            (_, Err(error)) => warn!(client = client.0, %error, "a client broke the protocol"),
+            (_, Err(error)) => {
+                warn!(client = client.0, error = %error.chain(), "a client broke the protocol");
+            }
+            (Err(error), Ok(())) if amid_frame => {
+                warn!(client = client.0, %error, "the connection of a client ended amid a frame");
+            }
             (Err(error), Ok(())) => debug!(client = client.0, %error, "a client is gone"),
         }
         self.close(now, client);

@@ -2,6 +2,7 @@
 
 mod actors;
 mod grpc;
+mod hostile;
 mod leases;
 mod node_end;
 mod objects;

@@ -1,6 +1,6 @@
 //! A node in this process, a fork server whose workers are this program again, and drivers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -26,7 +26,7 @@ use ray_worker::{CoreWorker, Membership};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::front::{Front, LIMIT, never};
-use crate::process::{SOCKET, TEST, WORKER};
+use crate::process::{Nonsense, SOCKET, TEST, WORKER};
 
 /// Polls until `find` finds something.
 #[track_caller]
@@ -42,7 +42,11 @@ pub(crate) fn eventually<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> 
 }
 
 /// Starts a process for each worker that is ordered, and reports its end, until the node is gone.
-fn serve_forks(socket: UnixStream, node_socket: &Mutex<Option<PathBuf>>) {
+fn serve_forks(
+    socket: UnixStream,
+    node_socket: &Mutex<Option<PathBuf>>,
+    mut nonsense: VecDeque<Option<Nonsense>>,
+) {
     let writer = Arc::new(Mutex::new(socket.try_clone().unwrap()));
     let mut waiting = Vec::new();
     for line in BufReader::new(socket).lines() {
@@ -53,15 +57,18 @@ fn serve_forks(socket: UnixStream, node_socket: &Mutex<Option<PathBuf>>) {
             Stdio::from(std::fs::File::create(order["fork"][stream].as_str().unwrap()).unwrap())
         };
         let node_socket = eventually("the node's socket", || node_socket.lock().unwrap().clone());
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args(["--exact", TEST, "--nocapture"])
             .env(WORKER, &worker_id)
             .env(SOCKET, node_socket)
             .stdin(Stdio::null())
             .stdout(output("stdout"))
-            .stderr(output("stderr"))
-            .spawn()
-            .unwrap();
+            .stderr(output("stderr"));
+        if let Some(nonsense) = nonsense.pop_front().flatten() {
+            nonsense.put_in(&mut command);
+        }
+        let mut child = command.spawn().unwrap();
         let pid = child.id();
         say(&writer, &serde_json::json!({ "forked": { "worker_id": worker_id, "pid": pid } }));
         let writer = Arc::clone(&writer);
@@ -92,6 +99,12 @@ pub(crate) struct World {
 impl World {
     /// A head with so many CPUs.
     pub(crate) fn start(cpus: f64) -> Self {
+        Self::start_with(cpus, [])
+    }
+
+    /// As [`World::start`]; of its first workers, in the order of their start, some talk nonsense.
+    pub(crate) fn start_with(cpus: f64, nonsense: impl Into<VecDeque<Option<Nonsense>>>) -> Self {
+        let nonsense = nonsense.into();
         let folder = tempfile::tempdir().unwrap();
         let mut config = NodeConfig {
             temp_dir: Some(folder.path().to_owned()),
@@ -106,7 +119,7 @@ impl World {
         let node_socket = Arc::new(Mutex::new(None));
         let fork_server = std::thread::spawn({
             let node_socket = Arc::clone(&node_socket);
-            move || serve_forks(server_end, &node_socket)
+            move || serve_forks(server_end, &node_socket, nonsense)
         });
         let (ready, info) = mpsc::channel();
         let node = std::thread::spawn(move || {
