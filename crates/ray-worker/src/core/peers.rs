@@ -316,10 +316,12 @@ impl State {
     }
 
     fn on_hello(&mut self, slot: usize, hello: Hello) -> RayResult<()> {
-        if let Some(peer) = &mut self.peers.slots[slot]
-            && peer.worker_id.replace(hello.worker_id).is_some()
-        {
-            return Err(damaged("a second hello".to_owned()));
+        if let Some(peer) = &mut self.peers.slots[slot] {
+            // It stays who it is, for what was with it is given up by that name.
+            if peer.worker_id.is_some() {
+                return Err(damaged("a second hello".to_owned()));
+            }
+            peer.worker_id = Some(hello.worker_id);
         }
         // Both sides may have connected at once: then each sends on the connection that it made.
         self.peers.by_worker.entry(hello.worker_id).or_insert(slot);

@@ -305,6 +305,7 @@ fn a_worker_that_answers_with_nonsense_is_cut_off_and_its_task_tried_elsewhere()
         (vec![4, 0, 0, 0, 201, 4, 0, 0, 1, 2, 3, 4], "the peer speaks version 201"),
         (vec![0xfe, 0xff, 0xff, 0xff, VERSION, 4, 0, 0], "a frame of 4294967294 bytes is longer"),
         (frame(Kind::TaskReply as u8, &[&[0; 24][..], &[9]].concat()), "an outcome of kind 9"),
+        (hello(JobId::random()), "a second hello"),
         (reply()[..12].to_vec(), AMID_FRAME),
     ];
     let cases = said.iter().enumerate().map(|(at, (said, reason))| Nonsense {
