@@ -10,6 +10,7 @@ mod hostile;
 mod objects;
 mod process;
 mod references;
+mod seeds;
 mod tasks;
 mod threads;
 mod waiting;

@@ -1,6 +1,6 @@
-//! Writes the seeds of all targets to `corpus/`: one message of each kind, a few values and streams.
+//! The seeds of the fuzz targets in `fuzz/corpus/`: one message of each kind, a few values and streams.
 //!
-//! The same files come out each time, so that a change of a message shows as a change of its seed.
+//! They are made here, so that a change of a message shows as a change of its seed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use ray_core::id::{ActorId, FunctionId, JobId, LeaseId, NodeId, ObjectId, TaskId, WorkerId};
 use ray_core::resource::Resources;
 use ray_core::serialize::{self, ValueParts, ZeroCopyWrite as _};
+use ray_link::frame::VERSION;
 use ray_link::message::{GcsMethod, JobDescription, LeasedWorker, Role, StoreError};
 use ray_link::{FromRaylet, ToRaylet};
 use ray_worker::peer_message::{
@@ -26,24 +27,36 @@ const LEASE: LeaseId = LeaseId::from_bytes([6; 16]);
 const OBJECT: ObjectId = ObjectId::from_bytes([7; 28]);
 const OWNER: Owner = Owner { worker_id: WORKER, node_id: NODE };
 
-fn main() -> std::io::Result<()> {
-    frames()?;
-    values()?;
-    to_raylet()?;
-    from_raylet()?;
-    peer_messages()?;
-    tasks()?;
-    replies()
+/// Set to write them.
+const WRITE: &str = "RAY_RUST_WRITE_SEEDS";
+
+#[test]
+fn the_seeds_of_the_fuzz_targets_are_those_of_the_present_messages() {
+    let mut seeds = Vec::new();
+    frames(&mut seeds);
+    values(&mut seeds);
+    to_raylet(&mut seeds);
+    from_raylet(&mut seeds);
+    peer_messages(&mut seeds);
+    tasks(&mut seeds);
+    replies(&mut seeds);
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+    for (name, bytes) in seeds {
+        let path = corpus.join(name);
+        if std::env::var(WRITE).is_ok() {
+            std::fs::write(&path, &bytes).unwrap();
+        }
+        let is_same = std::fs::read(&path).is_ok_and(|written| written == bytes);
+        assert!(is_same, "{} is not what it should be: run this with {WRITE}=1", path.display());
+    }
 }
 
-fn save(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
-    std::fs::create_dir_all(&folder)?;
-    std::fs::write(folder.join(name), bytes)
-}
+/// Path and content.
+type Seeds = Vec<(String, Vec<u8>)>;
 
 /// Programs: see `fuzz_targets/frame.rs`.
-fn frames() -> std::io::Result<()> {
+fn frames(seeds: &mut Seeds) {
+    let mut save = |name: &str, bytes: Vec<u8>| seeds.push((format!("frame/{name}"), bytes));
     let program = |limit: u32, cuts: &[u16], pieces: &[&[u8]]| {
         let mut out = limit.to_le_bytes().to_vec();
         out.push(cuts.len() as u8);
@@ -55,19 +68,19 @@ fn frames() -> std::io::Result<()> {
     let header = |length: u32| [&[2][..], &length.to_le_bytes(), &[9]].concat();
     let (small, large, huge) = (frame(1, 2), frame(2, 0x1000), frame(3, 0xffff));
     let text = [&[1, 16][..], b"GET / HTTP/1.1\r\n"].concat();
-    let damaged = [1, 8, 4, 0, 0, 0, 1, 1, 0, 7];
-    save("frame", "one-in-bytes", &program(1000, &[1], &[&small]))?;
-    save("frame", "many-in-pieces", &program(100_000, &[7, 3, 9000], &[&small, &large, &small, &large]))?;
-    save("frame", "more-than-is-kept", &program(4 << 20, &[0xf000, 5], &[&huge, &small, &huge, &huge]))?;
-    save("frame", "cut-off", &program(1 << 20, &[0x8800], &[&small, &header(70_000), &[3, 8, 0, 16]]))?;
-    save("frame", "too-long", &program(100, &[], &[&small, &header(u32::MAX)]))?;
-    save("frame", "as-long-as-can-be", &program(0x10000, &[], &[&large]))?;
-    save("frame", "other-version", &program(100, &[5], &[&text]))?;
-    save("frame", "damaged-header", &program(100, &[], &[&small, &damaged]))?;
-    save("frame", "empty-frames", &program(0, &[3], &[&frame(1, 0), &frame(2, 0), &frame(3, 0)]))
+    let damaged = [1, 8, 4, 0, 0, 0, VERSION, 1, 0, 7];
+    save("one-in-bytes", program(1000, &[1], &[&small]));
+    save("many-in-pieces", program(100_000, &[7, 3, 9000], &[&small, &large, &small, &large]));
+    save("more-than-is-kept", program(4 << 20, &[0xf000, 5], &[&huge, &small, &huge, &huge]));
+    save("cut-off", program(1 << 20, &[0x8800], &[&small, &header(70_000), &[3, 8, 0, 16]]));
+    save("too-long", program(100, &[], &[&small, &header(u32::MAX)]));
+    save("as-long-as-can-be", program(0x10000, &[], &[&large]));
+    save("other-version", program(100, &[5], &[&text]));
+    save("damaged-header", program(100, &[], &[&small, &damaged]));
+    save("empty-frames", program(0, &[3], &[&frame(1, 0), &frame(2, 0), &frame(3, 0)]));
 }
 
-fn values() -> std::io::Result<()> {
+fn values(seeds: &mut Seeds) {
     let large = vec![3; 200];
     let values = [
         ("empty", ValueParts { in_band: b"", buffers: vec![] }),
@@ -79,9 +92,8 @@ fn values() -> std::io::Result<()> {
     for (name, parts) in values {
         let mut block = vec![0; parts.encoded_len()];
         parts.write_into(&mut block).expect("it has its own size");
-        save("value", name, &block)?;
+        seeds.push((format!("value/{name}"), block));
     }
-    Ok(())
 }
 
 fn encode<T: serde::Serialize>(first: u8, message: &T) -> Vec<u8> {
@@ -89,7 +101,7 @@ fn encode<T: serde::Serialize>(first: u8, message: &T) -> Vec<u8> {
     [&[first], encoded.as_slice()].concat()
 }
 
-fn to_raylet() -> std::io::Result<()> {
+fn to_raylet(seeds: &mut Seeds) {
     let metadata = BTreeMap::from([("key".to_owned(), "value".to_owned())]);
     let (namespace, entrypoint) = ("space".to_owned(), "python main.py".to_owned());
     let job = JobDescription { job_id: JOB, namespace, entrypoint, metadata };
@@ -128,10 +140,10 @@ fn to_raylet() -> std::io::Result<()> {
     ];
     messages
         .iter()
-        .try_for_each(|(name, message)| save("link_message", &format!("to-{name}"), &encode(0, message)))
+        .for_each(|(name, message)| seeds.push((format!("link_message/to-{name}"), encode(0, message))));
 }
 
-fn from_raylet() -> std::io::Result<()> {
+fn from_raylet(seeds: &mut Seeds) {
     let text = |text: &str| text.to_owned();
     let worker = LeasedWorker {
         worker_id: WORKER,
@@ -183,16 +195,16 @@ fn from_raylet() -> std::io::Result<()> {
     ];
     messages
         .iter()
-        .try_for_each(|(name, message)| save("link_message", &format!("from-{name}"), &encode(1, message)))
+        .for_each(|(name, message)| seeds.push((format!("link_message/from-{name}"), encode(1, message))));
 }
 
-fn peer_messages() -> std::io::Result<()> {
+fn peer_messages(seeds: &mut Seeds) {
     let job_config = Bytes::from_static(b"job");
     let hello = Hello { worker_id: WORKER, node_id: NODE, job_id: JOB, job_config };
-    save("peer_message", "hello", &encode(Kind::Hello as u8, &hello))?;
+    seeds.push(("peer_message/hello".to_owned(), encode(Kind::Hello as u8, &hello)));
     let function_id = FunctionId::of(b"pickled");
     let define = DefineFunction { function_id, pickled: Bytes::from_static(b"pickled") };
-    save("peer_message", "define-function", &encode(Kind::DefineFunction as u8, &define))?;
+    seeds.push(("peer_message/define-function".to_owned(), encode(Kind::DefineFunction as u8, &define)));
     let value =
         |value| PeerMessage::ObjectValue { object_id: OBJECT, value, contained: vec![(OBJECT, OWNER)] };
     let messages = [
@@ -201,17 +213,17 @@ fn peer_messages() -> std::io::Result<()> {
         ("get-object", PeerMessage::GetObject { object_id: OBJECT }),
         ("object-inline", value(Value::Inline(Bytes::from_static(b"value")))),
         ("object-stored", value(Value::Stored { node_id: NODE, size: 1 << 33 })),
-        ("object-failed", value(Value::Failed(Failure::System("a fault".to_owned())))),
+        ("object-failed", value(Failure::System("a fault".to_owned()).into())),
         ("ask-grants", PeerMessage::AskGrants { request: 1, object_ids: vec![OBJECT; 2], borrower: WORKER }),
         ("granted", PeerMessage::Granted { request: 1 }),
         ("return-grants", PeerMessage::ReturnGrants { grants: vec![(OBJECT, 1), (OBJECT, 300)] }),
     ];
-    messages
-        .iter()
-        .try_for_each(|(name, message)| save("peer_message", name, &encode(Kind::Other as u8, message)))
+    messages.iter().for_each(|(name, message)| {
+        seeds.push((format!("peer_message/{name}"), encode(Kind::Other as u8, message)))
+    });
 }
 
-fn tasks() -> std::io::Result<()> {
+fn tasks(seeds: &mut Seeds) {
     let function = Target::Function(FunctionId::of(b"pickled"));
     let method = Target::Method { actor_id: ACTOR, sequence: 7, name: "add" };
     let stored = ArgValue::Stored { object_id: OBJECT, owner: OWNER, node_id: NODE };
@@ -231,12 +243,11 @@ fn tasks() -> std::io::Result<()> {
         let mut out = vec![Kind::PushTask as u8];
         header.write(&mut out);
         args.iter().for_each(|(keyword, value)| write_arg(&mut out, *keyword, value));
-        save("peer_message", name, &out)?;
+        seeds.push((format!("peer_message/{name}"), out));
     }
-    Ok(())
 }
 
-fn replies() -> std::io::Result<()> {
+fn replies(seeds: &mut Seeds) {
     let cause = || "exit code 1".to_owned();
     let inline = Returned { value: Value::Inline(Bytes::from_static(b"value")), contained: vec![] };
     let value = Value::Stored { node_id: NODE, size: 1 << 33 };
@@ -264,7 +275,6 @@ fn replies() -> std::io::Result<()> {
         let mut out = vec![Kind::TaskReply as u8];
         let reply = TaskReply { task_id: TASK, attempt: 1, execution_us: 5, outcome };
         reply.write(&mut out).expect("a reply can be encoded");
-        save("peer_message", name, &out)?;
+        seeds.push((format!("peer_message/{name}"), out));
     }
-    Ok(())
 }
