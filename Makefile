@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(abspath $(VENV))/bin
 PY := crates/ray-py
 FUZZ_SECONDS ?= 20
-FUZZ_TARGETS := frame link_message peer_message value
+FUZZ_TARGETS := frame link_message peer_message plain_value value
 CARGO_FUZZ := target/cargo-fuzz-0.13.2
 # The address sanitizer is in the stable compiler, but it is not to be had without a word. Leaks are looked for with
 # ptrace, which many containers forbid; the targets meter the memory that is taken themselves.

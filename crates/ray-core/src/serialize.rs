@@ -5,6 +5,7 @@
 //! sides have to have the same type. What lives longer than a process needs a version of its own.
 
 mod copy;
+mod plain;
 mod value;
 
 use std::any::type_name;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+pub use self::plain::{Container, Plain, PlainReader};
 pub use self::value::{BUFFER_ALIGNMENT, ValueParts, ValueView};
 use crate::error::{RayError, RayResult, Source};
 

@@ -1,9 +1,9 @@
 //! Python values to bytes and back.
 //!
-//! Plain values are written by the codec itself: `None`, `bool`, `int` of 64 bits, `float`, `str`,
-//! `bytes`, references, and flat `list`s, `tuple`s and `dict`s of them. Everything else is pickled
-//! (protocol 5) by `ray_rust._private.serialization`, large buffers out of band. The first byte tells
-//! which: a tag below, or the `R` with which a block of pickled parts begins.
+//! Plain values have a form of their own ([`ray_core::serialize::Plain`]): `None`, `bool`, `int` of 64
+//! bits, `float`, `str`, `bytes`, references, and flat `list`s, `tuple`s and `dict`s of them. Everything
+//! else is pickled (protocol 5) by `ray_rust._private.serialization`, large buffers out of band. The first
+//! byte tells which: a tag of a plain value, or the `R` with which a block of pickled parts begins.
 
 use bytes::Bytes;
 use pyo3::exceptions::PyValueError;
@@ -11,8 +11,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
-use ray_core::id::{NodeId, ObjectId, WorkerId};
-use ray_core::serialize::{ValueParts, ValueView, ZeroCopyRead as _};
+use ray_core::error::RayResult;
+use ray_core::serialize::{Container, Plain, PlainReader, ValueParts, ValueView, ZeroCopyRead as _};
 use ray_worker::core::ReadyValue;
 use ray_worker::reference_counter::Owner;
 use ray_worker::value::{Contained, Encoded, Payload};
@@ -20,17 +20,6 @@ use ray_worker::value::{Contained, Encoded, Payload};
 use crate::buffer::{BorrowedBuffer, LentBuffer};
 use crate::object_ref::{PyObjectRef, collect, meet};
 
-const NONE: u8 = 0;
-const FALSE: u8 = 1;
-const TRUE: u8 = 2;
-const INT: u8 = 3;
-const FLOAT: u8 = 4;
-const STR: u8 = 5;
-const BYTES: u8 = 6;
-const LIST: u8 = 7;
-const TUPLE: u8 = 8;
-const DICT: u8 = 9;
-const REFERENCE: u8 = 10;
 const PICKLED: u8 = b'R';
 
 /// An encoded value. Holds the Python buffers that are part of it.
@@ -118,22 +107,21 @@ pub(crate) fn write_small(
 /// would make `out` longer than `most` is not plain either.
 fn write_plain(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, containers: bool, most: usize) -> PyResult<bool> {
     if value.is_none() {
-        out.push(NONE);
+        Plain::None.write(out);
     } else if let Ok(value) = value.cast_exact::<PyBool>() {
-        out.push(if value.is_true() { TRUE } else { FALSE });
+        Plain::Bool(value.is_true()).write(out);
     } else if value.is_exact_instance_of::<PyInt>() {
         let Ok(number) = value.extract::<i64>() else { return Ok(false) };
-        out.push(INT);
-        out.extend_from_slice(&number.to_le_bytes());
+        Plain::Int(number).write(out);
     } else if let Ok(value) = value.cast_exact::<PyFloat>() {
-        out.push(FLOAT);
-        out.extend_from_slice(&value.value().to_le_bytes());
+        Plain::Float(value.value()).write(out);
     } else if let Ok(value) = value.cast_exact::<PyString>() {
         // Lone surrogates have no UTF-8 form; pickle knows what to do.
         let Ok(text) = value.to_str() else { return Ok(false) };
-        return Ok(write_long(out, STR, text.as_bytes(), most));
+        return Ok(write_long(out, Plain::Str(text), text.len(), most));
     } else if let Ok(value) = value.cast_exact::<PyBytes>() {
-        return Ok(write_long(out, BYTES, value.as_bytes(), most));
+        let bytes = value.as_bytes();
+        return Ok(write_long(out, Plain::Bytes(bytes), bytes.len(), most));
     } else if let Ok(reference) = value.cast_exact::<PyObjectRef>() {
         write_reference(out, reference.get())?;
     } else if containers {
@@ -146,28 +134,27 @@ fn write_plain(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, containers: bool, mo
 
 fn write_container(out: &mut Vec<u8>, value: &Bound<'_, PyAny>, most: usize) -> PyResult<bool> {
     if let Ok(list) = value.cast_exact::<PyList>() {
-        return write_items(out, LIST, list.len(), list.iter(), most);
+        return write_items(out, Container::List, list.len(), list.iter(), most);
     }
     if let Ok(tuple) = value.cast_exact::<PyTuple>() {
-        return write_items(out, TUPLE, tuple.len(), tuple.iter(), most);
+        return write_items(out, Container::Tuple, tuple.len(), tuple.iter(), most);
     }
     if let Ok(dict) = value.cast_exact::<PyDict>() {
         let items = dict.iter().flat_map(|(key, value)| [key, value]);
-        return write_items(out, DICT, dict.len(), items, most);
+        return write_items(out, Container::Dict, dict.len(), items, most);
     }
     Ok(false)
 }
 
 fn write_items<'py>(
     out: &mut Vec<u8>,
-    tag: u8,
+    kind: Container,
     length: usize,
     items: impl Iterator<Item = Bound<'py, PyAny>>,
     most: usize,
 ) -> PyResult<bool> {
     let Ok(length) = u32::try_from(length) else { return Ok(false) };
-    out.push(tag);
-    out.extend_from_slice(&length.to_le_bytes());
+    Plain::Container(kind, length).write(out);
     for item in items {
         if out.len() > most || !write_plain(out, &item, false, most)? {
             return Ok(false);
@@ -176,24 +163,19 @@ fn write_items<'py>(
     Ok(true)
 }
 
-fn write_long(out: &mut Vec<u8>, tag: u8, bytes: &[u8], most: usize) -> bool {
-    let Ok(length) = u32::try_from(bytes.len()) else { return false };
-    if bytes.len() > most.saturating_sub(out.len()) {
+/// Writes text or bytes of this length.
+fn write_long(out: &mut Vec<u8>, value: Plain<'_>, length: usize, most: usize) -> bool {
+    if length > most.saturating_sub(out.len()) || u32::try_from(length).is_err() {
         return false;
     }
-    out.push(tag);
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(bytes);
+    value.write(out);
     true
 }
 
 fn write_reference(out: &mut Vec<u8>, reference: &PyObjectRef) -> PyResult<()> {
     let (object_id, owner) = reference.contained()?;
     meet((object_id, owner));
-    out.push(REFERENCE);
-    out.extend_from_slice(object_id.as_bytes());
-    out.extend_from_slice(owner.worker_id.as_bytes());
-    out.extend_from_slice(owner.node_id.as_bytes());
+    Plain::Reference(object_id, owner.worker_id, owner.node_id).write(out);
     Ok(())
 }
 
@@ -242,68 +224,55 @@ pub(crate) fn decode_inline<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Boun
 }
 
 fn decode_plain<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let mut rest = bytes;
-    let value = read_plain(py, &mut rest)?;
-    if rest.is_empty() { Ok(value) } else { Err(damaged("it goes on after its end")) }
+    let mut reader = PlainReader::new(bytes);
+    let value = match read(reader.value())? {
+        Plain::Container(kind, length) => decode_container(py, &mut reader, kind, length as usize)?,
+        item => decode_item(py, item)?,
+    };
+    read(reader.finish())?;
+    Ok(value)
 }
 
-fn read_plain<'py>(py: Python<'py>, rest: &mut &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let tag = take(rest, 1)?[0];
-    Ok(match tag {
-        NONE => py.None().into_bound(py),
-        FALSE | TRUE => PyBool::new(py, tag == TRUE).to_owned().into_any(),
-        INT => i64::from_le_bytes(take_array(rest)?).into_pyobject(py)?.into_any(),
-        FLOAT => PyFloat::new(py, f64::from_le_bytes(take_array(rest)?)).into_any(),
-        STR => {
-            let bytes = take_long(rest)?;
-            let text = std::str::from_utf8(bytes).map_err(|error| damaged(&error.to_string()))?;
-            PyString::new(py, text).into_any()
+fn decode_container<'py>(
+    py: Python<'py>,
+    reader: &mut PlainReader<'_>,
+    kind: Container,
+    length: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut item = || decode_item(py, read(reader.item())?);
+    if kind == Container::Dict {
+        let dict = PyDict::new(py);
+        for _ in 0..length {
+            dict.set_item(item()?, item()?)?;
         }
-        BYTES => PyBytes::new(py, take_long(rest)?).into_any(),
-        LIST => PyList::new(py, read_items(py, rest, 1)?)?.into_any(),
-        TUPLE => PyTuple::new(py, read_items(py, rest, 1)?)?.into_any(),
-        DICT => {
-            let dict = PyDict::new(py);
-            for pair in read_items(py, rest, 2)?.chunks_exact(2) {
-                dict.set_item(&pair[0], &pair[1])?;
-            }
-            dict.into_any()
-        }
-        REFERENCE => Bound::new(py, read_reference(rest)?)?.into_any(),
-        other => return Err(damaged(&format!("{other} is no tag"))),
+        return Ok(dict.into_any());
+    }
+    let items = (0..length).map(|_| item()).collect::<PyResult<Vec<_>>>()?;
+    Ok(if kind == Container::List {
+        PyList::new(py, items)?.into_any()
+    } else {
+        PyTuple::new(py, items)?.into_any()
     })
 }
 
-fn read_items<'py>(py: Python<'py>, rest: &mut &[u8], each: usize) -> PyResult<Vec<Bound<'py, PyAny>>> {
-    let count = u32::from_le_bytes(take_array(rest)?) as usize * each;
-    // An item has a byte at least, so no more room is made than the bytes can fill.
-    let mut items = Vec::with_capacity(count.min(rest.len()));
-    for _ in 0..count {
-        items.push(read_plain(py, rest)?);
-    }
-    Ok(items)
+fn decode_item<'py>(py: Python<'py>, item: Plain<'_>) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match item {
+        Plain::None => py.None().into_bound(py),
+        Plain::Bool(value) => PyBool::new(py, value).to_owned().into_any(),
+        Plain::Int(number) => number.into_pyobject(py)?.into_any(),
+        Plain::Float(number) => PyFloat::new(py, number).into_any(),
+        Plain::Str(text) => PyString::new(py, text).into_any(),
+        Plain::Bytes(bytes) => PyBytes::new(py, bytes).into_any(),
+        Plain::Reference(object_id, worker_id, node_id) => {
+            let reference = PyObjectRef::from_elsewhere(object_id, Owner { worker_id, node_id })?;
+            Bound::new(py, reference)?.into_any()
+        }
+        Plain::Container(..) => return Err(damaged("a container is in a container")),
+    })
 }
 
-fn read_reference(rest: &mut &[u8]) -> PyResult<PyObjectRef> {
-    let object_id = ObjectId::from_bytes(take_array(rest)?);
-    let worker_id = WorkerId::from_bytes(take_array(rest)?);
-    let node_id = NodeId::from_bytes(take_array(rest)?);
-    PyObjectRef::from_elsewhere(object_id, Owner { worker_id, node_id })
-}
-
-fn take<'a>(rest: &mut &'a [u8], count: usize) -> PyResult<&'a [u8]> {
-    let (taken, after) = rest.split_at_checked(count).ok_or_else(|| damaged("it is cut off"))?;
-    *rest = after;
-    Ok(taken)
-}
-
-fn take_array<const N: usize>(rest: &mut &[u8]) -> PyResult<[u8; N]> {
-    Ok(take(rest, N)?.try_into().expect("as many bytes as asked for"))
-}
-
-fn take_long<'a>(rest: &mut &'a [u8]) -> PyResult<&'a [u8]> {
-    let length = u32::from_le_bytes(take_array(rest)?) as usize;
-    take(rest, length)
+fn read<T>(result: RayResult<T>) -> PyResult<T> {
+    result.map_err(|error| damaged(&error.chain()))
 }
 
 fn damaged(reason: &str) -> PyErr {

@@ -148,6 +148,11 @@ impl Execution {
         );
     }
 
+    /// Whether tasks wait here for the one that runs.
+    pub(super) fn has_queued(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// The job that comes first in the queue, if it is new.
     fn take_job(&mut self) -> Option<Bytes> {
         match self.queue.pop_front()? {
@@ -236,6 +241,7 @@ impl CoreWorker {
                 }
                 return Ok(Some(assignment));
             }
+            state.release_pins_of_arguments();
             let waiter = state.add_waiter(1);
             state.execution.idle_waiter = Some(waiter);
             let mut never = || false;

@@ -6,8 +6,8 @@
 //! * the user's threads, which submit, and wait in `get` and `wait`; in a worker also the main
 //!   thread, which waits for tasks. The first of them that waits becomes the *poller*: it reads the
 //!   sockets itself, so that a reply wakes the thread that wants it and no other.
-//! * the background thread, which reads the sockets while nobody waits, writes what was left unwritten,
-//!   watches over deadlines, and tells the front end what it should know.
+//! * the background thread, which reads the sockets when nobody else has for a moment, writes what was
+//!   left unwritten, watches over deadlines, and tells the front end what it should know.
 //!
 //! | file | what is decided there |
 //! |---|---|

@@ -7,8 +7,9 @@
 //!                                    | no reference left v
 //!                                    +-------------> released
 //! ```
-//! A pin that nobody needs any more is kept for a moment, as long as this process refers to the object: a
-//! loop that reads an object again and again asks the node once.
+//! A pin that nobody needs any more is kept for a moment, as long as this process refers to the object or
+//! has tasks queued, which may have the same argument: who reads an object again and again asks the node
+//! once.
 
 use std::sync::{Arc, MutexGuard, Weak};
 use std::time::{Duration, Instant};
@@ -255,7 +256,8 @@ impl State {
         let last = self.pins.alive.get(&object_id).is_some_and(|pin| pin.strong_count() == 0);
         if last {
             self.pins.alive.remove(&object_id);
-            if self.references.contains(object_id) && !self.pins.idle.contains_key(&object_id) {
+            let may_be_read_again = self.references.contains(object_id) || self.execution.has_queued();
+            if may_be_read_again && !self.pins.idle.contains_key(&object_id) {
                 self.pins.idle.insert(object_id, Idle { place, since });
                 return;
             }
@@ -269,6 +271,16 @@ impl State {
         let idle = self.pins.idle.iter().filter(|(_, idle)| is_due(idle));
         for object_id in idle.map(|(&object_id, _)| object_id).collect::<Vec<_>>() {
             self.release_idle_pin(object_id);
+        }
+    }
+
+    /// Gives back the pins of arguments, for no task is left that may read them.
+    pub(super) fn release_pins_of_arguments(&mut self) {
+        if !self.pins.idle.is_empty() {
+            let unknown = |object_id: &&ObjectId| !self.references.contains(**object_id);
+            for object_id in self.pins.idle.keys().filter(unknown).copied().collect::<Vec<_>>() {
+                self.release_idle_pin(object_id);
+            }
         }
     }
 

@@ -238,14 +238,14 @@ impl CoreWorker {
     /// The background thread, from start to end.
     pub(super) fn run_background(&self, listening: &dyn Listening) {
         let mut ready = Vec::new();
-        let mut stirred_at = now();
+        let mut stirred_at = None;
         let mut state = self.lock();
         while state.check_open().is_ok() {
             let now = now();
             if std::mem::take(&mut state.stirred) {
-                stirred_at = now;
+                stirred_at = Some(now);
             }
-            let quiet = now.saturating_duration_since(stirred_at) >= QUIET_AFTER;
+            let quiet = stirred_at.is_none_or(|at| now.saturating_duration_since(at) >= QUIET_AFTER);
             // While armed, it hears of what comes. If nobody reads and it is not, a pulse is due.
             state.background_sleeps = quiet && (state.armed || state.polling);
             let sleep = if state.background_sleeps {

@@ -8,7 +8,7 @@ use std::path::Path;
 use bytes::Bytes;
 use ray_core::id::{ActorId, FunctionId, JobId, LeaseId, NodeId, ObjectId, TaskId, WorkerId};
 use ray_core::resource::Resources;
-use ray_core::serialize::{self, ValueParts, ZeroCopyWrite as _};
+use ray_core::serialize::{self, Container, Plain, ValueParts, ZeroCopyWrite as _};
 use ray_link::frame::VERSION;
 use ray_link::message::{GcsMethod, JobDescription, LeasedWorker, Role, StoreError};
 use ray_link::{FromRaylet, ToRaylet};
@@ -35,6 +35,7 @@ fn the_seeds_of_the_fuzz_targets_are_those_of_the_present_messages() {
     let mut seeds = Vec::new();
     frames(&mut seeds);
     values(&mut seeds);
+    plain_values(&mut seeds);
     to_raylet(&mut seeds);
     from_raylet(&mut seeds);
     peer_messages(&mut seeds);
@@ -93,6 +94,34 @@ fn values(seeds: &mut Seeds) {
         let mut block = vec![0; parts.encoded_len()];
         parts.write_into(&mut block).expect("it has its own size");
         seeds.push((format!("value/{name}"), block));
+    }
+}
+
+fn plain_values(seeds: &mut Seeds) {
+    let reference = Plain::Reference(OBJECT, WORKER, NODE);
+    let items = [
+        ("none", Plain::None),
+        ("bool", Plain::Bool(true)),
+        ("int", Plain::Int(-7)),
+        ("float", Plain::Float(0.5)),
+        ("str", Plain::Str("t\u{e4}xt")),
+        ("bytes", Plain::Bytes(b"bytes")),
+        ("reference", reference),
+    ];
+    for (name, item) in items {
+        let mut alone = Vec::new();
+        item.write(&mut alone);
+        seeds.push((format!("plain_value/{name}"), alone));
+    }
+    for (name, kind) in [("list", Container::List), ("tuple", Container::Tuple), ("dict", Container::Dict)] {
+        let mut all = Vec::new();
+        let count = if kind == Container::Dict { items.len() / 2 } else { items.len() };
+        Plain::Container(kind, count as u32).write(&mut all);
+        items
+            .iter()
+            .take(count * if kind == Container::Dict { 2 } else { 1 })
+            .for_each(|(_, item)| item.write(&mut all));
+        seeds.push((format!("plain_value/{name}"), all));
     }
 }
 

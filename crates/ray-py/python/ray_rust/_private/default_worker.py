@@ -29,20 +29,12 @@ def run(order: dict[str, Any]) -> int:
     sys.argv = [""]
     _internal.init_logging("worker", logs)
     executor = _Executor(speaker)
-    _touch_memory(executor)
     core = _internal.CoreWorker.connect_worker(socket_path, worker_id, executor)
     session.set_session(session.Session(core, "", None, is_driver=False))
     executor.core = core
     _listen_to_cancellation(core)
     core.run()
     return 0
-
-
-def _touch_memory(executor: _Executor) -> None:
-    """Does once what a task does: what the fork server has written must be copied before it changes."""
-    function, _ = serialization.dumps_function(lambda: None, "a function")
-    executor.load(function)()
-    serialization.loads(*serialization.dumps({}))
 
 
 class _Speaker:

@@ -181,10 +181,14 @@ def _connect(
 
 def _prepare_for_calls() -> None:
     """What the first call of a function needs; it takes longer than a hundred calls."""
+    import gc
+
     from ray_rust._private import serialization, signature
 
     signature.Signature.of(_prepare_for_calls).check("", (), {})
     serialization.dumps_function(lambda: None, "a function")
+    # What the imports have made is looked at now, and not in the midst of the first call.
+    gc.collect(1)
 
 
 def _find_cluster(address: Optional[str], directory: str) -> Optional[NodeInfo]:
