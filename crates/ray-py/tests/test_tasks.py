@@ -512,6 +512,16 @@ def test_a_task_that_waits_for_its_turn_can_be_cancelled(cluster, tmp_path):
     cluster.get(blockers)
 
 
+def test_tasks_that_wait_for_tasks_a_hundred_deep_need_no_more_than_two_processors(no_cluster):
+    ray_rust.init("local", num_cpus=2)
+
+    @ray_rust.remote
+    def nest(depth):
+        return depth if depth == 0 else 1 + ray_rust.get(nest.remote(depth - 1))
+
+    assert ray_rust.get([nest.remote(100), nest.remote(100)], timeout=60) == [100, 100]
+
+
 # Those who submit
 
 
