@@ -15,7 +15,7 @@ use ray_core::pb::common::Resources as WireResources;
 use ray_core::pb::gcs::{GetClusterResourcesReply, ListNodesReply, NodeInfo, node_info};
 use ray_core::resource::{Amount, CPU, Resources};
 use ray_link::message::GcsMethod;
-use ray_worker::core::{ActorRequest, Listening, MethodRequest, Notification, TaskRequest};
+use ray_worker::core::{ActorRequest, Listening, MethodRequest, Notification};
 use ray_worker::{CoreWorker, Membership};
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -27,6 +27,7 @@ use crate::executor::PyExecutor;
 use crate::function::{PyExportedFunction, PyTaskOptions};
 use crate::id::{PyActorId, PyJobId, PyNodeId, PyTaskId, PyWorkerId};
 use crate::object_ref::{PyObjectRef, adopt_all, set_current};
+use crate::remote::submit_task;
 
 /// How long a question to the control plane may take; the node retries while the GCS is away.
 const GCS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -161,19 +162,7 @@ impl PyCoreWorker {
         options: &PyTaskOptions,
     ) -> PyResult<Bound<'py, PyAny>> {
         let args = Args::encode(&self.core, args, Some(kwargs))?;
-        let request = TaskRequest {
-            function: Arc::clone(&function.0),
-            resources: options.resources.clone(),
-            args: args.bytes,
-            dependencies: args.dependencies,
-            nested: args.nested,
-            num_returns: options.num_returns,
-            name: Arc::clone(&options.name),
-            max_retries: options.max_retries,
-            retry_exceptions: options.retry_exceptions,
-        };
-        let returns = self.core.submit_task(request).map_err(|error| raise(py, error))?;
-        adopt_all(py, &self.core, returns)
+        submit_task(py, &self.core, &function.0, args, options)
     }
 
     #[pyo3(signature = (actor_class, args, kwargs, options, *, placement_cpus, max_restarts,

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple};
 use ray_core::id::ActorId;
+use ray_worker::CoreWorker;
 use ray_worker::core::{MethodRequest, TaskRequest};
 use ray_worker::peer_message::ExportedFunction;
 
@@ -66,20 +67,7 @@ impl PyRemoteCall {
             && fits(prepared.shape.as_ref(), args, kwargs)?
             && let Some(args) = ordinary(Args::encode(&core, args, kwargs), py)?
         {
-            let options = prepared.options.get();
-            let request = TaskRequest {
-                function: Arc::clone(&prepared.function),
-                resources: options.resources.clone(),
-                args: args.bytes,
-                dependencies: args.dependencies,
-                nested: args.nested,
-                num_returns: options.num_returns,
-                name: Arc::clone(&options.name),
-                max_retries: options.max_retries,
-                retry_exceptions: options.retry_exceptions,
-            };
-            let returns = core.submit_task(request).map_err(|error| raise(py, error))?;
-            return adopt_all(py, &core, returns);
+            return submit_task(py, &core, &prepared.function, args, prepared.options.get());
         }
         slow_call(slf.as_any(), args, kwargs)
     }
@@ -237,6 +225,29 @@ impl PyMethodCall {
         }
         slow_call(slf.as_any(), args, kwargs)
     }
+}
+
+/// Submits a task whose arguments are encoded, and makes the references to its results.
+pub(crate) fn submit_task<'py>(
+    py: Python<'py>,
+    core: &Arc<CoreWorker>,
+    function: &Arc<ExportedFunction>,
+    args: Args,
+    options: &PyTaskOptions,
+) -> PyResult<Bound<'py, PyAny>> {
+    let request = TaskRequest {
+        function: Arc::clone(function),
+        resources: options.resources.clone(),
+        args: args.bytes,
+        dependencies: args.dependencies,
+        nested: args.nested,
+        num_returns: options.num_returns,
+        name: Arc::clone(&options.name),
+        max_retries: options.max_retries,
+        retry_exceptions: options.retry_exceptions,
+    };
+    let returns = core.submit_task(request).map_err(|error| raise(py, error))?;
+    adopt_all(py, core, returns)
 }
 
 fn fits(
