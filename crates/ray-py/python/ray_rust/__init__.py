@@ -9,6 +9,8 @@ return x * x
 print(ray.get([square.remote(i) for i in range(4)]))
 """
 
+from typing import TYPE_CHECKING
+
 from ray_rust import actor, exceptions, remote_function
 from ray_rust._internal import (
     ActorID,
@@ -39,6 +41,9 @@ from ray_rust.actor import method
 from ray_rust.runtime_context import get_runtime_context
 from ray_rust.task_result import TaskResult
 
+if TYPE_CHECKING:
+    from ray_rust import experimental, util
+
 __all__ = [
     "ActorID",
     "JobID",
@@ -55,6 +60,7 @@ __all__ = [
     "cancel",
     "cluster_resources",
     "exceptions",
+    "experimental",
     "get",
     "get_actor",
     "get_runtime_context",
@@ -67,5 +73,18 @@ __all__ = [
     "remote",
     "remote_function",
     "shutdown",
+    "util",
     "wait",
 ]
+
+# Imported when they are first looked at, so that importing this package stays cheap.
+_LATE = ("experimental", "util")
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name in _LATE:
+            import importlib
+
+            return importlib.import_module(f"ray_rust.{name}")
+        raise AttributeError(f"module 'ray_rust' has no attribute {name!r}")
