@@ -119,4 +119,4 @@ def test_subpackages_are_imported_when_they_are_looked_at():
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="nonsense"):
-        ray_rust.nonsense
+        _ = ray_rust.nonsense

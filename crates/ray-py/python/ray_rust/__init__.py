@@ -42,7 +42,7 @@ from ray_rust.runtime_context import get_runtime_context
 from ray_rust.task_result import TaskResult
 
 if TYPE_CHECKING:
-    from ray_rust import experimental, util
+    from ray_rust import cloudpickle, experimental, util, widgets
 
 __all__ = [
     "ActorID",
@@ -58,6 +58,7 @@ __all__ = [
     "actor",
     "available_resources",
     "cancel",
+    "cloudpickle",
     "cluster_resources",
     "exceptions",
     "experimental",
@@ -75,10 +76,11 @@ __all__ = [
     "shutdown",
     "util",
     "wait",
+    "widgets",
 ]
 
 # Imported when they are first looked at, so that importing this package stays cheap.
-_LATE = ("experimental", "util")
+_LATE = ("cloudpickle", "experimental", "util", "widgets")
 
 if not TYPE_CHECKING:
 

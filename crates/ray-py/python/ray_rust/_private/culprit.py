@@ -39,6 +39,16 @@ def find_culprit(value: Any) -> Culprit:
     return Culprit(tuple(path), value)
 
 
+class Part(NamedTuple):
+    """Something that is pickled with a value."""
+
+    # Such as "lock", "[0]".
+    name: str
+    # Such as "the 'lock' attribute of Foo".
+    description: str
+    value: Any
+
+
 class _Search:
     def __init__(self) -> None:
         self._attempts = 0
@@ -47,14 +57,14 @@ class _Search:
 
     def first_bad_part(self, value: Any) -> Any:
         self._seen[id(value)] = value
-        for description, part in _parts(value):
-            if id(part) in self._seen:
+        for part in parts_of(value):
+            if id(part.value) in self._seen:
                 continue
             if self._attempts >= _MAX_ATTEMPTS:
                 return None
             self._attempts += 1
-            if not is_picklable(part):
-                return description, part
+            if not is_picklable(part.value):
+                return part.description, part.value
         return None
 
 
@@ -69,45 +79,47 @@ def is_picklable(value: Any) -> bool:
     return True
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """What pickling `value` pickles, each with words that lead to it."""
+def parts_of(value: Any) -> Iterator[Part]:
+    """What pickling `value` pickles."""
     if isinstance(value, types.FunctionType):
         yield from _parts_of_function(value)
     elif isinstance(value, types.MethodType):
-        yield f"the object of method {value.__name__!r}", value.__self__
-        yield f"the function of method {value.__name__!r}", value.__func__
+        yield Part("__self__", f"the object of method {value.__name__!r}", value.__self__)
+        yield Part("__func__", f"the function of method {value.__name__!r}", value.__func__)
     elif isinstance(value, type):
         for name, member in list(vars(value).items()):
             if name not in ("__dict__", "__weakref__", "__module__", "__doc__"):
-                yield f"the {name!r} member of class {value.__qualname__}", _unwrapped(member)
+                yield Part(name, f"the {name!r} member of class {value.__qualname__}", _unwrapped(member))
     elif isinstance(value, dict):
         for key, item in list(value.items()):
-            yield f"the key {_short(key)} of a dict", key
-            yield f"the value of key {_short(key)} of a dict", item
+            yield Part(f"key {_short(key)}", f"the key {_short(key)} of a dict", key)
+            yield Part(f"[{_short(key)}]", f"the value of key {_short(key)} of a dict", item)
     elif isinstance(value, (list, tuple, set, frozenset)):
         kind = type(value).__name__
         for index, item in enumerate(value):
-            yield f"item {index} of a {kind}", item
+            yield Part(f"[{index}]", f"item {index} of a {kind}", item)
     else:
         yield from _parts_of_object(value)
 
 
-def _parts_of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+def _parts_of_function(function: types.FunctionType) -> Iterator[Part]:
     name = function.__qualname__
     for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
         try:
-            yield f"the variable {variable!r} that function {name!r} closes over", cell.cell_contents
+            content = cell.cell_contents
         except ValueError:
             continue  # not assigned yet
+        yield Part(variable, f"the variable {variable!r} that function {name!r} closes over", content)
     for variable in sorted(_global_names(function.__code__)):
         if variable in function.__globals__:
-            yield f"the global variable {variable!r} that function {name!r} uses", function.__globals__[variable]
+            content = function.__globals__[variable]
+            yield Part(variable, f"the global variable {variable!r} that function {name!r} uses", content)
     for index, default in enumerate(function.__defaults__ or ()):
-        yield f"default value {index} of function {name!r}", default
+        yield Part(f"__defaults__[{index}]", f"default value {index} of function {name!r}", default)
     for parameter, default in (function.__kwdefaults__ or {}).items():
-        yield f"the default value of {parameter!r} of function {name!r}", default
+        yield Part(parameter, f"the default value of {parameter!r} of function {name!r}", default)
     for attribute, item in vars(function).items():
-        yield f"the {attribute!r} attribute of function {name!r}", item
+        yield Part(attribute, f"the {attribute!r} attribute of function {name!r}", item)
 
 
 def _global_names(code: types.CodeType) -> set[str]:
@@ -119,15 +131,15 @@ def _global_names(code: types.CodeType) -> set[str]:
     return names
 
 
-def _parts_of_object(value: Any) -> Iterator[tuple[str, Any]]:
+def _parts_of_object(value: Any) -> Iterator[Part]:
     owner = type(value).__qualname__
     for name, item in list(getattr(value, "__dict__", {}).items()):
-        yield f"the {name!r} attribute of {owner}", item
+        yield Part(name, f"the {name!r} attribute of {owner}", item)
     for base in type(value).__mro__:
         slots = vars(base).get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else tuple(slots):
             if hasattr(value, name) and name not in ("__dict__", "__weakref__"):
-                yield f"the {name!r} attribute of {owner}", getattr(value, name)
+                yield Part(name, f"the {name!r} attribute of {owner}", getattr(value, name))
 
 
 def _unwrapped(member: Any) -> Any:

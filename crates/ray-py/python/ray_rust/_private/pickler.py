@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Callable, ClassVar, Optional
 
 import cloudpickle
 
+from ray_rust._private.serialization import custom_reducers
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import MutableMapping
     from pickle import PickleBuffer
 
 PROTOCOL = 5
@@ -27,11 +29,13 @@ def _reduce_code_with_file_name(code: types.CodeType) -> tuple[Any, tuple[Any, .
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
-    """Pickles functions and classes by value."""
+    """Pickles functions and classes by value, and knows the reducers that were registered."""
 
-    dispatch_table: ClassVar[Mapping[type, Any]] = collections.ChainMap(
-        {types.CodeType: _reduce_code_with_file_name}, cloudpickle.Pickler.dispatch_table
+    dispatch_table: ClassVar[MutableMapping[type, Any]] = collections.ChainMap(
+        custom_reducers, {types.CodeType: _reduce_code_with_file_name}, cloudpickle.Pickler.dispatch_table
     )
+    # Under this name libraries add reducers of their own.
+    dispatch = dispatch_table
 
 
 def dumps_by_value(value: Any, buffer_callback: Optional[Callable[[PickleBuffer], Any]] = None) -> bytes:

@@ -1,1 +1,19 @@
 """Tools on top of tasks and actors: `ray.util`."""
+
+from ray_rust.util.actor_pool import ActorPool
+from ray_rust.util.check_serialize import inspect_serializability
+from ray_rust.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
+from ray_rust.util.helpers import as_completed, map_unordered
+from ray_rust.util.serialization import deregister_serializer, register_serializer
+
+__all__ = [
+    "ActorPool",
+    "as_completed",
+    "deregister_serializer",
+    "disable_log_once_globally",
+    "enable_periodic_logging",
+    "inspect_serializability",
+    "log_once",
+    "map_unordered",
+    "register_serializer",
+]
