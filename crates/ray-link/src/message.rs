@@ -327,6 +327,11 @@ pub enum FromRaylet {
         /// Why.
         reason: String,
     },
+    /// A copy of this object, which the speaker owns, was written to disk to make room.
+    ObjectSpilled {
+        /// The object.
+        object_id: ObjectId,
+    },
 }
 
 /// A process that a lease gives the right to use.

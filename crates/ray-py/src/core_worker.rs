@@ -5,14 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use prost::Message as _;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use ray_core::config::Config;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ObjectId, WorkerId};
 use ray_core::pb::common::Resources as WireResources;
-use ray_core::pb::gcs::{GetClusterResourcesReply, ListNodesReply, NodeInfo, node_info};
+use ray_core::pb::common::{ActorInfo, actor_info};
+use ray_core::pb::gcs::{
+    GetClusterResourcesReply, KvDelReply, KvDelRequest, KvEntry, KvGetReply, KvGetRequest, KvKeysReply,
+    KvKeysRequest, KvPutReply, KvPutRequest, ListActorsReply, ListNodesReply, NodeInfo, node_info,
+};
 use ray_core::resource::{Amount, CPU, Resources};
 use ray_link::message::GcsMethod;
 use ray_worker::core::{ActorRequest, Listening, MethodRequest, Notification};
@@ -22,7 +27,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use crate::api::{get_all, split};
 use crate::args::{Args, store};
 use crate::codec::EncodedValue;
-use crate::error::{Signals, raise};
+use crate::error::{Signals, raise, ray_exception};
 use crate::executor::PyExecutor;
 use crate::function::{PyExportedFunction, PyTaskOptions};
 use crate::id::{PyActorId, PyJobId, PyNodeId, PyTaskId, PyWorkerId};
@@ -253,6 +258,12 @@ impl PyCoreWorker {
     fn kill_actor(&self, py: Python<'_>, actor_id: &PyActorId, no_restart: bool) -> PyResult<()> {
         let (mut signals, actor_id) = (Signals::default(), actor_id.0);
         let result = py.detach(|| self.core.kill_actor(actor_id, no_restart, &mut || signals.check()));
+        if let Err(RayError::NotFound { .. }) = result {
+            let text = format!(
+                "this cluster has no actor {actor_id}: its handle may be of a cluster that this process has left"
+            );
+            return Err(ray_exception(py, "ActorHandleNotFoundError", text));
+        }
         signals.settle(py, result)
     }
 
@@ -281,18 +292,86 @@ impl PyCoreWorker {
     }
 
     fn nodes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        let reply: ListNodesReply = self.ask_gcs(py, GcsMethod::ListNodes)?;
+        let reply: ListNodesReply = self.ask_gcs(py, GcsMethod::ListNodes, Bytes::new())?;
         reply.nodes.iter().map(|node| describe_node(py, node)).collect()
     }
 
     fn cluster_resources<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let reply: GetClusterResourcesReply = self.ask_gcs(py, GcsMethod::GetClusterResources)?;
+        let reply: GetClusterResourcesReply =
+            self.ask_gcs(py, GcsMethod::GetClusterResources, Bytes::new())?;
         units(py, reply.total.as_ref())
     }
 
     fn available_resources<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let reply: GetClusterResourcesReply = self.ask_gcs(py, GcsMethod::GetClusterResources)?;
+        let reply: GetClusterResourcesReply =
+            self.ask_gcs(py, GcsMethod::GetClusterResources, Bytes::new())?;
         units(py, reply.available.as_ref())
+    }
+
+    fn named_actors(&self, py: Python<'_>) -> PyResult<Vec<(String, String)>> {
+        let reply: ListActorsReply = self.ask_gcs(py, GcsMethod::ListActors, Bytes::new())?;
+        let named = |actor: &ActorInfo| !actor.name.is_empty() && actor.state() != actor_info::State::Dead;
+        let actors = reply.actors.into_iter().filter(named);
+        Ok(actors.map(|actor| (actor.namespace, actor.name)).collect())
+    }
+
+    fn kv_put(
+        &self,
+        py: Python<'_>,
+        namespace: Vec<u8>,
+        key: Vec<u8>,
+        value: Vec<u8>,
+        overwrite: bool,
+    ) -> PyResult<bool> {
+        let body = KvPutRequest { namespace, key, value, overwrite }.encode_to_vec();
+        let reply: KvPutReply = self.ask_gcs(py, GcsMethod::KvPut, body.into())?;
+        Ok(reply.added)
+    }
+
+    fn kv_get<'py>(
+        &self,
+        py: Python<'py>,
+        namespace: Vec<u8>,
+        keys: Vec<Vec<u8>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let body = KvGetRequest { namespace, keys }.encode_to_vec();
+        let reply: KvGetReply = self.ask_gcs(py, GcsMethod::KvGet, body.into())?;
+        let values = PyDict::new(py);
+        for KvEntry { key, value } in reply.entries {
+            values.set_item(PyBytes::new(py, &key), PyBytes::new(py, &value))?;
+        }
+        Ok(values)
+    }
+
+    fn kv_del(&self, py: Python<'_>, namespace: Vec<u8>, key: Vec<u8>, prefix: bool) -> PyResult<u64> {
+        let body = KvDelRequest { namespace, key, prefix }.encode_to_vec();
+        let reply: KvDelReply = self.ask_gcs(py, GcsMethod::KvDel, body.into())?;
+        Ok(reply.deleted)
+    }
+
+    fn kv_keys<'py>(
+        &self,
+        py: Python<'py>,
+        namespace: Vec<u8>,
+        prefix: Vec<u8>,
+    ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let body = KvKeysRequest { namespace, prefix }.encode_to_vec();
+        let reply: KvKeysReply = self.ask_gcs(py, GcsMethod::KvKeys, body.into())?;
+        Ok(reply.keys.iter().map(|key| PyBytes::new(py, key)).collect())
+    }
+
+    fn location_of<'py>(
+        &self,
+        py: Python<'py>,
+        reference: &PyObjectRef,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let object_id = reference.check(&self.core)?;
+        let Some(location) = self.core.location_of(object_id) else { return Ok(None) };
+        let described = PyDict::new(py);
+        described.set_item("node_ids", location.nodes.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        described.set_item("object_size", location.size)?;
+        described.set_item("did_spill", location.did_spill)?;
+        Ok(Some(described))
     }
 
     /// How many objects this process refers to, and how many bytes of small values it keeps.
@@ -359,10 +438,15 @@ impl PyCoreWorker {
         refs.try_iter()?.map(id).collect()
     }
 
-    fn ask_gcs<R: prost::Message + Default>(&self, py: Python<'_>, method: GcsMethod) -> PyResult<R> {
+    fn ask_gcs<R: prost::Message + Default>(
+        &self,
+        py: Python<'_>,
+        method: GcsMethod,
+        body: Bytes,
+    ) -> PyResult<R> {
         let mut signals = Signals::default();
         let result: RayResult<R> = py.detach(|| {
-            let reply = self.core.call_gcs(method, Bytes::new(), GCS_TIMEOUT, &mut || signals.check())?;
+            let reply = self.core.call_gcs(method, body, GCS_TIMEOUT, &mut || signals.check())?;
             R::decode(reply).map_err(|error| RayError::Protocol {
                 peer: "the control plane".to_owned(),
                 reason: error.to_string(),

@@ -1,24 +1,19 @@
 //! Errors of the core as Python exceptions.
 
+use pyo3::call::PyCallArgs;
 use pyo3::exceptions::{PyConnectionError, PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyDict};
 use ray_core::error::RayError;
-use ray_core::id::ObjectId;
+use ray_core::id::{ObjectId, WorkerId};
 use ray_worker::value::Failure;
 
 use crate::codec::serialization;
+use crate::id::PyTaskId;
 
 /// An exception of this class of `ray_rust.exceptions`.
 pub(crate) fn ray_exception(py: Python<'_>, class: &str, message: String) -> PyErr {
-    let made = py
-        .import("ray_rust.exceptions")
-        .and_then(|module| module.getattr(class))
-        .and_then(|class| class.call1((message,)));
-    match made {
-        Ok(error) => PyErr::from_value(error),
-        Err(error) => error,
-    }
+    made(py, class, (message,))
 }
 
 /// What a call of the core failed with.
@@ -27,72 +22,100 @@ pub(crate) fn raise(py: Python<'_>, error: RayError) -> PyErr {
         RayError::ShutDown => "ray_rust was shut down in this process; call ray_rust.init()".to_owned(),
         error => error.chain(),
     };
-    let class = match error {
-        RayError::GetTimeout { .. } => "GetTimeoutError",
-        RayError::TaskCancelled { .. } => "TaskCancelledError",
-        RayError::WorkerCrashed { .. } => "WorkerCrashedError",
-        RayError::ActorDied { .. } => "ActorDiedError",
-        RayError::ActorUnavailable { .. } => "ActorUnavailableError",
-        RayError::ObjectLost { .. } => "ObjectLostError",
-        RayError::OwnerDied { .. } => "OwnerDiedError",
-        RayError::ObjectStoreFull { .. } => "ObjectStoreFullError",
-        RayError::OutOfDisk { .. } => "OutOfDiskError",
-        RayError::NodeDied { .. } => "LocalRayletDiedError",
-        RayError::Unavailable { .. } => return PyConnectionError::new_err(text),
-        RayError::InvalidArgument(_) | RayError::AlreadyExists { .. } | RayError::NotFound { .. } => {
-            return PyValueError::new_err(text);
+    match error {
+        RayError::GetTimeout { .. } => ray_exception(py, "GetTimeoutError", text),
+        RayError::TaskCancelled { task_id } => made(py, "TaskCancelledError", (PyTaskId(task_id),)),
+        RayError::WorkerCrashed { .. } => ray_exception(py, "WorkerCrashedError", text),
+        RayError::ActorDied { .. } => ray_exception(py, "ActorDiedError", text),
+        RayError::ActorUnavailable { actor_id, cause } => {
+            made(py, "ActorUnavailableError", (cause, PyBytes::new(py, actor_id.as_bytes())))
         }
-        _ => "RaySystemError",
-    };
-    ray_exception(py, class, text)
+        RayError::ObjectLost { object_id, cause } => {
+            object_lost(py, "ObjectLostError", object_id, None, cause)
+        }
+        RayError::OwnerDied { object_id, owner, cause } => {
+            object_lost(py, "OwnerDiedError", object_id, Some(owner), cause)
+        }
+        RayError::ObjectStoreFull { .. } => ray_exception(py, "ObjectStoreFullError", text),
+        RayError::OutOfDisk { .. } => ray_exception(py, "OutOfDiskError", text),
+        RayError::NodeDied { .. } => ray_exception(py, "LocalRayletDiedError", text),
+        RayError::AlreadyExists { .. } => ray_exception(py, "ActorAlreadyExistsError", text),
+        RayError::Unavailable { .. } => PyConnectionError::new_err(text),
+        RayError::InvalidArgument(_) | RayError::NotFound { .. } => PyValueError::new_err(text),
+        _ => ray_exception(py, "RaySystemError", text),
+    }
 }
 
 /// What `get` raises for an object that has no value.
 pub(crate) fn raise_failure(py: Python<'_>, object_id: ObjectId, failure: Failure) -> PyErr {
     match failure {
         Failure::Raised(error) => decode_error(py, &error),
-        Failure::Cancelled(task_id) => {
-            ray_exception(py, "TaskCancelledError", format!("task {task_id} was cancelled"))
-        }
+        Failure::Cancelled(task_id) => made(py, "TaskCancelledError", (PyTaskId(task_id),)),
         Failure::WorkerCrashed { task_id, name, worker_id, cause } => {
             let text = format!("task {name} ({task_id}) failed: its worker {worker_id} died: {cause}");
             ray_exception(py, "WorkerCrashedError", text)
         }
         Failure::ActorDied { actor_id, class_name, cause, error } => {
-            let text = format!("actor {class_name} ({actor_id}) is dead: {cause}");
-            if error.is_empty() {
-                return ray_exception(py, "ActorDiedError", text);
-            }
-            actor_died_by(py, &error).unwrap_or_else(|_| ray_exception(py, "ActorDiedError", text))
+            let died = || actor_died(py, (actor_id.hex(), class_name, cause));
+            if error.is_empty() { died() } else { actor_died_by(py, &error).unwrap_or_else(|_| died()) }
         }
+        Failure::ActorUnavailable { actor_id, cause } => {
+            made(py, "ActorUnavailableError", (cause, PyBytes::new(py, actor_id.as_bytes())))
+        }
+        Failure::OwnerDied { object_id, owner, cause } => {
+            let cause = format!("the process that owned it, worker {owner}, has ended: {cause}");
+            object_lost(py, "OwnerDiedError", object_id, Some(owner), cause)
+        }
+        Failure::Lost { object_id, cause } => object_lost(py, "ObjectLostError", object_id, None, cause),
         Failure::StoreFull { out_of_disk, message } => {
             let class = if out_of_disk { "OutOfDiskError" } else { "ObjectStoreFullError" };
             ray_exception(py, class, message)
         }
-        other @ (Failure::ActorUnavailable { .. }
-        | Failure::OwnerDied { .. }
-        | Failure::Lost { .. }
-        | Failure::System(_)) => {
-            let class = match other {
-                Failure::ActorUnavailable { .. } => "ActorUnavailableError",
-                Failure::OwnerDied { .. } => "OwnerDiedError",
-                Failure::Lost { .. } => "ObjectLostError",
-                _ => "RaySystemError",
-            };
-            let text = match &other {
-                Failure::System(message) => message.clone(),
-                _ => other.into_error(object_id).to_string(),
-            };
-            ray_exception(py, class, text)
+        Failure::System(message) => {
+            ray_exception(py, "RaySystemError", format!("object {object_id} cannot be had: {message}"))
         }
+    }
+}
+
+/// An exception of this class of `ray_rust.exceptions`, or what its constructor raised.
+fn made<'py>(py: Python<'py>, class: &str, args: impl PyCallArgs<'py>) -> PyErr {
+    let made = exceptions(py).and_then(|module| module.getattr(class)?.call1(args));
+    made.map_or_else(|error| error, PyErr::from_value)
+}
+
+fn exceptions(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    py.import("ray_rust.exceptions")
+}
+
+/// The error of a dead actor: its id, its class, and how it died.
+fn actor_died(py: Python<'_>, death: (String, String, String)) -> PyErr {
+    match exceptions(py).and_then(|module| module.getattr("_ActorDeath")?.call1(death)) {
+        Ok(death) => made(py, "ActorDiedError", (death,)),
+        Err(error) => error,
     }
 }
 
 /// The error of calls to an actor whose constructor raised.
 fn actor_died_by(py: Python<'_>, error: &[u8]) -> PyResult<PyErr> {
     let cause = decode_error(py, error).into_value(py);
-    let class = py.import("ray_rust.exceptions")?.getattr("ActorDiedError")?;
+    let class = exceptions(py)?.getattr("ActorDiedError")?;
     Ok(PyErr::from_value(class.call1((cause,))?))
+}
+
+fn object_lost(
+    py: Python<'_>,
+    class: &str,
+    object_id: ObjectId,
+    owner: Option<WorkerId>,
+    cause: String,
+) -> PyErr {
+    let made = || {
+        let keywords = PyDict::new(py);
+        keywords.set_item("cause", cause)?;
+        let owner = owner.map(|owner| PyBytes::new(py, owner.as_bytes()));
+        exceptions(py)?.getattr(class)?.call((object_id.hex(), owner), Some(&keywords))
+    };
+    made().map_or_else(|error| error, PyErr::from_value)
 }
 
 fn decode_error(py: Python<'_>, error: &[u8]) -> PyErr {

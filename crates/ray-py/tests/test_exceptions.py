@@ -1,12 +1,18 @@
 """Errors of tasks, as they arrive in another process."""
 
+import json
+import os
 import pickle
+import signal
 import sys
 import threading
 
+import numpy as np
 import pytest
 
-from ray_rust import exceptions
+import ray_rust as ray
+from conftest import wait_until
+from ray_rust import TaskID, cloudpickle, exceptions
 from ray_rust._private import serialization
 from ray_rust.exceptions import RayTaskError
 
@@ -156,31 +162,381 @@ def test_errors_survive_pickling(cause):
     assert type(again.cause) is type(cause)
 
 
+# The tree
+
+BASES = {
+    "ActorAlreadyExistsError": ("ValueError", "RayError"),
+    "ActorDiedError": ("RayActorError",),
+    "ActorHandleNotFoundError": ("ValueError", "RayError"),
+    "ActorUnavailableError": ("RayActorError",),
+    "GetTimeoutError": ("RayError", "TimeoutError"),
+    "ObjectFetchTimedOutError": ("ObjectLostError",),
+    "ObjectFreedError": ("ObjectLostError",),
+    "ObjectReconstructionFailedError": ("ObjectLostError",),
+    "OwnerDiedError": ("ObjectLostError",),
+    "RayCgraphCapacityExceeded": ("RaySystemError",),
+    "RayChannelError": ("RaySystemError",),
+    "RayChannelTimeoutError": ("RayChannelError", "TimeoutError"),
+    "RayDirectTransportError": ("RaySystemError",),
+    "RayError": ("Exception",),
+    "ReferenceCountingAssertionError": ("ObjectLostError", "AssertionError"),
+    "StreamingGeneratorReplayInconsistentError": ("RaySystemError",),
+}
+
+TASK_ID = TaskID(b"t" * TaskID.size())
+ACTOR_ID = b"a" * 16
+
+# Arguments, as programs written for Ray give them, and the attributes that they become.
+MADE = {
+    "ActorAlreadyExistsError": (("taken",), {"error_message": "taken"}),
+    "ActorDiedError": ((), {"actor_id": None, "actor_init_failed": False, "preempted": False}),
+    "ActorHandleNotFoundError": (("gone",), {"error_message": "gone"}),
+    "ActorUnavailableError": (("away", ACTOR_ID), {"actor_id": ACTOR_ID.hex(), "preempted": False}),
+    "ActorUnschedulableError": (("no node",), {"error_message": "no node"}),
+    "AuthenticationError": (("no token",), {"message": "no token"}),
+    "NodeDiedError": (("gone",), {"message": "gone"}),
+    "ObjectFetchTimedOutError": (("ab", None, "x.py:3"), {"object_ref_hex": "ab", "call_site": "x.py:3"}),
+    "ObjectFreedError": (("ab", None, ""), {"object_ref_hex": "ab"}),
+    "ObjectLostError": (("ab", b"owner", ""), {"object_ref_hex": "ab", "owner_address": b"owner", "call_site": ""}),
+    "ObjectReconstructionFailedError": (
+        ("ab", "OBJECT_UNRECONSTRUCTABLE_PUT"),
+        {"object_ref_hex": "ab", "reason": "OBJECT_UNRECONSTRUCTABLE_PUT", "owner_address": None, "call_site": ""},
+    ),
+    "OutOfMemoryError": (("no memory",), {"message": "no memory"}),
+    "OwnerDiedError": (("ab", None, ""), {"object_ref_hex": "ab"}),
+    "RayActorError": (
+        ("ab", "why", True, True),
+        {"actor_id": "ab", "error_msg": "why", "actor_init_failed": True, "preempted": True},
+    ),
+    "RayCgraphCapacityExceeded": (("full",), {"client_exc": "full"}),
+    "RayChannelError": (("broken",), {"client_exc": "broken"}),
+    "RayChannelTimeoutError": (("late",), {"client_exc": "late"}),
+    "RayDirectTransportError": (("broken",), {"client_exc": "broken"}),
+    "RaySystemError": (("broken", "trace"), {"client_exc": "broken", "traceback_str": "trace"}),
+    "ReferenceCountingAssertionError": (("ab", None, ""), {"object_ref_hex": "ab"}),
+    "RpcError": (("refused", 14), {"message": "refused", "rpc_code": 14}),
+    "RuntimeEnvSetupError": (("no pip",), {"error_message": "no pip"}),
+    "StreamingGeneratorReplayInconsistentError": (("fewer",), {"client_exc": "fewer"}),
+    "TaskCancelledError": ((TASK_ID, "by hand"), {"task_id": TASK_ID, "error_message": "by hand"}),
+    "TaskUnschedulableError": (("no node",), {"error_message": "no node"}),
+    "UnserializableException": (("trace",), {"_original_stack_trace": "trace"}),
+}
+# These say what happened without being told.
+WITHOUT_ARGUMENTS = [
+    "ActorDiedError",
+    "ActorPlacementGroupRemoved",
+    "LocalRayletDiedError",
+    "ObjectStoreFullError",
+    "OutOfDiskError",
+    "RuntimeEnvSetupError",
+    "TaskCancelledError",
+    "TaskPlacementGroupRemoved",
+    "WorkerCrashedError",
+]
+
+
 @pytest.mark.parametrize("name", exceptions.__all__)
-def test_every_error_is_made_with_a_message_and_survives_pickling(name):
+def test_every_error_has_its_place_in_the_tree(name):
     cls = getattr(exceptions, name)
-    assert issubclass(cls, exceptions.RayError)
-    if cls is RayTaskError:
-        return
-    error = cls("what happened")
-    assert "what happened" in str(error)
-    again = pickle.loads(pickle.dumps(error))
-    assert type(again) is cls
-    assert str(again) == str(error)
+    bases = [base for base in cls.__mro__ if base.__name__ in BASES.get(name, ("RayError",))]
+    assert [base.__name__ for base in bases] == list(BASES.get(name, ("RayError",)))
+    assert name == "RayError" or issubclass(cls, exceptions.RayError)
+    assert cls.__doc__
 
 
-def test_the_tree_is_that_of_ray():
-    assert issubclass(exceptions.GetTimeoutError, TimeoutError)
-    assert issubclass(exceptions.ActorDiedError, exceptions.RayActorError)
-    assert issubclass(exceptions.ActorUnavailableError, exceptions.RayActorError)
-    assert issubclass(exceptions.OwnerDiedError, exceptions.ObjectLostError)
-    assert issubclass(exceptions.ActorAlreadyExistsError, ValueError)
+@pytest.mark.parametrize("name", [name for name in exceptions.__all__ if name != "RayTaskError"])
+def test_every_error_is_made_as_in_ray_and_survives_pickling(name):
+    args, attributes = MADE.get(name, (("what happened",), {}))
+    error = getattr(exceptions, name)(*args)
+    for again in (error, pickle.loads(pickle.dumps(error)), exceptions.RayError.from_bytes(error.to_bytes())):
+        assert type(again) is type(error)
+        assert {attribute: getattr(again, attribute) for attribute in attributes} == attributes
+        assert str(again) == str(error)
+    for text in args:
+        if isinstance(text, str) and text and not text.startswith("OBJECT") and name != "RayActorError":
+            assert text in str(error)
+
+
+@pytest.mark.parametrize("name", WITHOUT_ARGUMENTS)
+def test_some_say_what_happened_by_themselves(name):
+    assert str(getattr(exceptions, name)())
+
+
+def test_errors_can_be_derived_from():
+    class Own(exceptions.UserCodeException):
+        def __init__(self, code, *, hint):
+            super().__init__(f"code {code}")
+            self.hint = hint
+
+    again = cloudpickle.loads(cloudpickle.dumps(Own(3, hint="look")))
+    assert (str(again), again.hint) == ("code 3", "look")
+
+
+def test_what_cannot_be_loaded_is_said():
+    assert isinstance(exceptions.RayError.from_bytes(b"nonsense"), exceptions.UnserializableException)
+    data = exceptions.RaySystemError("broken").to_bytes().replace(b"RaySystemError", b"RaySystemErroX")
+    assert isinstance(exceptions.RayError.from_bytes(data), exceptions.UnserializableException)
+
+
+def test_the_list_of_types_is_complete_but_for_what_ray_leaves_out():
+    assert set(exceptions.RAY_EXCEPTION_TYPES) <= {getattr(exceptions, name) for name in exceptions.__all__}
 
 
 def test_an_actor_that_could_not_be_made_tells_its_cause():
-    cause = RayTaskError("A.__init__", "ValueError: no", ValueError("no"))
+    cause = RayTaskError("A.__init__", "ValueError: no", ValueError("no"), actor_id="ab")
     error = exceptions.ActorDiedError(cause)
     assert error.cause is cause
     assert error.actor_init_failed
+    assert error.actor_id == "ab"
     assert "ValueError: no" in str(error)
-    assert isinstance(pickle.loads(pickle.dumps(error)).cause, RayTaskError)
+    assert isinstance(exceptions.ActorDiedError.from_task_error(cause), exceptions.ActorDiedError)
+    again = pickle.loads(pickle.dumps(error))
+    assert isinstance(again.cause, RayTaskError)
+    assert (again.actor_id, again.actor_init_failed) == ("ab", True)
+
+
+def test_a_task_error_is_made_as_in_ray():
+    error = RayTaskError("f", "Traceback", ValueError("x"), "ray::f", 5, "10.0.0.1", "A(1)", "ab")
+    assert (error.proctitle, error.pid, error.ip, error.actor_repr) == ("ray::f", 5, "10.0.0.1", "A(1)")
+    assert "ray::f() (pid=5, ip=10.0.0.1, actor_id=ab, repr=A(1))" in str(error)
+    assert isinstance(error.make_dual_exception_instance(), ValueError)
+    with pytest.raises(TypeError, match="Final"):
+        RayTaskError("f", "Traceback", Final("x")).make_dual_exception_instance()
+
+
+# Raised by what happens
+
+
+@ray.remote
+class Victim:
+    def __init__(self, fail=False):
+        if fail:
+            raise ValueError("not today")
+
+    def die(self):
+        os._exit(3)
+
+    def fail(self):
+        raise KeyError("lost")
+
+    def pid(self):
+        return os.getpid()
+
+    def keep(self, box):
+        self.kept = box
+
+    def make(self):
+        return [ray.put(np.zeros(200_000))]
+
+    def read(self):
+        return ray.get(self.kept[0], timeout=30)
+
+
+def get(ref):
+    return ray.get(ref, timeout=60)
+
+
+def test_a_task_that_raises_names_its_process(cluster):
+    @ray.remote
+    def work():
+        raise ValueError(os.getpid())
+
+    with pytest.raises(ValueError) as caught:
+        get(work.remote())
+    error = caught.value
+    assert isinstance(error, RayTaskError)
+    assert error.pid == error.cause.args[0] != os.getpid()
+    assert error.ip == ray.util.get_node_ip_address()
+    assert error.function_name == "work"
+    assert error.proctitle == "ray::work"
+    assert "raise ValueError" in error.traceback_str
+    assert "actor_id" not in str(error)
+
+
+def test_an_actor_that_raises_is_named(cluster):
+    victim = Victim.remote()
+    with pytest.raises(KeyError, match="lost") as caught:
+        get(victim.fail.remote())
+    assert caught.value._actor_id == victim._actor_id.hex()
+    assert f"actor_id={victim._actor_id.hex()}, repr=Victim" in str(caught.value)
+    assert get(victim.pid.remote())
+
+
+def test_an_error_that_is_passed_on_is_of_the_first_type(cluster):
+    @ray.remote
+    def inner():
+        raise ZeroDivisionError("deep")
+
+    @ray.remote
+    def outer():
+        return ray.get(inner.remote())
+
+    @ray.remote
+    def takes(value):
+        return value
+
+    for ref in (outer.remote(), takes.remote(inner.remote())):
+        with pytest.raises(ZeroDivisionError, match="deep") as caught:
+            get(ref)
+        assert type(caught.value.cause) is ZeroDivisionError
+
+
+def test_errors_of_this_module_that_user_code_raises_keep_their_attributes(cluster):
+    @ray.remote
+    def work():
+        raise exceptions.RpcError("refused", 14)
+
+    with pytest.raises(exceptions.RpcError, match="refused") as caught:
+        get(work.remote())
+    assert caught.value.rpc_code == 14
+
+    @ray.remote
+    def wrapped():
+        try:
+            raise ValueError("inside")
+        except ValueError as error:
+            raise exceptions.UserCodeException from error
+
+    with pytest.raises(exceptions.UserCodeException, match="inside"):
+        get(wrapped.remote())
+
+
+def test_an_exception_that_only_exists_there_arrives_as_text(cluster):
+    @ray.remote
+    def work():
+        kept = threading.Lock()
+
+        class Local(Exception):
+            lock = kept  # the class cannot be sent
+
+        raise Local("only here")
+
+    with pytest.raises(RayTaskError, match="Local") as caught:
+        get(work.remote())
+    assert isinstance(caught.value.cause, exceptions.UnserializableException)
+
+
+def test_the_end_of_a_tasks_process(cluster):
+    @ray.remote(max_retries=0)
+    def die():
+        os._exit(7)
+
+    with pytest.raises(exceptions.WorkerCrashedError, match=r"die.*7"):
+        get(die.remote())
+
+
+def test_the_end_of_an_actor(cluster):
+    victim = Victim.remote()
+    with pytest.raises(exceptions.ActorDiedError) as caught:
+        get(victim.die.remote())
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert error.actor_id == victim._actor_id.hex()
+        assert not error.actor_init_failed
+        assert not error.preempted
+        assert "Victim" in str(error)
+    killed = Victim.remote()
+    get(killed.pid.remote())
+    ray.kill(killed)
+    with pytest.raises(exceptions.ActorDiedError, match="kill"):
+        get(killed.pid.remote())
+
+
+def test_an_actor_whose_constructor_raises(cluster):
+    victim = Victim.remote(fail=True)
+    with pytest.raises(exceptions.ActorDiedError, match="not today") as caught:
+        get(victim.pid.remote())
+    error = caught.value
+    assert error.actor_init_failed
+    assert error.actor_id == victim._actor_id.hex()
+    assert isinstance(error.cause, ValueError)
+
+
+def test_an_actor_that_comes_back(cluster):
+    victim = Victim.options(max_restarts=1).remote()
+    get(victim.pid.remote())
+    with pytest.raises(exceptions.ActorUnavailableError) as caught:
+        get(victim.die.remote())
+    assert caught.value.actor_id == victim._actor_id.hex()
+    assert "may have run or not" in str(caught.value)
+    assert get(victim.pid.remote())
+
+
+def test_a_name_that_is_taken(cluster):
+    first = Victim.options(name="only").remote()
+    with pytest.raises(exceptions.ActorAlreadyExistsError, match="only") as caught:
+        Victim.options(name="only").remote()
+    assert isinstance(caught.value, ValueError)
+    ray.kill(first)
+
+
+def test_a_handle_of_another_cluster(no_cluster):
+    ray.init("local", num_cpus=1)
+    victim = Victim.remote()
+    get(victim.pid.remote())
+    ray.shutdown()
+    ray.init("local", num_cpus=1)
+    with pytest.raises(exceptions.ActorHandleNotFoundError, match=victim._actor_id.hex()):
+        ray.kill(victim)
+
+
+def test_the_end_of_an_owner(cluster):
+    victim, keeper = Victim.remote(), Victim.remote()
+    box = get(victim.make.remote())
+    get(keeper.keep.remote(box))
+    pid = get(victim.pid.remote())
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+    with pytest.raises(exceptions.OwnerDiedError) as caught:
+        get(keeper.read.remote())
+    error = caught.value if not isinstance(caught.value, RayTaskError) else caught.value.cause
+    assert error.object_ref_hex == box[0].hex()
+    assert error.owner_address
+    assert error.owner_address.hex() in str(error)
+
+
+def test_time_runs_out(cluster):
+    @ray.remote
+    def never():
+        threading.Event().wait()
+
+    ref = never.remote()
+    with pytest.raises(exceptions.GetTimeoutError) as caught:
+        ray.get(ref, timeout=0.01)
+    assert isinstance(caught.value, TimeoutError)
+    ray.cancel(ref, force=True)
+    with pytest.raises(exceptions.TaskCancelledError) as cancelled:
+        get(ref)
+    assert cancelled.value.task_id == ref.task_id()
+    assert ref.task_id().hex() in str(cancelled.value)
+
+
+def test_a_store_that_is_full(no_cluster):
+    ray.init("local", num_cpus=1, object_store_memory=80 * 1024 * 1024)
+    with pytest.raises(exceptions.ObjectStoreFullError, match="bytes"):
+        ray.put(np.zeros(100 * 1024 * 1024 // 8))
+
+    @ray.remote
+    def too_much():
+        return np.zeros(100 * 1024 * 1024 // 8)
+
+    with pytest.raises(exceptions.ObjectStoreFullError, match="bytes"):
+        get(too_much.remote())
+
+
+def test_the_end_of_the_node(no_cluster):
+    context = ray.init("local", num_cpus=1)
+    with open(os.path.join(context["session_dir"], "node.json")) as file:
+        pid = json.load(file)["pid"]
+    ref = ray.put(1)
+    os.kill(pid, signal.SIGKILL)
+
+    def use():
+        try:
+            ray.cluster_resources()
+        except exceptions.LocalRayletDiedError as error:
+            return error
+        return None
+
+    assert str(wait_until(use))
+    with pytest.raises(exceptions.LocalRayletDiedError):
+        ray.get(ref)

@@ -360,6 +360,11 @@ impl ObjectTable {
         })
     }
 
+    /// The process that owns this object, if there is one.
+    pub fn owner_of(&self, object_id: &ObjectId) -> Option<WorkerId> {
+        self.entries.get(object_id).map(|entry| entry.owner).filter(|owner| !owner.is_nil())
+    }
+
     /// How full the store is. What is used counts in the units of the arena.
     pub fn usage(&self) -> StoreUsage {
         StoreUsage {

@@ -273,6 +273,22 @@ class CoreWorker:
 
     def cluster_resources(self) -> dict[str, float]: ...
     def available_resources(self) -> dict[str, float]: ...
+    def named_actors(self) -> list[tuple[str, str]]:
+        """Namespace and name of every living actor that has a name."""
+
+    def kv_put(self, namespace: bytes, key: bytes, value: bytes, overwrite: bool) -> bool:
+        """Sets a value of the control plane; one that exists is kept unless `overwrite`. Whether the key is new."""
+
+    def kv_get(self, namespace: bytes, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The values of those keys that exist."""
+
+    def kv_del(self, namespace: bytes, key: bytes, prefix: bool) -> int:
+        """Removes a key, or all that begin with it. How many were removed."""
+
+    def kv_keys(self, namespace: bytes, prefix: bytes) -> list[bytes]: ...
+    def location_of(self, reference: ObjectRef) -> Optional[dict[str, Any]]:
+        """What this process knows of it: `node_ids`, `object_size`, `did_spill`; None if that is nothing."""
+
     def reference_usage(self) -> tuple[int, int]:
         """How many objects this process refers to, and how many bytes of small values it keeps."""
 

@@ -309,6 +309,7 @@ impl Services {
     fn describe(&self, session: &Session, owned_by_driver: bool) -> NodeInfoJson {
         NodeInfoJson {
             gcs_address: self.identity.gcs_address.clone(),
+            node_address: self.address.to_string(),
             socket_path: session.socket_path(),
             node_id: self.identity.node_id,
             pid: std::process::id(),

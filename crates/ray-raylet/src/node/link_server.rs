@@ -482,6 +482,11 @@ impl LinkServer {
         for output in outputs {
             match output {
                 StoreOutput::Tell(client, answer) => self.send(client, &answer),
+                StoreOutput::TellOwner(owner, news) => {
+                    if let Some(client) = self.parts.machine.client_of(owner) {
+                        self.send(client, &news);
+                    }
+                }
                 StoreOutput::ResultLost(task_id, reason) => {
                     self.parts.machine.on_result_lost(task_id, reason)
                 }

@@ -471,6 +471,11 @@ impl NodeMachine {
         Some(gone)
     }
 
+    /// The connection of a process, if it has one.
+    pub fn client_of(&self, worker_id: WorkerId) -> Option<ClientId> {
+        self.by_worker.get(&worker_id).copied()
+    }
+
     /// Address of a worker that is connected or announced.
     pub(super) fn leased_worker(&self, worker_id: WorkerId) -> Option<LeasedWorker> {
         if let Some(announced) = self.announced.get(&worker_id) {

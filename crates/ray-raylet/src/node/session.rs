@@ -33,6 +33,8 @@ const CURRENT_CLUSTER: &str = "ray_current_cluster";
 pub struct NodeInfoJson {
     /// "host:port" of the control plane.
     pub gcs_address: String,
+    /// "host:port" of the node's own services.
+    pub node_address: String,
     /// Unix socket for workers and drivers of this machine.
     pub socket_path: PathBuf,
     /// The node.
@@ -214,6 +216,7 @@ mod tests {
     fn info(session: &Session) -> NodeInfoJson {
         NodeInfoJson {
             gcs_address: "127.0.0.1:1".to_owned(),
+            node_address: "127.0.0.1:7000".to_owned(),
             socket_path: session.socket_path(),
             node_id: NodeId::nil(),
             pid: 1,

@@ -149,6 +149,8 @@ impl Drop for Room {
 pub(crate) enum StoreOutput {
     /// Say this to a client.
     Tell(ClientId, FromRaylet),
+    /// Say this to a process, if it is a client of this node.
+    TellOwner(WorkerId, FromRaylet),
     /// The result of this task could not be stored.
     ResultLost(TaskId, String),
 }
@@ -331,10 +333,15 @@ impl StorePort {
             StoreCommand::Usage { answer } => {
                 let _ = answer.send(self.table.usage());
             }
-            StoreCommand::SpillEnded { object_id, result } => self.step(out, |table, effects| match result {
-                Ok(url) => table.on_spill_done(now, object_id, url, effects),
-                Err(failure) => table.on_spill_failed(now, object_id, failure, effects),
-            }),
+            StoreCommand::SpillEnded { object_id, result } => {
+                if let (Ok(_), Some(owner)) = (&result, self.table.owner_of(&object_id)) {
+                    out.push(StoreOutput::TellOwner(owner, FromRaylet::ObjectSpilled { object_id }));
+                }
+                self.step(out, |table, effects| match result {
+                    Ok(url) => table.on_spill_done(now, object_id, url, effects),
+                    Err(failure) => table.on_spill_failed(now, object_id, failure, effects),
+                });
+            }
             StoreCommand::RestoreEnded { object_id, result } => {
                 self.step(out, |table, effects| match result {
                     Ok(()) => table.on_restore_done(now, object_id, effects),

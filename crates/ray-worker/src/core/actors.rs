@@ -203,7 +203,7 @@ impl CoreWorker {
     /// Ends an actor's process; with `no_restart` the actor too.
     ///
     /// # Errors
-    /// If the control plane cannot be reached.
+    /// If the control plane cannot be reached; `NotFound` if neither it nor this process has heard of the actor.
     pub fn kill_actor(
         &self,
         actor_id: ActorId,
@@ -219,8 +219,8 @@ impl CoreWorker {
         let body = request.encode_to_vec().into();
         match self.call_gcs(GcsMethod::KillActor, body, GCS_TIMEOUT, interrupted) {
             // It is not registered yet, or forgotten: there is nothing to kill.
-            Err(RayError::NotFound { .. }) | Ok(_) => Ok(()),
-            Err(error) => Err(error),
+            Err(RayError::NotFound { .. }) if self.lock().knows_actor(actor_id) => Ok(()),
+            result => result.map(drop),
         }
     }
 
@@ -314,6 +314,10 @@ impl State {
                 self.tell_node(&ToRaylet::SubscribeActor { actor_id });
             }
         }
+    }
+
+    fn knows_actor(&self, actor_id: ActorId) -> bool {
+        self.actors.contains_key(&actor_id) || self.forgotten_actors.contains(&actor_id)
     }
 
     fn calls_of(&mut self, actor_id: ActorId) -> &mut ActorCalls {

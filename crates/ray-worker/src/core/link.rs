@@ -106,6 +106,7 @@ impl State {
             // Behind the lines that came before, which the front end has not taken yet.
             FromRaylet::LogsFlushed { request } => self.untold.push_back(Untold::Flushed(request)),
             FromRaylet::Exit { reason } => self.on_exit(&reason),
+            FromRaylet::ObjectSpilled { object_id } => self.on_object_spilled(object_id),
             FromRaylet::Registered { .. } | FromRaylet::Rejected { .. } => {
                 tracing::warn!("the node answered a registration twice");
             }

@@ -28,6 +28,7 @@ mod ends;
 mod execution;
 mod grants;
 mod link;
+mod locations;
 mod objects;
 mod peers;
 mod pins;
@@ -52,6 +53,7 @@ use ray_object_store::shm::{Access, ShmRegion};
 
 pub use self::actors::{ActorRequest, MethodRequest};
 pub use self::execution::{Executor, ReadyArg, ResolvedArg, Task};
+pub use self::locations::Location;
 pub use self::objects::Got;
 pub use self::pins::{Pinned, ReadyValue};
 pub use self::poll::Interrupted;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, LeaseId, ObjectId, TaskId, WorkerId};
 use ray_link::message::{StoreError, ToRaylet};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::CoreWorker;
 use super::grants::Then;
@@ -25,6 +25,8 @@ use crate::value::{Contained, Encoded, Failure, Value};
 pub(super) struct SharedObjects {
     /// Values that were asked of their owners.
     pub(super) fetching: FxHashMap<ObjectId, WorkerId>,
+    /// Owned objects of which a copy was written to disk once.
+    pub(super) spilled: FxHashSet<ObjectId>,
     /// Owned objects of shared memory that nobody refers to any more.
     pub(super) freed: Vec<ObjectId>,
     /// Tasks whose arguments all have values since the last settling.
@@ -50,12 +52,18 @@ impl CoreWorker {
         let object_id = {
             let mut state = self.lock();
             state.check_open()?;
-            state.next_put_id()
+            let object_id = state.next_put_id();
+            // Before the node can tell anything of it.
+            state.references.add_owned(object_id);
+            object_id
         };
         let inner: Vec<ObjectId> = encoded.contained.iter().map(|&(inner, _)| inner).collect();
-        let value = self.place(object_id, self.me.worker_id, encoded, interrupted)?;
+        let placed = self.place(object_id, self.me.worker_id, encoded, interrupted);
+        if placed.is_err() {
+            self.drop_reference(object_id);
+        }
+        let value = placed?;
         let mut state = self.lock();
-        state.references.add_owned(object_id);
         state.references.set_contained(object_id, inner);
         state.memory.set(object_id, value);
         self.stir(&mut state);

@@ -438,6 +438,7 @@ impl State {
                     let (value, told) = self.memory.remove(object_id);
                     self.tell_in_vain(object_id, told);
                     if let Some(Value::Stored { .. }) = value {
+                        self.shared.spilled.remove(&object_id);
                         self.shared.freed.push(object_id);
                         self.flush_soon();
                     }

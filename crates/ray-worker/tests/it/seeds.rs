@@ -221,6 +221,7 @@ fn from_raylet(seeds: &mut Seeds) {
             },
         ),
         ("exit", FromRaylet::Exit { reason: text("the end") }),
+        ("object-spilled", FromRaylet::ObjectSpilled { object_id: OBJECT }),
     ];
     messages
         .iter()

@@ -131,4 +131,5 @@ class _Executor:
         self._speaker.announcement = f":{kind}_name:{name}\n"
 
     def encode_error(self, error: BaseException, task_name: str) -> bytes:
-        return serialization.encode_error(error, task_name)
+        actor_id = self.core.current_actor_id() if self.core is not None else None
+        return serialization.encode_error(error, task_name, actor_id.hex() if actor_id is not None else None)

@@ -7,10 +7,28 @@ from typing import Optional, TextIO
 
 _CYAN = "\x1b[36m"
 _PLAIN = "\x1b[0m"
+# Only programs that have progress bars import what shows them.
+_BARS = "ray_rust.experimental.tqdm_ray"
+_MAGIC = "__ray_tqdm_magic_token__"
 
 
 def print_lines(pid: int, name: str, is_stderr: bool, lines: list[str]) -> None:
-    """Writes the lines, each after `(name pid=N)`, to the stream of this process that they went to there."""
+    """Writes the lines, each after `(name pid=N)`, to the stream of this process that they went to there.
+
+    Those that tell of a progress bar are shown as that.
+    """
+    if _BARS in sys.modules or any(_MAGIC in line for line in lines):
+        from ray_rust.experimental import tqdm_ray
+
+        lines = [line for line in lines if not tqdm_ray.take_line(line)]
+        if lines:
+            with tqdm_ray.around_output():
+                _write(pid, name, is_stderr, lines)
+    else:
+        _write(pid, name, is_stderr, lines)
+
+
+def _write(pid: int, name: str, is_stderr: bool, lines: list[str]) -> None:
     stream: Optional[TextIO] = sys.stderr if is_stderr else sys.stdout
     if stream is None:  # as under pythonw, or after the user closed it
         return

@@ -110,14 +110,16 @@ def _not_picklable(value: Any, error: Exception, what: str) -> TypeError:
 # Errors of user code
 
 
-def encode_error(error: BaseException, task_name: str) -> bytes:
-    """What stands for `error`, raised by user code of this process in `task_name`."""
+def encode_error(error: BaseException, task_name: str, actor_id: Optional[str] = None) -> bytes:
+    """What stands for `error`, raised by user code of this process in `task_name`, of that actor if it is one's."""
     from ray_rust.exceptions import RayTaskError
 
     text = "".join(traceback.format_exception(type(error), error, _user_frames(error)))
     # A task that passes on what another task raised: whoever waits wants the first cause.
     cause = error.cause if isinstance(error, RayTaskError) else error
-    return pickle.dumps(RayTaskError(task_name, text, cause), protocol=_PROTOCOL)
+    actor_repr = task_name.rpartition(".")[0] if actor_id is not None else None
+    packed = RayTaskError(task_name, text, cause, actor_repr=actor_repr, actor_id=actor_id)
+    return pickle.dumps(packed, protocol=_PROTOCOL)
 
 
 def decode_error(data: bytes) -> BaseException:

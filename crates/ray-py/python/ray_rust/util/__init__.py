@@ -1,9 +1,11 @@
 """Tools on top of tasks and actors: `ray.util`."""
 
+from ray_rust._private.services import get_node_instance_id, get_node_ip_address
 from ray_rust.util.actor_pool import ActorPool
 from ray_rust.util.check_serialize import inspect_serializability
 from ray_rust.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
 from ray_rust.util.helpers import as_completed, map_unordered
+from ray_rust.util.named_actors import list_named_actors
 from ray_rust.util.serialization import deregister_serializer, register_serializer
 
 __all__ = [
@@ -12,7 +14,10 @@ __all__ = [
     "deregister_serializer",
     "disable_log_once_globally",
     "enable_periodic_logging",
+    "get_node_instance_id",
+    "get_node_ip_address",
     "inspect_serializability",
+    "list_named_actors",
     "log_once",
     "map_unordered",
     "register_serializer",
