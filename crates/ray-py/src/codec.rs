@@ -10,7 +10,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PyString, PyTuple};
 use ray_core::error::RayResult;
 use ray_core::serialize::{Container, Plain, PlainReader, ValueParts, ValueView, ZeroCopyRead as _};
 use ray_worker::core::ReadyValue;
@@ -209,7 +209,9 @@ pub(crate) fn decode<'py>(py: Python<'py>, value: &ReadyValue) -> PyResult<Bound
     let data = LentBuffer::new(value, start..start + view.in_band().len());
     let buffers = PyList::empty(py);
     for range in (0..view.buffer_count()).filter_map(|index| view.buffer_range(index)) {
-        buffers.append(LentBuffer::new(value, range))?;
+        let buffer = Bound::new(py, LentBuffer::new(value, range))?;
+        // What users' classes get as their buffer has a length and can be sliced.
+        buffers.append(PyMemoryView::from(buffer.as_any())?)?;
     }
     serialization(py)?.call_method1(intern!(py, "loads"), (data, buffers))
 }

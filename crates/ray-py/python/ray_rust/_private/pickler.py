@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import io
+import pickle
 import types
 from typing import TYPE_CHECKING, Any, Callable, ClassVar, Optional
 
 import cloudpickle
 
-from ray_rust._private.serialization import custom_reducers
+from ray_rust._private.serialization import custom_reducers, know_packages, package_reducers
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -28,11 +29,25 @@ def _reduce_code_with_file_name(code: types.CodeType) -> tuple[Any, tuple[Any, .
     return make, tuple(named)
 
 
+def _reduce_memoryview(view: memoryview) -> tuple[Any, ...]:
+    # Only such a view can be made again of plain bytes; cloudpickle itself copies every one into bytes.
+    if not view.c_contiguous or len(view.format) != 1 or view.nbytes == 0:
+        return bytes, (view.tobytes(),)
+    return _make_memoryview, (pickle.PickleBuffer(view), view.format, view.shape)
+
+
+def _make_memoryview(buffer: Any, format: Any, shape: tuple[int, ...]) -> Any:
+    return memoryview(buffer).cast("B").cast(format, shape)
+
+
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
     """Pickles functions and classes by value, and knows the reducers that were registered."""
 
     dispatch_table: ClassVar[MutableMapping[type, Any]] = collections.ChainMap(
-        custom_reducers, {types.CodeType: _reduce_code_with_file_name}, cloudpickle.Pickler.dispatch_table
+        custom_reducers,
+        package_reducers,
+        {types.CodeType: _reduce_code_with_file_name, memoryview: _reduce_memoryview},
+        cloudpickle.Pickler.dispatch_table,
     )
     # Under this name libraries add reducers of their own.
     dispatch = dispatch_table
@@ -40,6 +55,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no t
 
 def dumps_by_value(value: Any, buffer_callback: Optional[Callable[[PickleBuffer], Any]] = None) -> bytes:
     """The pickled value; large buffers go to `buffer_callback` if there is one."""
+    know_packages()
     file = io.BytesIO()
     Pickler(file, protocol=PROTOCOL, buffer_callback=buffer_callback).dump(value)
     return file.getvalue()

@@ -27,6 +27,8 @@ _PROTOCOL = 5
 # How instances of some classes are pickled in this process: what `ray_rust.util.register_serializer` was
 # told. They go before the class's own way (`__reduce__`) and that of `copyreg`.
 custom_reducers: dict[type, Callable[[Any], Any]] = {}
+# The same for classes of packages that this runtime knows to do badly by themselves; see `arrow`.
+package_reducers: dict[type, Callable[[Any], Any]] = {}
 
 
 class NotPicklableError(TypeError):
@@ -53,13 +55,22 @@ def dumps(value: Any) -> tuple[bytes, list[PickleBuffer]]:
 
 
 def _fast_dumps(value: Any, buffers: list[PickleBuffer]) -> bytes:
-    if not custom_reducers:
+    know_packages()
+    if not custom_reducers and not package_reducers:
         return pickle.dumps(value, protocol=_PROTOCOL, buffer_callback=buffers.append)
     file = io.BytesIO()
     pickler = pickle.Pickler(file, protocol=_PROTOCOL, buffer_callback=buffers.append)
-    pickler.dispatch_table = {**copyreg.dispatch_table, **custom_reducers}
+    pickler.dispatch_table = {**copyreg.dispatch_table, **package_reducers, **custom_reducers}
     pickler.dump(value)
     return file.getvalue()
+
+
+def know_packages() -> None:
+    """Registers the reducers of packages that the program has imported meanwhile; imports none."""
+    if "pyarrow" in sys.modules and not package_reducers:
+        from ray_rust._private import arrow
+
+        package_reducers.update(arrow.reducers())
 
 
 def loads(data: Any, buffers: Sequence[Any] = ()) -> Any:
