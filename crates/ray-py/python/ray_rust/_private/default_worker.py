@@ -24,6 +24,7 @@ def run(order: dict[str, Any]) -> int:
     worker_id = bytes.fromhex(order["worker_id"])
     speaker = _redirect_output(order["stdout"], order["stderr"])
     _enable_crash_reports()
+    sys.breakpointhook = _wait_for_debugger
     # Functions of the driver's script say that they are of `__main__`, which is not the daemon's here.
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = [""]
@@ -94,6 +95,13 @@ def _listen_to_cancellation(core: _internal.CoreWorker) -> None:
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupt)
+
+
+def _wait_for_debugger(*_args: Any, **_kwargs: Any) -> None:
+    """`breakpoint()`: there is no console here."""
+    from ray_rust.util import rpdb
+
+    rpdb.break_at(sys._getframe(1))  # noqa: SLF001 - debuggers need it
 
 
 def _enable_crash_reports() -> None:
