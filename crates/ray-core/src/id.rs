@@ -204,6 +204,10 @@ define_id!(
     FunctionId, 16
 );
 define_id!(
+    /// One runtime environment, named by a hash of its description; nil: none.
+    RuntimeEnvId, 16
+);
+define_id!(
     /// One object: the id of the task that made it (16 bytes), its [`ObjectKind`] (1), three zero
     /// bytes, and its index among that task's objects (8, little-endian).
     ObjectId, 28

@@ -9,6 +9,7 @@ pub mod id;
 pub mod log;
 pub mod pb;
 pub mod resource;
+pub mod runtime_env;
 pub mod serialize;
 pub mod traits;
 pub mod wire;

@@ -173,6 +173,7 @@ fn spec(number: usize) -> ActorSpec {
         strategy: Strategy::Default,
         handle_metadata: vec![7; METADATA_BYTES].into(),
         job_config: vec![7; JOB_CONFIG_BYTES].into(),
+        runtime_env: String::new(),
     }
 }
 

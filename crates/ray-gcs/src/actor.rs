@@ -39,6 +39,8 @@ pub enum DeathKind {
     ExitedByUser,
     /// No node can ever hold it.
     Unschedulable,
+    /// The runtime environment that it needs could not be set up.
+    RuntimeEnvSetupFailed,
 }
 
 impl DeathKind {
@@ -51,7 +53,8 @@ impl DeathKind {
             | Self::JobFinished
             | Self::OutOfScope
             | Self::ExitedByUser
-            | Self::Unschedulable => false,
+            | Self::Unschedulable
+            | Self::RuntimeEnvSetupFailed => false,
         }
     }
 }
@@ -132,6 +135,8 @@ pub struct ActorSpec {
     pub handle_metadata: Arc<[u8]>,
     /// What a worker has to know before it runs the job's code, as the language front end encoded it.
     pub job_config: Arc<[u8]>,
+    /// Its runtime environment in JSON; empty for none. Passed on.
+    pub runtime_env: String,
 }
 
 /// Where an actor stands; drawn in [`crate::actor_table`].

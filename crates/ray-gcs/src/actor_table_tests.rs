@@ -25,6 +25,7 @@ fn job(n: u8) -> JobId {
 
 fn spec(n: u8, max_restarts: MaxRestarts) -> ActorSpec {
     ActorSpec {
+        runtime_env: String::new(),
         actor_id: actor(n),
         job_id: job(0),
         name: None,
@@ -418,7 +419,7 @@ enum Step {
     JobFinished,
 }
 
-const KINDS: [DeathKind; 8] = [
+const KINDS: [DeathKind; 9] = [
     DeathKind::ProcessExited,
     DeathKind::CreationFailed,
     DeathKind::Killed,
@@ -427,6 +428,7 @@ const KINDS: [DeathKind; 8] = [
     DeathKind::OutOfScope,
     DeathKind::ExitedByUser,
     DeathKind::Unschedulable,
+    DeathKind::RuntimeEnvSetupFailed,
 ];
 
 fn any_step() -> impl Strategy<Value = Step> {

@@ -74,6 +74,7 @@ pub(crate) fn death_cause(message: common::DeathCause) -> Checked<DeathCause> {
         Kind::OutOfScope => DeathKind::OutOfScope,
         Kind::ExitedByUser => DeathKind::ExitedByUser,
         Kind::Unschedulable => DeathKind::Unschedulable,
+        Kind::RuntimeEnvSetupFailed => DeathKind::RuntimeEnvSetupFailed,
     };
     Ok(DeathCause { kind, message: message.message, error: message.error.into() })
 }
@@ -89,6 +90,7 @@ impl From<&DeathCause> for common::DeathCause {
             DeathKind::OutOfScope => Kind::OutOfScope,
             DeathKind::ExitedByUser => Kind::ExitedByUser,
             DeathKind::Unschedulable => Kind::Unschedulable,
+            DeathKind::RuntimeEnvSetupFailed => Kind::RuntimeEnvSetupFailed,
         };
         Self { kind: kind.into(), message: cause.message.clone(), error: cause.error.to_vec() }
     }
@@ -152,6 +154,7 @@ pub(crate) fn actor_spec(message: common::ActorSpec) -> Checked<ActorSpec> {
         strategy: strategy(message.strategy)?,
         handle_metadata: message.handle_metadata.into(),
         job_config: message.job_config.into(),
+        runtime_env: message.runtime_env,
     })
 }
 
@@ -176,6 +179,7 @@ impl From<&ActorSpec> for common::ActorSpec {
             strategy: Some(strategy_message(&spec.strategy)),
             handle_metadata: spec.handle_metadata.to_vec(),
             job_config: spec.job_config.to_vec(),
+            runtime_env: spec.runtime_env.clone(),
         }
     }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, JobId, LeaseId, NodeId, ObjectId, TaskId, WorkerId};
 use ray_core::resource::Resources;
+use ray_core::runtime_env::RuntimeEnv;
 use ray_core::serialize;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,8 @@ pub enum ToRaylet {
         resources: Resources,
         /// On whose behalf.
         job_id: JobId,
+        /// What the workers' processes need.
+        runtime_env: RuntimeEnv,
         /// Leases to hold, counting those held.
         target: u32,
     },
@@ -180,6 +183,8 @@ pub struct JobDescription {
     pub entrypoint: String,
     /// For people and tools.
     pub metadata: BTreeMap<String, String>,
+    /// What the processes of its tasks and actors need unless these say otherwise.
+    pub runtime_env: RuntimeEnv,
 }
 
 /// Calls of the control plane that a core worker may make. Request and reply are the protobuf
@@ -234,6 +239,14 @@ pub enum FromRaylet {
         /// The speaker's number for the class.
         class: u64,
         /// What is missing.
+        reason: String,
+    },
+    /// The runtime environment of this class could not be set up: there is no demand for its leases any
+    /// more, and tasks that wait for one have failed.
+    RuntimeEnvFailed {
+        /// The speaker's number for the class.
+        class: u64,
+        /// What was asked for, which step failed, and the last words of what failed.
         reason: String,
     },
     /// Others wait for what leases of this class take, or do so no longer: idle ones should be given
@@ -451,6 +464,7 @@ mod tests {
             class: 1,
             resources: Resources::from_units([("CPU", 0.5), ("gizmo", 2.0)]).unwrap(),
             job_id: JobId::random(),
+            runtime_env: RuntimeEnv::parse(r#"{"env_vars":{"A":"1"}}"#).unwrap(),
             target: 3,
         });
         round_trip(&ToRaylet::ActorCreated {

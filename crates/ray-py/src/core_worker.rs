@@ -19,6 +19,7 @@ use ray_core::pb::gcs::{
     KvKeysRequest, KvPutReply, KvPutRequest, ListActorsReply, ListNodesReply, NodeInfo, node_info,
 };
 use ray_core::resource::{Amount, CPU, Resources};
+use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::GcsMethod;
 use ray_worker::core::{ActorRequest, Listening, MethodRequest, Notification};
 use ray_worker::{CoreWorker, Membership};
@@ -48,7 +49,8 @@ pub(crate) struct PyCoreWorker {
 #[pymethods]
 impl PyCoreWorker {
     #[staticmethod]
-    #[pyo3(signature = (socket_path, namespace, entrypoint, job_config, on_log, on_warning))]
+    #[pyo3(signature = (socket_path, namespace, entrypoint, job_config, on_log, on_warning, runtime_env = ""))]
+    #[expect(clippy::too_many_arguments, reason = "arguments of one Python function")]
     fn connect_driver(
         py: Python<'_>,
         socket_path: &str,
@@ -57,28 +59,38 @@ impl PyCoreWorker {
         job_config: &[u8],
         on_log: Py<PyAny>,
         on_warning: Py<PyAny>,
+        runtime_env: &str,
     ) -> PyResult<Self> {
         let membership = Membership::Driver {
             namespace,
             entrypoint,
             metadata: std::collections::BTreeMap::new(),
             job_config: Bytes::copy_from_slice(job_config),
+            runtime_env: parse_env(runtime_env)?,
         };
         let listener = PyListener { on_log: Some(on_log), on_warning: Some(on_warning) };
         Self::connect(py, socket_path, membership, listener, None)
     }
 
     #[staticmethod]
+    #[pyo3(signature = (socket_path, worker_id, executor, runtime_env = ""))]
     fn connect_worker(
         py: Python<'_>,
         socket_path: &str,
         worker_id: &[u8],
         executor: Py<PyAny>,
+        runtime_env: &str,
     ) -> PyResult<Self> {
         let worker_id =
             WorkerId::from_binary(worker_id).map_err(|error| PyValueError::new_err(error.to_string()))?;
         let listener = PyListener { on_log: None, on_warning: None };
-        Self::connect(py, socket_path, Membership::Worker { worker_id }, listener, Some(executor))
+        Self::connect(
+            py,
+            socket_path,
+            Membership::Worker { worker_id, runtime_env: parse_env(runtime_env)? },
+            listener,
+            Some(executor),
+        )
     }
 
     #[getter]
@@ -94,6 +106,12 @@ impl PyCoreWorker {
     #[getter]
     fn worker_id(&self) -> PyWorkerId {
         PyWorkerId(self.core.me().worker_id)
+    }
+
+    /// Description of what this process was made with, or of a driver what its job asks for.
+    #[getter]
+    fn runtime_env(&self) -> String {
+        self.core.runtime_env().text().to_owned()
     }
 
     #[getter]
@@ -200,6 +218,7 @@ impl PyCoreWorker {
             class: Arc::clone(&actor_class.0),
             resources: options.resources.clone(),
             placement_resources,
+            runtime_env: options.runtime_env.clone(),
             args: args.bytes,
             dependencies: args.dependencies,
             nested: args.nested,
@@ -454,6 +473,10 @@ impl PyCoreWorker {
         });
         signals.settle(py, result)
     }
+}
+
+fn parse_env(text: &str) -> PyResult<RuntimeEnv> {
+    RuntimeEnv::parse(text).map_err(|error| PyValueError::new_err(error.to_string()))
 }
 
 /// A timeout in seconds; none of them, or more than can be waited for, is for ever.

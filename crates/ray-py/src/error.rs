@@ -71,6 +71,7 @@ pub(crate) fn raise_failure(py: Python<'_>, object_id: ObjectId, failure: Failur
             let class = if out_of_disk { "OutOfDiskError" } else { "ObjectStoreFullError" };
             ray_exception(py, class, message)
         }
+        Failure::RuntimeEnvSetup(message) => ray_exception(py, "RuntimeEnvSetupError", message),
         Failure::System(message) => {
             ray_exception(py, "RaySystemError", format!("object {object_id} cannot be had: {message}"))
         }

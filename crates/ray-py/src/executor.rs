@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PySystemExit, PyTypeError, PyValueError};
@@ -26,7 +27,13 @@ pub(crate) struct PyExecutor {
     actor: RefCell<Option<Py<PyAny>>>,
     /// Whose output the front was told to expect.
     announced: RefCell<String>,
+    /// Why this process is not fit to run anything of its job, and since when.
+    unfit: RefCell<Option<(String, Instant)>>,
+    job_config: RefCell<Vec<u8>>,
 }
+
+/// How long a process that could not be prepared says so, before it is tried again.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// How a call ended.
 enum Ended {
@@ -45,7 +52,29 @@ impl PyExecutor {
             functions: RefCell::default(),
             actor: RefCell::default(),
             announced: RefCell::default(),
+            unfit: RefCell::default(),
+            job_config: RefCell::default(),
         }
+    }
+
+    /// Does what the job's processes have to do first.
+    fn prepare(&self, py: Python<'_>) {
+        let config = PyBytes::new(py, &self.job_config.borrow());
+        let prepared = self.front.call_method1(py, "set_job", (config,));
+        *self.unfit.borrow_mut() = prepared.err().map(|error| {
+            let text = error.value(py).to_string();
+            error.print(py);
+            (text, Instant::now())
+        });
+    }
+
+    /// Why this process cannot run what it was given. After a while it is tried again to make it fit.
+    fn unfit(&self, py: Python<'_>) -> Option<String> {
+        let over = |(_, since): &(String, Instant)| since.elapsed() >= TRY_AGAIN_AFTER;
+        if self.unfit.borrow().as_ref().is_some_and(over) {
+            self.prepare(py);
+        }
+        self.unfit.borrow().as_ref().map(|(reason, _)| reason.clone())
     }
 
     fn announce(&self, py: Python<'_>, kind: &str, name: &str) {
@@ -120,16 +149,15 @@ impl PyExecutor {
 
 impl Executor for PyExecutor {
     fn set_job(&self, job_config: &[u8]) {
-        Python::attach(|py| {
-            if let Err(error) = self.front.call_method1(py, "set_job", (PyBytes::new(py, job_config),)) {
-                tracing::error!(%error, "the job's configuration could not be applied");
-                error.print(py);
-            }
-        });
+        *self.job_config.borrow_mut() = job_config.to_vec();
+        Python::attach(|py| self.prepare(py));
     }
 
     fn execute(&self, core: &Arc<CoreWorker>, task: &Task<'_>) -> Result<Vec<Returned>, Failure> {
         Python::attach(|py| {
+            if let Some(reason) = self.unfit(py) {
+                return Err(Failure::RuntimeEnvSetup(reason));
+            }
             if matches!(task.header.target, Target::Function(_)) {
                 self.announce(py, "task", task.header.name);
             }
@@ -166,6 +194,9 @@ impl Executor for PyExecutor {
         args: &[ResolvedArg<'_>],
     ) -> Result<(), (String, Bytes)> {
         Python::attach(|py| {
+            if let Some(reason) = self.unfit(py) {
+                return Err((reason, Bytes::new()));
+            }
             self.announce(py, "actor", class_name);
             let made = self.load(py, FunctionId::of(class), class).and_then(|class| {
                 let (args, kwargs) = decode_args(py, args)?;

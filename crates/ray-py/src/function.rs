@@ -7,6 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use ray_core::resource::{CPU, GPU, MEMORY, Resources};
+use ray_core::runtime_env::RuntimeEnv;
 use ray_worker::peer_message::ExportedFunction;
 use rustc_hash::FxHashMap;
 
@@ -40,12 +41,15 @@ pub(crate) struct PyTaskOptions {
     pub(crate) num_returns: u32,
     pub(crate) max_retries: i64,
     pub(crate) retry_exceptions: bool,
+    /// None if it is that of the process that asks.
+    pub(crate) runtime_env: Option<RuntimeEnv>,
 }
 
 #[pymethods]
 impl PyTaskOptions {
     #[new]
-    #[pyo3(signature = (*, name, num_cpus, num_gpus, memory, resources, num_returns, max_retries, retry_exceptions))]
+    #[pyo3(signature = (*, name, num_cpus, num_gpus, memory, resources, num_returns, max_retries, retry_exceptions,
+        runtime_env = None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python constructor")]
     fn new(
         name: &str,
@@ -56,11 +60,22 @@ impl PyTaskOptions {
         num_returns: u32,
         max_retries: i64,
         retry_exceptions: bool,
+        runtime_env: Option<&str>,
     ) -> PyResult<Self> {
+        let runtime_env = runtime_env
+            .map(RuntimeEnv::parse)
+            .transpose()
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let standard = [(CPU, num_cpus), (GPU, num_gpus), (MEMORY, memory)];
         let custom = resources.iter().map(|(name, &amount)| (name.as_str(), amount));
         let resources = Resources::from_units(standard.into_iter().chain(custom))
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
-        Ok(Self { name: name.into(), resources, num_returns, max_retries, retry_exceptions })
+        Ok(Self { name: name.into(), resources, num_returns, max_retries, retry_exceptions, runtime_env })
+    }
+
+    /// Whether it is for another environment than that of the process that asks.
+    #[getter]
+    const fn has_runtime_env(&self) -> bool {
+        self.runtime_env.is_some()
     }
 }

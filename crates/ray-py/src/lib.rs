@@ -12,6 +12,7 @@ mod core_worker;
 mod error;
 mod executor;
 mod function;
+mod gcs_kv;
 mod id;
 mod node;
 mod object_ref;
@@ -28,6 +29,8 @@ mod _internal {
     use crate::core_worker::PyCoreWorker;
     #[pymodule_export]
     use crate::function::{PyExportedFunction, PyTaskOptions};
+    #[pymodule_export]
+    use crate::gcs_kv::PyGcsKv;
     #[pymodule_export]
     use crate::id::{PyActorId, PyJobId, PyNodeId, PyObjectId, PyPlacementGroupId, PyTaskId, PyWorkerId};
     #[pymodule_export]

@@ -238,6 +238,7 @@ pub(crate) fn submit_task<'py>(
     let request = TaskRequest {
         function: Arc::clone(function),
         resources: options.resources.clone(),
+        runtime_env: options.runtime_env.clone(),
         args: args.bytes,
         dependencies: args.dependencies,
         nested: args.nested,

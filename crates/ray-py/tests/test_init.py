@@ -71,7 +71,7 @@ def test_a_second_init_is_refused_unless_expected(cluster):
         ({"object_store_memory": 0}, ValueError, "object_store_memory"),
         ({"labels": {"a": 1}}, TypeError, "labels"),
         ({"namespace": ""}, ValueError, "namespace"),
-        ({"runtime_env": {"pip": ["x"]}}, NotImplementedError, "pip"),
+        ({"runtime_env": {"conda": "x"}}, NotImplementedError, "conda"),
         ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError, "env_vars"),
         ({"local_mode": True}, NotImplementedError, "local_mode"),
         ({"address": 5}, TypeError, "address"),

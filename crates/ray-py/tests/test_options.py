@@ -45,7 +45,7 @@ BAD = [
     ("scheduling_strategy", "ANYWHERE", ValueError),
     ("scheduling_strategy", object(), NotImplementedError),
     ("placement_group", object(), NotImplementedError),
-    ("runtime_env", {"pip": ["x"]}, NotImplementedError),
+    ("runtime_env", {"conda": "x"}, NotImplementedError),
     ("accelerator_type", "T4", NotImplementedError),
     ("label_selector", {"a": "b"}, NotImplementedError),
 ]

@@ -12,6 +12,7 @@ use ray_core::id::{NodeId, ObjectId};
 use ray_core::pb::raylet as pb;
 use ray_core::pb::raylet::raylet_service_server::RayletService;
 use ray_core::resource::Resources;
+use ray_core::runtime_env::RuntimeEnv;
 use ray_core::traits::ObjectStore;
 use ray_core::wire::{self, WireError};
 use ray_link::message::LeasedWorker;
@@ -80,6 +81,8 @@ fn actor_order(request: pb::CreateActorRequest) -> Result<ActorOrder, WireError>
         num_restarts: request.num_restarts,
         placement: resources(spec.placement_resources.clone())?,
         living: resources(spec.resources.clone())?,
+        runtime_env: RuntimeEnv::parse(&spec.runtime_env)
+            .map_err(|error| WireError::Invalid { field: "runtime_env", reason: error.to_string() })?,
         spec: Bytes::from(spec.encode_to_vec()),
     })
 }

@@ -12,12 +12,13 @@
 //! Whoever has the resources for a lease asks here for a worker, and so there are never more workers
 //! asked for than the resources can run, plus those that wait for others and gave their CPUs back.
 //! A worker serves any job first and from then on only that one: what one job left in a process
-//! (modules, globals, threads) is never seen by another.
+//! (modules, globals, threads) is never seen by another. It is made with one runtime environment, or
+//! none, and serves only leases that ask for that.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ray_core::id::{ActorId, ChildTaskIds, JobId, LeaseId, NodeId, TaskId, WorkerId};
+use ray_core::id::{ActorId, ChildTaskIds, JobId, LeaseId, NodeId, RuntimeEnvId, TaskId, WorkerId};
 
 /// The pool's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +29,10 @@ pub struct WorkerPoolConfig {
     pub max_starting: usize,
     /// How many processes there may be in all.
     pub max_workers: usize,
-    /// How many idle workers are kept for ever.
+    /// How many idle workers without a runtime environment are kept for ever.
     pub kept_idle: usize,
+    /// How many idle workers with a runtime environment there may be.
+    pub max_idle_in_envs: usize,
     /// How long an idle worker beyond these is kept.
     pub idle_timeout: Duration,
     /// After so many processes in a row that did not start, those who wait are told.
@@ -43,6 +46,7 @@ impl Default for WorkerPoolConfig {
             max_starting: 16,
             max_workers: 4096,
             kept_idle: 4,
+            max_idle_in_envs: 16,
             idle_timeout: Duration::from_secs(1),
             max_start_failures: 3,
         }
@@ -56,13 +60,17 @@ pub struct Wanted {
     pub lease_id: LeaseId,
     /// On whose behalf.
     pub job_id: JobId,
+    /// The runtime environment that it needs; nil: none.
+    pub env: RuntimeEnvId,
     /// Whether the node itself has something to say to the worker.
     pub needs_link: bool,
 }
 
 impl Wanted {
     fn is_served_by(&self, worker: &Worker) -> bool {
-        worker.job_id.is_none_or(|own| own == self.job_id) && (worker.linked || !self.needs_link)
+        worker.job_id.is_none_or(|own| own == self.job_id)
+            && worker.env == self.env
+            && (worker.linked || !self.needs_link)
     }
 }
 
@@ -84,6 +92,8 @@ pub enum PoolEffect {
     StartFailed {
         /// Who waited.
         lease_id: LeaseId,
+        /// The runtime environment that its worker was to have.
+        env: RuntimeEnvId,
         /// What happened to the last attempts.
         reason: String,
     },
@@ -115,6 +125,8 @@ pub struct Worker {
     pub state: WorkerState,
     /// The only job that it serves; none yet for a fresh one.
     pub job_id: Option<JobId>,
+    /// The runtime environment that it is made with; nil: none.
+    pub env: RuntimeEnvId,
     /// Its process id, once it is known.
     pub pid: Option<u32>,
     /// Whether it was told to end.
@@ -135,9 +147,8 @@ pub struct WorkerPool {
     /// Leases that wait, by the number that they got on arrival.
     waiting: BTreeMap<u64, Wanted>,
     next_number: u64,
-    /// Processes that failed to start since the last that did not.
-    start_failures: u32,
-    last_start_failure: String,
+    /// Processes of each environment that failed to start since the last that did not.
+    start_failures: BTreeMap<RuntimeEnvId, u32>,
 }
 
 impl WorkerPool {
@@ -150,8 +161,7 @@ impl WorkerPool {
             by_pid: BTreeMap::new(),
             waiting: BTreeMap::new(),
             next_number: 0,
-            start_failures: 0,
-            last_start_failure: String::new(),
+            start_failures: BTreeMap::new(),
         }
     }
 
@@ -175,22 +185,28 @@ impl WorkerPool {
         self.waiting.len() < before
     }
 
-    /// Orders workers so that at least `count` are starting or idle: work is expected.
-    pub fn prestart(&mut self, now: Instant, count: usize, out: &mut Vec<PoolEffect>) {
-        let fresh = |worker: &&Worker| worker.job_id.is_none() && !worker.doomed;
-        let there = self.workers.values().filter(fresh).count();
+    /// Orders workers of this environment so that at least `count` are starting or idle: work is expected.
+    pub fn prestart(&mut self, now: Instant, env: RuntimeEnvId, count: usize, out: &mut Vec<PoolEffect>) {
+        let there = self.fresh(env).count();
         for _ in there..count {
-            if !self.fork(now, out) {
+            if !self.fork(now, env, out) {
                 break;
             }
         }
     }
 
-    /// Whether no worker is there for a job that begins now, but one is starting.
-    pub fn expects_first(&self) -> bool {
-        let fresh = || self.workers.values().filter(|worker| worker.job_id.is_none() && !worker.doomed);
+    /// Whether no worker is there for a job in this environment that begins now, but one is starting.
+    pub fn expects_first(&self, env: RuntimeEnvId) -> bool {
+        let fresh = || self.fresh(env);
         !fresh().any(|worker| matches!(worker.state, WorkerState::Idle { .. }))
             && fresh().any(|worker| matches!(worker.state, WorkerState::Starting { .. }))
+    }
+
+    /// Workers of this environment that have not served a job yet.
+    fn fresh(&self, env: RuntimeEnvId) -> impl Iterator<Item = &Worker> {
+        self.workers
+            .values()
+            .filter(move |worker| worker.job_id.is_none() && worker.env == env && !worker.doomed)
     }
 
     /// The fork server has made the process of this worker. Returns `false` if nobody wants it (any
@@ -216,8 +232,15 @@ impl WorkerPool {
         out: &mut Vec<PoolEffect>,
     ) -> bool {
         let idle = WorkerState::Idle { since: now };
-        let fresh =
-            Worker { state: idle, job_id: None, pid: Some(pid), doomed: false, ordered: false, linked: true };
+        let fresh = Worker {
+            state: idle,
+            job_id: None,
+            env: RuntimeEnvId::NIL,
+            pid: Some(pid),
+            doomed: false,
+            ordered: false,
+            linked: true,
+        };
         let worker = self.workers.entry(worker_id).or_insert(fresh);
         if worker.doomed {
             return false;
@@ -225,8 +248,8 @@ impl WorkerPool {
         // What the fork server says is certain, what a client says of itself is not.
         let pid = *worker.pid.get_or_insert(pid);
         worker.state = idle;
+        self.start_failures.remove(&worker.env);
         self.by_pid.insert(pid, worker_id);
-        self.start_failures = 0;
         self.serve_waiting(worker_id, now, out);
         true
     }
@@ -235,8 +258,15 @@ impl WorkerPool {
     /// its address.
     pub fn on_announced(&mut self, now: Instant, worker_id: WorkerId, pid: u32, out: &mut Vec<PoolEffect>) {
         let state = WorkerState::Idle { since: now };
-        let worker =
-            Worker { state, job_id: None, pid: Some(pid), doomed: false, ordered: false, linked: false };
+        let worker = Worker {
+            state,
+            job_id: None,
+            env: RuntimeEnvId::NIL,
+            pid: Some(pid),
+            doomed: false,
+            ordered: false,
+            linked: false,
+        };
         self.workers.entry(worker_id).or_insert(worker);
         self.serve_waiting(worker_id, now, out);
     }
@@ -289,7 +319,7 @@ impl WorkerPool {
             self.by_pid.remove(&pid);
         }
         if matches!(worker.state, WorkerState::Starting { .. }) && !worker.doomed {
-            self.on_start_failed(format!("a worker ended before it registered: {cause}"), out);
+            self.on_start_failed(worker.env, &format!("a worker ended before it registered: {cause}"), out);
         }
         self.fork_what_is_wanted(now, out);
         Some(worker)
@@ -313,12 +343,13 @@ impl WorkerPool {
         let late: Vec<_> = self.matching(late).collect();
         for worker_id in late {
             let limit = self.config.start_timeout.as_secs_f64();
+            let env = self.workers.get(&worker_id).map_or(RuntimeEnvId::NIL, |worker| worker.env);
             self.kill(worker_id, out);
             if self.workers.get(&worker_id).is_some_and(|worker| worker.pid.is_none()) {
                 // An order that the fork server never answers is followed by no exit either.
                 self.workers.remove(&worker_id);
             }
-            self.on_start_failed(format!("a worker did not register within {limit} s"), out);
+            self.on_start_failed(env, &format!("a worker did not register within {limit} s"), out);
         }
         self.fork_what_is_wanted(now, out);
         self.end_surplus(now, out);
@@ -326,10 +357,13 @@ impl WorkerPool {
 
     /// When [`Self::tick`] has something to do next, if nothing else happens before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let surplus = self.idle().count() > self.config.kept_idle;
+        let plain = self.idle().filter(|(_, worker, _)| worker.env.is_nil()).count();
+        let surplus = plain > self.config.kept_idle;
         let deadline = |worker: &Worker| match worker.state {
             WorkerState::Starting { deadline } => Some(deadline),
-            WorkerState::Idle { since } if surplus => Some(since + self.config.idle_timeout),
+            WorkerState::Idle { since } if surplus || !worker.env.is_nil() => {
+                Some(since + self.config.idle_timeout)
+            }
             WorkerState::Idle { .. } | WorkerState::Leased | WorkerState::Actor(_) => None,
         };
         self.workers.values().filter(|worker| !worker.doomed).filter_map(deadline).min()
@@ -402,17 +436,31 @@ impl WorkerPool {
     }
 
     fn fork_what_is_wanted(&mut self, now: Instant, out: &mut Vec<PoolEffect>) {
-        let starting = |worker: &Worker| matches!(worker.state, WorkerState::Starting { .. });
-        let starting = self.matching(starting).count();
-        for _ in starting..self.waiting.len() {
-            if !self.fork(now, out) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut starting: BTreeMap<RuntimeEnvId, usize> = BTreeMap::new();
+        for worker in self.workers.values().filter(|worker| !worker.doomed) {
+            if matches!(worker.state, WorkerState::Starting { .. }) {
+                *starting.entry(worker.env).or_default() += 1;
+            }
+        }
+        let mut lacking = Vec::new();
+        for wanted in self.waiting.values() {
+            match starting.get_mut(&wanted.env) {
+                Some(count) if *count > 0 => *count -= 1,
+                Some(_) | None => lacking.push(wanted.env),
+            }
+        }
+        for env in lacking {
+            if !self.fork(now, env, out) {
                 break;
             }
         }
     }
 
-    /// Orders one worker, if there is room or can be made.
-    fn fork(&mut self, now: Instant, out: &mut Vec<PoolEffect>) -> bool {
+    /// Orders one worker of this environment, if there is room or can be made.
+    fn fork(&mut self, now: Instant, env: RuntimeEnvId, out: &mut Vec<PoolEffect>) -> bool {
         let starting = |worker: &Worker| matches!(worker.state, WorkerState::Starting { .. });
         if self.matching(starting).count() >= self.config.max_starting {
             return false;
@@ -431,31 +479,59 @@ impl WorkerPool {
         let state = WorkerState::Starting { deadline };
         self.workers.insert(
             worker_id,
-            Worker { state, job_id: None, pid: None, doomed: false, ordered: true, linked: true },
+            Worker { state, job_id: None, env, pid: None, doomed: false, ordered: true, linked: true },
         );
         out.push(PoolEffect::Fork(worker_id));
         true
     }
 
-    fn on_start_failed(&mut self, reason: String, out: &mut Vec<PoolEffect>) {
-        self.start_failures += 1;
-        self.last_start_failure = reason;
-        if self.start_failures < self.config.max_start_failures {
+    fn on_start_failed(&mut self, env: RuntimeEnvId, reason: &str, out: &mut Vec<PoolEffect>) {
+        let failures = self.start_failures.entry(env).or_default();
+        *failures += 1;
+        if *failures < self.config.max_start_failures {
             return;
         }
-        self.start_failures = 0;
-        for wanted in std::mem::take(&mut self.waiting).into_values() {
-            let reason = self.last_start_failure.clone();
-            out.push(PoolEffect::StartFailed { lease_id: wanted.lease_id, reason });
+        self.start_failures.remove(&env);
+        self.waiting.retain(|_, wanted| {
+            if wanted.env == env {
+                let (lease_id, reason) = (wanted.lease_id, reason.to_owned());
+                out.push(PoolEffect::StartFailed { lease_id, env, reason });
+            }
+            wanted.env != env
+        });
+    }
+
+    /// What makes the workers of this environment is gone: none of those that are starting will come.
+    pub fn on_fork_server_lost(
+        &mut self,
+        now: Instant,
+        env: RuntimeEnvId,
+        cause: &str,
+        out: &mut Vec<PoolEffect>,
+    ) {
+        let lost =
+            |worker: &Worker| worker.env == env && matches!(worker.state, WorkerState::Starting { .. });
+        for worker_id in self.matching(lost).collect::<Vec<_>>() {
+            self.remove(now, worker_id, cause, out);
         }
     }
 
+    /// The environments that workers have.
+    pub fn envs(&self) -> impl Iterator<Item = RuntimeEnvId> {
+        self.workers.values().map(|worker| worker.env).filter(|env| !env.is_nil())
+    }
+
     fn end_surplus(&mut self, now: Instant, out: &mut Vec<PoolEffect>) {
-        let mut idle: Vec<_> = self.idle().map(|(id, _, since)| (since, id)).collect();
-        idle.sort_unstable();
-        let surplus = idle.len().saturating_sub(self.config.kept_idle);
-        for (since, worker_id) in idle.into_iter().take(surplus) {
-            if now.saturating_duration_since(since) >= self.config.idle_timeout {
+        let idle = self.idle().map(|(id, worker, since)| (worker.env.is_nil(), since, id));
+        let (mut plain, mut in_envs): (Vec<_>, Vec<_>) = idle.partition(|(is_plain, ..)| *is_plain);
+        plain.sort_unstable();
+        in_envs.sort_unstable();
+        let kept = plain.len().saturating_sub(self.config.kept_idle);
+        let too_many = in_envs.len().saturating_sub(self.config.max_idle_in_envs);
+        let plain = plain.into_iter().take(kept).map(|(_, since, id)| (since, id, false));
+        let in_envs = in_envs.into_iter().enumerate().map(|(at, (_, since, id))| (since, id, at < too_many));
+        for (since, worker_id, crowded) in plain.chain(in_envs) {
+            if crowded || now.saturating_duration_since(since) >= self.config.idle_timeout {
                 self.kill(worker_id, out);
             }
         }
@@ -477,7 +553,11 @@ mod tests {
     }
 
     fn wanted(lease_number: u8, job_number: u8) -> Wanted {
-        Wanted { lease_id: lease(lease_number), job_id: job(job_number), needs_link: true }
+        wanted_in(RuntimeEnvId::NIL, lease_number, job_number)
+    }
+
+    fn wanted_in(env: RuntimeEnvId, lease_number: u8, job_number: u8) -> Wanted {
+        Wanted { lease_id: lease(lease_number), job_id: job(job_number), env, needs_link: true }
     }
 
     #[test]
@@ -522,8 +602,8 @@ mod tests {
     #[test]
     fn no_more_are_forked_than_wait() {
         let (mut pool, mut out, now) = (pool(), Vec::new(), Instant::now());
-        pool.prestart(now, 2, &mut out);
-        pool.prestart(now, 2, &mut out);
+        pool.prestart(now, RuntimeEnvId::NIL, 2, &mut out);
+        pool.prestart(now, RuntimeEnvId::NIL, 2, &mut out);
         assert_eq!(out.len(), 2);
         pool.acquire(now, wanted(1, 1), &mut out);
         pool.acquire(now, wanted(2, 1), &mut out);
@@ -547,13 +627,14 @@ mod tests {
             pool.tick(now, &mut out);
         }
         let reason = "a worker did not register within 60 s".to_owned();
-        assert!(out.contains(&PoolEffect::StartFailed { lease_id: lease(1), reason }), "{out:?}");
+        let failed = PoolEffect::StartFailed { lease_id: lease(1), env: RuntimeEnvId::NIL, reason };
+        assert!(out.contains(&failed), "{out:?}");
     }
 
     #[test]
     fn a_worker_that_comes_too_late_is_not_wanted() {
         let (mut pool, mut out, now) = (pool(), Vec::new(), Instant::now());
-        pool.prestart(now, 1, &mut out);
+        pool.prestart(now, RuntimeEnvId::NIL, 1, &mut out);
         let late = forked(&mut out)[0];
         pool.tick(now + Duration::from_secs(61), &mut out);
         assert!(!pool.on_forked(late, 7));
@@ -562,7 +643,7 @@ mod tests {
     #[test]
     fn surplus_idle_workers_end_after_a_while_longest_idle_first() {
         let (mut pool, mut out, now) = (pool(), Vec::new(), Instant::now());
-        pool.prestart(now, 2, &mut out);
+        pool.prestart(now, RuntimeEnvId::NIL, 2, &mut out);
         let workers = forked(&mut out);
         let second = Duration::from_secs(1);
         assert!(pool.on_registered(now, workers[0], 1, &mut out));
@@ -608,9 +689,77 @@ mod tests {
         assert_eq!(forked(&mut out).len(), 1);
     }
 
+    fn env(number: u8) -> RuntimeEnvId {
+        if number == 0 { RuntimeEnvId::NIL } else { RuntimeEnvId::from_bytes([number; 16]) }
+    }
+
+    #[test]
+    fn a_worker_serves_its_own_environment_only() {
+        let (mut pool, mut out, now) = (pool(), Vec::new(), Instant::now());
+        pool.prestart(now, RuntimeEnvId::NIL, 1, &mut out);
+        let plain = forked(&mut out)[0];
+        assert!(pool.on_registered(now, plain, 1, &mut out));
+        pool.acquire(now, wanted_in(env(1), 1, 1), &mut out);
+        let special = forked(&mut out)[0];
+        assert_eq!(pool.get(special).map(|worker| worker.env), Some(env(1)));
+        assert!(pool.on_registered(now, special, 2, &mut out));
+        assert_eq!(out, [PoolEffect::Ready { lease_id: lease(1), worker_id: special }]);
+        out.clear();
+        pool.release(now, special, &mut out);
+        pool.acquire(now, wanted_in(env(2), 2, 1), &mut out);
+        assert_eq!(forked(&mut out).len(), 1);
+        pool.acquire(now, wanted(3, 1), &mut out);
+        assert_eq!(out, [PoolEffect::Ready { lease_id: lease(3), worker_id: plain }]);
+    }
+
+    #[test]
+    fn a_worker_that_starts_for_one_environment_is_not_counted_for_another() {
+        let (mut pool, mut out, now) = (pool(), Vec::new(), Instant::now());
+        pool.acquire(now, wanted_in(env(1), 1, 1), &mut out);
+        pool.acquire(now, wanted_in(env(2), 2, 1), &mut out);
+        assert_eq!(forked(&mut out).len(), 2);
+        assert!(pool.cancel(lease(1)));
+        pool.acquire(now, wanted_in(env(2), 3, 1), &mut out);
+        assert_eq!(forked(&mut out).len(), 1);
+    }
+
+    #[test]
+    fn an_environment_whose_workers_never_start_fails_alone() {
+        let (mut pool, mut out, now) = (pool(), Vec::new(), Instant::now());
+        pool.acquire(now, wanted_in(env(1), 1, 1), &mut out);
+        pool.acquire(now, wanted(2, 1), &mut out);
+        for _ in 0..3 {
+            out.clear();
+            pool.on_fork_server_lost(now, env(1), "it ended", &mut out);
+        }
+        let reason = "a worker ended before it registered: it ended".to_owned();
+        assert_eq!(out, [PoolEffect::StartFailed { lease_id: lease(1), env: env(1), reason }]);
+        assert!(pool.cancel(lease(2)), "who needs no environment still waits");
+    }
+
+    #[test]
+    fn idle_workers_of_environments_are_few_and_end_after_a_while() {
+        let config = WorkerPoolConfig { kept_idle: 1, max_idle_in_envs: 2, ..WorkerPoolConfig::default() };
+        let (mut pool, mut out, now) = (WorkerPool::new(NodeId::nil(), config), Vec::new(), Instant::now());
+        let mut workers = Vec::new();
+        for number in 0..4 {
+            pool.prestart(now, env(number), 1, &mut out);
+            workers.extend(forked(&mut out));
+        }
+        for (number, &worker_id) in (0u32..).zip(&workers) {
+            let at = now + Duration::from_millis(u64::from(number));
+            assert!(pool.on_registered(at, worker_id, number + 1, &mut out));
+        }
+        pool.tick(now + Duration::from_millis(4), &mut out);
+        assert_eq!(out, [PoolEffect::Kill(workers[1])]);
+        out.clear();
+        pool.tick(now + Duration::from_secs(2), &mut out);
+        assert_eq!(out, [PoolEffect::Kill(workers[2]), PoolEffect::Kill(workers[3])]);
+    }
+
     proptest! {
         /// Whatever happens, each lease gets at most one worker, each worker serves at most one
-        /// lease and one job, and whoever waits is served in the end.
+        /// lease, one job and one environment, and whoever waits is served in the end.
         #[test]
         fn everyone_who_waits_gets_a_worker_of_its_job(steps in prop::collection::vec((0u8..6, 0usize..40), 0..120)) {
             let config = WorkerPoolConfig { max_workers: 5, kept_idle: 2, ..WorkerPoolConfig::default() };
@@ -619,14 +768,15 @@ mod tests {
             let mut out = Vec::new();
             let mut ordered: Vec<WorkerId> = Vec::new();
             let mut doomed: Vec<WorkerId> = Vec::new();
-            let mut waiting: BTreeMap<LeaseId, JobId> = BTreeMap::new();
+            let mut waiting: BTreeMap<LeaseId, (JobId, RuntimeEnvId)> = BTreeMap::new();
             let mut served: BTreeMap<LeaseId, WorkerId> = BTreeMap::new();
             for (kind, pick) in steps.into_iter().chain((0..400).map(|at| ([1, 2, 3, 4][at % 4], 0))) {
                 match kind {
                     0 => {
                         next += 1;
-                        waiting.insert(lease(next), job(next % 2));
-                        pool.acquire(now, wanted(next, next % 2), &mut out);
+                        let of_env = env(next / 2 % 3);
+                        waiting.insert(lease(next), (job(next % 2), of_env));
+                        pool.acquire(now, wanted_in(of_env, next, next % 2), &mut out);
                     }
                     1 if !ordered.is_empty() => {
                         let worker_id = ordered.remove(pick % ordered.len());
@@ -664,10 +814,11 @@ mod tests {
                         PoolEffect::Fork(worker_id) => ordered.push(worker_id),
                         PoolEffect::Kill(worker_id) => doomed.push(worker_id),
                         PoolEffect::Ready { lease_id, worker_id } => {
-                            let job_id = waiting.remove(&lease_id).expect("it waited");
+                            let (job_id, of_env) = waiting.remove(&lease_id).expect("it waited");
                             prop_assert!(!served.values().any(|other| *other == worker_id));
                             let worker = pool.get(worker_id).expect("it lives");
                             prop_assert_eq!((worker.job_id, worker.state), (Some(job_id), WorkerState::Leased));
+                            prop_assert_eq!(worker.env, of_env);
                             served.insert(lease_id, worker_id);
                         }
                         PoolEffect::StartFailed { lease_id, .. } => drop(waiting.remove(&lease_id)),

@@ -1,6 +1,6 @@
 //! Which queued task goes to which leased worker, and how many leases to ask for.
 //!
-//! Tasks of one *scheduling class* (the same resources) are interchangeable to the node, so they
+//! Tasks of one *scheduling class* (the same resources and runtime environment) are interchangeable to the node, so they
 //! share leases. A lease holds several unstarted tasks, the more of them the shorter the class's
 //! tasks have been: about [`WINDOW`] of work, so that a worker never runs dry between two tasks, and
 //! little is stuck when one turns out long. A worker that gives tasks back is *stalled* and gets no
@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use ray_core::id::{LeaseId, TaskId};
 use ray_core::resource::Resources;
+use ray_core::runtime_env::RuntimeEnv;
 use rustc_hash::FxHashMap;
 
 /// Work that a lease holds at most beyond the task that runs.
@@ -66,7 +67,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Dispatcher {
     classes: Vec<Class>,
-    by_resources: FxHashMap<Resources, u64>,
+    by_need: FxHashMap<RuntimeEnv, FxHashMap<Resources, u64>>,
     leases: FxHashMap<LeaseId, Lease>,
     max_in_flight: usize,
     lease_idle: Duration,
@@ -75,6 +76,7 @@ pub struct Dispatcher {
 #[derive(Debug)]
 struct Class {
     resources: Resources,
+    runtime_env: RuntimeEnv,
     queue: VecDeque<TaskId>,
     leases: Vec<LeaseId>,
     in_flight: usize,
@@ -105,22 +107,23 @@ impl Dispatcher {
     pub fn new(max_in_flight: usize, lease_idle: Duration) -> Self {
         Self {
             classes: Vec::new(),
-            by_resources: FxHashMap::default(),
+            by_need: FxHashMap::default(),
             leases: FxHashMap::default(),
             max_in_flight,
             lease_idle,
         }
     }
 
-    /// The class of tasks that need these resources.
-    pub fn class_of(&mut self, resources: &Resources) -> u64 {
-        if let Some(&class) = self.by_resources.get(resources) {
+    /// The class of tasks that need these resources, in processes of this environment.
+    pub fn class_of(&mut self, resources: &Resources, runtime_env: &RuntimeEnv) -> u64 {
+        if let Some(&class) = self.by_need.get(runtime_env).and_then(|classes| classes.get(resources)) {
             return class;
         }
         let class = self.classes.len() as u64;
-        self.by_resources.insert(resources.clone(), class);
+        self.by_need.entry(runtime_env.clone()).or_default().insert(resources.clone(), class);
         self.classes.push(Class {
             resources: resources.clone(),
+            runtime_env: runtime_env.clone(),
             queue: VecDeque::new(),
             leases: Vec::new(),
             in_flight: 0,
@@ -145,6 +148,23 @@ impl Dispatcher {
         &self.classes[class as usize].resources
     }
 
+    /// What the processes of this class need.
+    ///
+    /// # Panics
+    /// If `class` did not come from [`Dispatcher::class_of`].
+    pub fn runtime_env(&self, class: u64) -> &RuntimeEnv {
+        &self.classes[class as usize].runtime_env
+    }
+
+    /// The node will grant no lease of this class: its environment cannot be set up. Returns the tasks that
+    /// wait for one, which have failed with it; leases that are held stay.
+    pub fn on_class_failed(&mut self, class: u64) -> VecDeque<TaskId> {
+        let Some(waiting) = self.classes.get_mut(class as usize) else { return VecDeque::new() };
+        // The node has forgotten the demand.
+        waiting.demand = waiting.leases.len();
+        std::mem::take(&mut waiting.queue)
+    }
+
     /// Takes a task that can run; `first` puts it before those that wait.
     pub fn enqueue(&mut self, class: u64, task_id: TaskId, first: bool, out: &mut Vec<Action>) {
         let waiting = self.class(class);
@@ -157,11 +177,14 @@ impl Dispatcher {
     }
 
     /// Takes a task out of its queue. Returns whether it was there.
-    pub fn remove_queued(&mut self, class: u64, task_id: TaskId) -> bool {
+    pub fn remove_queued(&mut self, class: u64, task_id: TaskId, out: &mut Vec<Action>) -> bool {
         let queue = &mut self.class(class).queue;
         let before = queue.len();
         queue.retain(|&queued| queued != task_id);
-        queue.len() < before
+        let was_there = queue.len() < before;
+        // Nobody is to work for a lease that nobody needs, such as to set an environment up.
+        self.settle(class, out);
+        was_there
     }
 
     /// The node has granted a lease.
@@ -443,7 +466,7 @@ mod tests {
 
     fn dispatcher() -> (Dispatcher, u64, Instant) {
         let mut dispatcher = Dispatcher::new(256, IDLE);
-        let class = dispatcher.class_of(&Resources::new().with_cpu(1.0).unwrap());
+        let class = dispatcher.class_of(&Resources::new().with_cpu(1.0).unwrap(), &RuntimeEnv::none());
         (dispatcher, class, Instant::now())
     }
 

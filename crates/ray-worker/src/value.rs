@@ -90,6 +90,8 @@ pub enum Failure {
     },
     /// The system failed in a way that has no name of its own.
     System(String),
+    /// The runtime environment that the task or actor asked for could not be set up.
+    RuntimeEnvSetup(String),
 }
 
 impl Failure {
@@ -108,7 +110,7 @@ impl Failure {
             Self::Cancelled(task_id) => RayError::TaskCancelled { task_id },
             Self::OwnerDied { object_id, owner, cause } => RayError::OwnerDied { object_id, owner, cause },
             Self::Lost { object_id, cause } => RayError::ObjectLost { object_id, cause },
-            Self::StoreFull { message, .. } | Self::System(message) => {
+            Self::StoreFull { message, .. } | Self::System(message) | Self::RuntimeEnvSetup(message) => {
                 RayError::TaskFailed { task_id: object_id.task_id(), message }
             }
         }

@@ -48,6 +48,15 @@ pub struct RayletConfig {
     /// Time between two reports of this node's free resources, in milliseconds. Default 100. Raise it
     /// in clusters of thousands of nodes.
     pub report_interval_ms: u64,
+    /// Time for which the failure of a runtime environment's set-up is told to those who ask for it, before
+    /// it is tried again, in milliseconds. Default 10 000.
+    pub runtime_env_retry_ms: u64,
+    /// Time after which a runtime environment that nothing runs in is retired, in milliseconds. Default
+    /// 60 000. What it has on the disk is kept.
+    pub idle_runtime_env_timeout_ms: u64,
+    /// Bytes on the disk that packages and virtual environments of runtime environments may take before those
+    /// that nobody uses are removed. Default 10 GiB.
+    pub runtime_env_cache_bytes: u64,
 }
 
 impl Default for RayletConfig {
@@ -66,6 +75,9 @@ impl Default for RayletConfig {
             max_leases_per_request: 64,
             shutdown_grace_ms: 500,
             report_interval_ms: 100,
+            runtime_env_retry_ms: 10_000,
+            idle_runtime_env_timeout_ms: 60_000,
+            runtime_env_cache_bytes: 10 << 30,
         }
     }
 }

@@ -85,7 +85,8 @@ class ExportedFunction:
 class TaskOptions:
     """What a task or actor needs. Amounts were validated by the caller; resources holds all custom ones.
 
-    `num_returns` >= 0; `max_retries` -1 = without limit.
+    `num_returns` >= 0; `max_retries` -1 = without limit. `runtime_env` is a description in JSON, or None for that of
+    the process that asks.
     """
 
     def __new__(
@@ -99,7 +100,22 @@ class TaskOptions:
         num_returns: int,
         max_retries: int,
         retry_exceptions: bool,
+        runtime_env: Optional[str] = None,
     ) -> Self: ...
+    @property
+    def has_runtime_env(self) -> bool:
+        """Whether it is for another environment than that of the process that asks."""
+
+@final
+class GcsKv:
+    """Keys and values of the control plane at "host:port", for processes that are not members of the cluster."""
+
+    def __new__(cls, address: str) -> Self: ...
+    def get(self, namespace: bytes, key: bytes) -> Optional[bytes]:
+        """The value of a key, or None."""
+
+    def put(self, namespace: bytes, key: bytes, value: bytes) -> None:
+        """Sets a value."""
 
 @final
 class CallShape:
@@ -185,17 +201,19 @@ class CoreWorker:
         job_config: bytes,
         on_log: Callable[[int, str, bool, list[str]], None],
         on_warning: Callable[[str], None],
+        runtime_env: str = "",
     ) -> CoreWorker:
         """Joins the node that listens at `socket_path` as the driver of a new job.
 
         `job_config` reaches `Executor.set_job` in every worker of the job. `on_log(pid, name,
         is_stderr, lines)` gets what workers print; `on_warning(text)` what the user should know
-        (such as resources that no node has). Both are called from a background thread.
+        (such as resources that no node has). Both are called from a background thread. `runtime_env` (JSON) is
+        what the job's processes need.
         """
 
     @staticmethod
-    def connect_worker(socket_path: str, worker_id: bytes, executor: Executor) -> CoreWorker:
-        """Joins the node as a worker; `run` then serves."""
+    def connect_worker(socket_path: str, worker_id: bytes, executor: Executor, runtime_env: str = "") -> CoreWorker:
+        """Joins the node as a worker, made with this environment (JSON); `run` then serves."""
 
     @property
     def job_id(self) -> JobID: ...
@@ -203,6 +221,10 @@ class CoreWorker:
     def node_id(self) -> NodeID: ...
     @property
     def worker_id(self) -> WorkerID: ...
+    @property
+    def runtime_env(self) -> str:
+        """In JSON: what this process was made with; in a driver, what its job asks for. Empty for nothing."""
+
     @property
     def session_dir(self) -> str: ...
     @property

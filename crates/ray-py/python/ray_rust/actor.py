@@ -263,6 +263,11 @@ class ActorClass:
         exported = self._exported or self._export()
         if self._captured:
             kwargs = with_captured(kwargs, self._captured)
+        runtime_env = None
+        if "runtime_env" in options:
+            from ray_rust._private.runtime_env.describe import describe
+
+            runtime_env = describe(options["runtime_env"], core.runtime_env, core.gcs_address)
         actor_id = core.create_actor(
             exported,
             args,
@@ -276,6 +281,7 @@ class ActorClass:
                 num_returns=1,
                 max_retries=0,
                 retry_exceptions=False,
+                runtime_env=runtime_env,
             ),
             placement_cpus=placement_cpus,
             max_restarts=options.get("max_restarts", 0),

@@ -10,7 +10,7 @@ from ray_rust._private import options as option_checks
 from ray_rust._private import session
 
 if TYPE_CHECKING:
-    from ray_rust._internal import ObjectRef
+    from ray_rust._internal import CoreWorker, ObjectRef
 
 _WHAT = "a task"
 
@@ -27,6 +27,7 @@ class RemoteFunction(RemoteCall):
         self._function_name = _name_of(function)
         self._default_options = options
         self._task_options = _task_options(options, self._function_name)
+        self._described: _Described = None
         self._signature: Any = None
         # Pickled at the first call, as late as the function may still change what it refers to.
         self._exported: Optional[ExportedFunction] = None
@@ -53,7 +54,10 @@ class RemoteFunction(RemoteCall):
         return self.options(**task_options).remote(*args, **(kwargs or {}))
 
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._submit_with(self, args, kwargs, self._task_options)
+        options = self._task_options
+        if "runtime_env" in self._default_options:
+            options, self._described = _in_own_environment(self._default_options, self._function_name, self._described)
+        return self._submit_with(self, args, kwargs, options)
 
     def _submit_with(
         self, call: RemoteCall, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions
@@ -69,7 +73,7 @@ class RemoteFunction(RemoteCall):
             exported = self._export()
         if self._captured:
             kwargs = with_captured(kwargs, self._captured)
-        else:
+        elif not options.has_runtime_env:  # else it holds for this connection only
             call._prepare(signature.shape, exported, options)  # noqa: SLF001
         try:
             return core.submit_task(exported, args, kwargs, options)
@@ -126,15 +130,20 @@ def explain_argument(error: TypeError, function_name: str) -> TypeError:
 class _WithOptions(RemoteCall):
     """A remote function with options of its own."""
 
-    __slots__ = ("_function", "_options", "_task_options")
+    __slots__ = ("_described", "_function", "_options", "_task_options")
 
     def __init__(self, function: RemoteFunction, options: dict[str, Any]) -> None:
         self._function = function
         self._options = options
         self._task_options = _task_options(options, function.__name__)
+        self._described: _Described = None
 
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._function._submit_with(self, args, kwargs, self._task_options)  # noqa: SLF001
+        options = self._task_options
+        if "runtime_env" in self._options:
+            name = self._function.__name__
+            options, self._described = _in_own_environment(self._options, name, self._described)
+        return self._function._submit_with(self, args, kwargs, options)  # noqa: SLF001
 
     def options(self, **task_options: Any) -> _WithOptions:
         """These options, overridden by others."""
@@ -164,7 +173,25 @@ def _signature_of(function: Callable[..., Any]) -> Any:
     return Signature.of(function)
 
 
-def _task_options(options: dict[str, Any], function_name: str) -> TaskOptions:
+# The options with a runtime environment as it was described for a connection, and that connection.
+_Described = Optional["tuple[CoreWorker, TaskOptions]"]
+
+
+def _in_own_environment(
+    options: dict[str, Any], function_name: str, described: _Described
+) -> tuple[TaskOptions, _Described]:
+    """The options for this connection. What is local is uploaded at the first call."""
+    core = session.connected_core()
+    if described is not None and described[0] is core:
+        return described[1], described
+    from ray_rust._private.runtime_env.describe import describe
+
+    text = describe(options["runtime_env"], core.runtime_env, core.gcs_address)
+    made = _task_options(options, function_name, text)
+    return made, (core, made)
+
+
+def _task_options(options: dict[str, Any], function_name: str, runtime_env: Optional[str] = None) -> TaskOptions:
     placement = option_checks.placement(options, option_checks.DEFAULT_TASK_CPUS)
     return TaskOptions(
         name=options.get("name") or function_name,
@@ -175,6 +202,7 @@ def _task_options(options: dict[str, Any], function_name: str) -> TaskOptions:
         num_returns=options.get("num_returns", 1),
         max_retries=options.get("max_retries", option_checks.DEFAULT_TASK_MAX_RETRIES),
         retry_exceptions=options.get("retry_exceptions", False),
+        runtime_env=runtime_env,
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from ray_rust._private import session
+
+if TYPE_CHECKING:
+    from ray_rust.runtime_env import RuntimeEnv
 
 __all__ = ["RuntimeContext", "get_runtime_context"]
 
@@ -42,6 +45,21 @@ class RuntimeContext:
     def namespace(self) -> str:
         """Where names of actors are looked up unless told otherwise."""
         return session.current_session().namespace
+
+    @property
+    def runtime_env(self) -> RuntimeEnv:
+        """What this process was made with; in a driver, what its job asks for."""
+        from ray_rust.runtime_env import RuntimeEnv
+
+        text = self.get_runtime_env_string()
+        return RuntimeEnv.deserialize(text)
+
+    def get_runtime_env_string(self) -> str:
+        """The same in JSON."""
+        import json
+
+        described = json.loads(session.connected_core().runtime_env or "{}")
+        return json.dumps({name: value for name, value in described.items() if name != "_setup_hook"})
 
     @property
     def gcs_address(self) -> str:

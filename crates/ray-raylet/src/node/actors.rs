@@ -3,7 +3,9 @@
 //! ```text
 //!             on_create_actor           on_actor_placed            on_actor_created
 //!   (none) -------------------> Placing ----------------> Creating -----------------> Alive
-//!                                  |                          |    constructor raised   |
+//!      |                         ^  |                          |    constructor raised   |
+//!      +--> Preparing -----------+  |                          |                         |
+//!        its environment is set up |                          |                         |
 //!                                  v on_kill_actor            v    or worker lost       v worker lost
 //!                               (none), reported as died <----+-------------------------+
 //! ```
@@ -15,19 +17,23 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
-use ray_core::id::{ActorId, LeaseId, WorkerId};
+use ray_core::id::{ActorId, LeaseId, RuntimeEnvId, WorkerId};
 use ray_core::pb::common::{DeathCause, death_cause::Kind};
 use ray_core::resource::Resources;
+use ray_core::runtime_env::RuntimeEnv;
 use ray_link::FromRaylet;
 use tracing::info;
 
 use super::effect::{ActorOrder, ActorOutcome, ClientId, Effect};
 use super::machine::NodeMachine;
 use crate::lease_table::Holder;
+use crate::runtime_env_table::Standing;
 
 /// How far an actor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ActorState {
+    /// Its runtime environment is being set up.
+    Preparing,
     /// It waits for resources or a worker.
     Placing,
     /// Its constructor runs.
@@ -79,9 +85,14 @@ pub(super) struct LocalActor {
 }
 
 impl LocalActor {
+    /// What its process needs.
+    pub(super) const fn runtime_env(&self) -> &RuntimeEnv {
+        &self.order.runtime_env
+    }
+
     const fn worker(&self) -> Option<WorkerId> {
         match self.state {
-            ActorState::Placing => None,
+            ActorState::Preparing | ActorState::Placing => None,
             ActorState::Creating(worker_id) | ActorState::Alive(worker_id) => Some(worker_id),
         }
     }
@@ -109,18 +120,53 @@ impl NodeMachine {
             return;
         }
         let lease_id = self.next_lease_id();
-        let shape = larger_of(&order.placement, &order.living);
-        if let Err(error) = self.queue.push(lease_id, &shape) {
-            let outcome = ActorOutcome::Died(died(Kind::Unschedulable, error.to_string()));
-            let num_restarts = order.num_restarts;
-            self.effects.push(Effect::ReportActor { actor_id, num_restarts, outcome });
+        let standing = self.want_env(now, &order.runtime_env);
+        let state = ActorState::Preparing;
+        self.actors.insert(actor_id, LocalActor { order, lease_id, state, ending: None });
+        match standing {
+            Standing::Ready => {
+                self.queue_actor(actor_id);
+                self.serve(now);
+            }
+            Standing::Pending { .. } => {}
+            Standing::Failed { reason } => self.on_actor_env_failed(now, actor_id, &reason),
+        }
+    }
+
+    /// Queues an actor, whose environment is ready, for its resources.
+    pub(super) fn queue_actor(&mut self, actor_id: ActorId) {
+        let Some(actor) = self.actors.get_mut(&actor_id) else { return };
+        if actor.state != ActorState::Preparing {
             return;
         }
-        self.leases.insert(lease_id, Holder::Actor(actor_id), order.job_id, shape);
-        self.actors
-            .insert(actor_id, LocalActor { order, lease_id, state: ActorState::Placing, ending: None });
-        self.mark_changed();
-        self.serve(now);
+        let (lease_id, job_id, num_restarts) = (actor.lease_id, actor.order.job_id, actor.order.num_restarts);
+        let shape = larger_of(&actor.order.placement, &actor.order.living);
+        match self.queue.push(lease_id, &shape) {
+            Ok(()) => {
+                actor.state = ActorState::Placing;
+                self.leases.insert(lease_id, Holder::Actor(actor_id), job_id, shape);
+                self.mark_changed();
+            }
+            Err(error) => {
+                self.actors.remove(&actor_id);
+                let outcome = ActorOutcome::Died(died(Kind::Unschedulable, error.to_string()));
+                self.effects.push(Effect::ReportActor { actor_id, num_restarts, outcome });
+            }
+        }
+    }
+
+    /// The actors of this environment that have no process yet.
+    pub(super) fn actors_in(&self, env: RuntimeEnvId) -> Vec<ActorId> {
+        let concerned = |actor: &LocalActor| actor.worker().is_none() && actor.order.runtime_env.id() == env;
+        self.actors.iter().filter(|(_, actor)| concerned(actor)).map(|(&id, _)| id).collect()
+    }
+
+    /// The actor cannot have its environment.
+    pub(super) fn on_actor_env_failed(&mut self, now: Instant, actor_id: ActorId, reason: &str) {
+        if let Some(actor) = self.actors.remove(&actor_id) {
+            self.give_back(now, actor.lease_id);
+            self.report_died(&actor, died(Kind::RuntimeEnvSetupFailed, reason));
+        }
     }
 
     /// An answer may have been lost: what is known of a living actor is said again.
@@ -209,6 +255,7 @@ impl NodeMachine {
             Some(worker_id) => self.kill_worker(now, worker_id, &cause.message),
             None => {
                 if let Some(actor) = self.actors.remove(&actor_id) {
+                    self.envs_released = true;
                     self.give_back(now, actor.lease_id);
                     self.report_died(&actor, cause);
                     self.serve(now);

@@ -7,14 +7,16 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use ray_core::id::{JobId, LeaseId, WorkerId};
+use ray_core::id::{JobId, LeaseId, RuntimeEnvId, WorkerId};
 use ray_core::resource::{Amount, Resources};
+use ray_core::runtime_env::RuntimeEnv;
 use ray_link::FromRaylet;
 use tracing::warn;
 
 use super::effect::{Effect, RemoteOutcome};
 use super::machine::{NodeMachine, START_RETRY};
 use crate::lease_table::{Holder, LeaseState};
+use crate::runtime_env_table::Standing;
 use crate::scheduling_queue::EnqueueError;
 use crate::worker_pool::Wanted;
 
@@ -23,28 +25,30 @@ use crate::worker_pool::Wanted;
 pub(super) struct Demand {
     pub(super) job_id: JobId,
     pub(super) shape: Resources,
+    pub(super) runtime_env: RuntimeEnv,
     pub(super) target: u32,
     /// The node can never satisfy it; the client was told.
     pub(super) infeasible: bool,
 }
 
+impl Demand {
+    pub(super) const fn new(job_id: JobId, shape: Resources, runtime_env: RuntimeEnv, target: u32) -> Self {
+        Self { job_id, shape, runtime_env, target, infeasible: false }
+    }
+}
+
 impl NodeMachine {
-    pub(super) fn on_demand(
-        &mut self,
-        now: Instant,
-        worker_id: WorkerId,
-        class: u64,
-        shape: Resources,
-        job_id: JobId,
-        target: u32,
-    ) {
+    pub(super) fn on_demand(&mut self, now: Instant, worker_id: WorkerId, class: u64, demand: Demand) {
         let key = (worker_id, class);
+        let target = demand.target;
         self.mark_changed();
         if target == 0 {
             self.demands.remove(&key);
+            self.envs_released = true;
         } else {
-            let told = self.demands.get(&key).is_some_and(|known| known.infeasible && known.shape == shape);
-            self.demands.insert(key, Demand { job_id, shape, target, infeasible: told });
+            let known = self.demands.get(&key);
+            let infeasible = known.is_some_and(|known| known.infeasible && known.shape == demand.shape);
+            self.demands.insert(key, Demand { infeasible, ..demand });
         }
         self.cancel_surplus(now, worker_id, class, target as usize);
         self.short.insert(key);
@@ -52,7 +56,7 @@ impl NodeMachine {
     }
 
     /// Withdraws the newest requests beyond what is wanted. Leases that are held stay.
-    fn cancel_surplus(&mut self, now: Instant, worker_id: WorkerId, class: u64, target: usize) {
+    pub(super) fn cancel_surplus(&mut self, now: Instant, worker_id: WorkerId, class: u64, target: usize) {
         let holder = Holder::Client { worker_id, class };
         let count = self.leases.count(&holder);
         let wanted = target.saturating_sub(count.held);
@@ -68,7 +72,7 @@ impl NodeMachine {
     /// Grants what can be granted.
     pub(super) fn serve(&mut self, now: Instant) {
         loop {
-            self.top_up();
+            self.top_up(now);
             let mut granted = false;
             while let Some((lease_id, shape)) = self.queue.pop_ready(|shape| self.resources.fits(shape)) {
                 let taken = self.resources.allocate(lease_id, &shape);
@@ -93,7 +97,19 @@ impl NodeMachine {
             self.short.insert((worker_id, class));
         }
         let needs_link = matches!(lease.holder, Holder::Actor(_) | Holder::Task(_));
-        let wanted = Wanted { lease_id, job_id: lease.job_id, needs_link };
+        let env = match lease.holder {
+            Holder::Client { worker_id, class } => {
+                self.demands.get(&(worker_id, class)).map(|demand| demand.runtime_env.id())
+            }
+            Holder::Actor(actor_id) => self.actors.get(&actor_id).map(|actor| actor.runtime_env().id()),
+            Holder::Remote(_) | Holder::Task(_) => Some(RuntimeEnvId::NIL),
+        };
+        let Some(env) = env else {
+            // Whoever asked does so no longer.
+            self.give_back(now, lease_id);
+            return;
+        };
+        let wanted = Wanted { lease_id, job_id: lease.job_id, env, needs_link };
         self.leases.on_placed(lease_id);
         let mut out = Vec::new();
         self.pool.acquire(now, wanted, &mut out);
@@ -101,13 +117,23 @@ impl NodeMachine {
     }
 
     /// Queues what the demands lack.
-    fn top_up(&mut self) {
+    fn top_up(&mut self, now: Instant) {
         while let Some(key) = self.short.pop_first() {
             let Some(demand) = self.demands.get(&key) else { continue };
             let (shape, job_id, target) = (demand.shape.clone(), demand.job_id, demand.target as usize);
             if let Err(EnqueueError::Infeasible { missing, .. }) = self.queue.check_feasible(&shape) {
                 self.tell_infeasible(key, missing);
                 continue;
+            }
+            let runtime_env = demand.runtime_env.clone();
+            match self.want_env(now, &runtime_env) {
+                Standing::Ready => {}
+                // It comes back here when the environment is ready.
+                Standing::Pending { .. } => continue,
+                Standing::Failed { reason } => {
+                    self.fail_demand(now, key, &reason);
+                    continue;
+                }
             }
             let holder = Holder::Client { worker_id: key.0, class: key.1 };
             let count = self.leases.count(&holder);
@@ -191,12 +217,22 @@ impl NodeMachine {
     }
 
     /// No worker starts for a lease that has its resources.
-    pub(super) fn on_start_failed(&mut self, now: Instant, lease_id: LeaseId, reason: String) {
+    pub(super) fn on_start_failed(
+        &mut self,
+        now: Instant,
+        lease_id: LeaseId,
+        env: RuntimeEnvId,
+        reason: String,
+    ) {
         let Some(lease) = self.leases.remove(lease_id) else { return };
         warn!(%lease_id, %reason, "no worker starts");
         self.resources.release(lease_id);
         self.mark_changed();
         let reason = format!("no worker process starts: {reason}");
+        if !env.is_nil() {
+            self.fail_env(now, env, format!("in the runtime environment {env}, {reason}"));
+            return;
+        }
         match lease.holder {
             Holder::Client { worker_id, class } => {
                 self.retry_at = Some(now + START_RETRY);

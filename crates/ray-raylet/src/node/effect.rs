@@ -1,9 +1,12 @@
 //! What the node's machine takes in beside messages of the link, and what it wants done.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
-use ray_core::id::{ActorId, JobId, LeaseId, NodeId, TaskId, WorkerId};
+use ray_core::id::{ActorId, JobId, LeaseId, NodeId, RuntimeEnvId, TaskId, WorkerId};
 use ray_core::pb::common::DeathCause;
 use ray_core::resource::Resources;
+use ray_core::runtime_env::RuntimeEnv;
 use ray_link::FromRaylet;
 use ray_link::message::{JobDescription, LeasedWorker};
 
@@ -37,6 +40,8 @@ pub struct ActorOrder {
     pub placement: Resources,
     /// Taken while it lives.
     pub living: Resources,
+    /// What its process needs.
+    pub runtime_env: RuntimeEnv,
     /// The encoded `ray.common.ActorSpec`, for the worker.
     pub spec: Bytes,
 }
@@ -94,8 +99,16 @@ pub enum Effect {
     Reject(ClientId, String),
     /// End the connection.
     Close(ClientId),
-    /// Make a process for this worker.
+    /// Make a process for this worker, with the environment that [`super::NodeMachine::environment_of`] tells.
     Fork(WorkerId),
+    /// Start the process that sets this environment up; its end is told by `on_setup_done`.
+    SetUp(RuntimeEnv),
+    /// Kill this process, which sets an environment up, and what it has started.
+    AbortSetUp(u32),
+    /// No more processes of this environment are made.
+    RetireEnv(RuntimeEnvId),
+    /// Remove what lies there for environments that nobody uses.
+    Discard(PathBuf),
     /// Kill this process. It is a worker of ours that was not reaped yet.
     Kill(u32),
     /// A worker belongs to this job from now on: what it prints goes to the job's driver.

@@ -1,18 +1,22 @@
 //! The process that makes workers, from the node's side: one line of JSON for each message.
 //!
 //! ```text
-//! node -> fork server   {"fork":{"worker_id":"<hex>","stdout":"<path>","stderr":"<path>","env":{..}}}
+//! node -> fork server   {"fork":{"worker_id":"<hex>","stdout":"<path>","stderr":"<path>","env":{..},
+//!                                "runtime_env":"<json>","context":{..}}}    (the last two: if it has one)
+//!                       {"setup":{"runtime_env_id":"<hex>","runtime_env":"<json>","outcome":"<path>",..}}
 //! fork server -> node   {"forked":{"worker_id":"<hex>","pid":1}}
+//!                       {"setup_started":{"runtime_env_id":"<hex>","pid":1}}
 //!                       {"exited":{"pid":1,"code":0,"signal":null}}
 //! ```
 //! The fork server reaps all workers. It ends, and they with it, when this end of the socket is closed.
+//! What a set-up came to stands in the file `outcome` when its process has ended.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::WorkerId;
+use ray_core::id::{RuntimeEnvId, WorkerId};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use serde::{Deserialize, Serialize};
@@ -26,15 +30,71 @@ const MAX_LINE: usize = 64 * 1024;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Order<'a> {
-    Fork { worker_id: WorkerId, stdout: &'a Path, stderr: &'a Path, env: &'a BTreeMap<String, String> },
+    Fork {
+        worker_id: WorkerId,
+        stdout: &'a Path,
+        stderr: &'a Path,
+        env: &'a BTreeMap<String, String>,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        runtime_env: &'a str,
+        #[serde(skip_serializing_if = "serde_json::Value::is_null")]
+        context: &'a serde_json::Value,
+    },
+    Setup(SetupOrder<'a>),
+}
+
+/// What a process that sets an environment up has to know.
+#[derive(Debug, Serialize)]
+pub struct SetupOrder<'a> {
+    /// The environment.
+    pub runtime_env_id: RuntimeEnvId,
+    /// Its description.
+    pub runtime_env: &'a str,
+    /// File for what it came to.
+    pub outcome: &'a Path,
+    /// File for what it and its installers print.
+    pub log: &'a Path,
+    /// Folder of what is made for environments.
+    pub root: &'a Path,
+    /// "host:port" of the control plane, which has uploaded packages.
+    pub gcs_address: &'a str,
+}
+
+/// With what a worker is made.
+#[derive(Debug, Clone, Copy)]
+pub struct ForkOrder<'a> {
+    /// The worker.
+    pub worker_id: WorkerId,
+    /// File for its standard output.
+    pub stdout: &'a Path,
+    /// File for its standard error.
+    pub stderr: &'a Path,
+    /// Its variables.
+    pub env: &'a BTreeMap<String, String>,
+    /// Its runtime environment; empty for none.
+    pub runtime_env: &'a str,
+    /// What the environment's set-up has made for it; null if there was none.
+    pub context: &'a serde_json::Value,
 }
 
 /// What the fork server tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Report {
-    Forked { worker_id: WorkerId, pid: u32 },
-    Exited { pid: u32, code: Option<i32>, signal: Option<i32> },
+    Forked {
+        worker_id: WorkerId,
+        pid: u32,
+    },
+    #[serde(rename = "setup_started")]
+    SetupStarted {
+        runtime_env_id: RuntimeEnvId,
+        pid: u32,
+    },
+    Exited {
+        pid: u32,
+        code: Option<i32>,
+        signal: Option<i32>,
+    },
 }
 
 /// What has happened to a worker's process.
@@ -42,6 +102,8 @@ enum Report {
 pub enum ForkEvent {
     /// It was made.
     Forked(WorkerId, u32),
+    /// The process that sets this environment up was made.
+    SetupStarted(RuntimeEnvId, u32),
     /// It was reaped.
     Exited(u32, ExitStatus),
 }
@@ -60,19 +122,25 @@ impl ForkServer {
         Self { socket, input: Vec::new(), output: Vec::new() }
     }
 
-    /// Orders a worker whose output goes to these files.
+    /// Orders a worker.
     ///
     /// # Errors
     /// If the fork server is gone.
-    pub fn fork(
-        &mut self,
-        worker_id: WorkerId,
-        stdout: &Path,
-        stderr: &Path,
-        env: &BTreeMap<String, String>,
-    ) -> RayResult<()> {
-        let order = Order::Fork { worker_id, stdout, stderr, env };
-        serde_json::to_writer(&mut self.output, &order)
+    pub fn fork(&mut self, order: ForkOrder<'_>) -> RayResult<()> {
+        let ForkOrder { worker_id, stdout, stderr, env, runtime_env, context } = order;
+        self.order(&Order::Fork { worker_id, stdout, stderr, env, runtime_env, context })
+    }
+
+    /// Orders a process that sets a runtime environment up.
+    ///
+    /// # Errors
+    /// If the fork server is gone.
+    pub fn set_up(&mut self, order: SetupOrder<'_>) -> RayResult<()> {
+        self.order(&Order::Setup(order))
+    }
+
+    fn order(&mut self, order: &Order<'_>) -> RayResult<()> {
+        serde_json::to_writer(&mut self.output, order)
             .map_err(|error| RayError::serialization("encode an order for the fork server", error))?;
         self.output.push(b'\n');
         self.flush()
@@ -142,6 +210,7 @@ fn parse(line: &[u8]) -> RayResult<ForkEvent> {
         .map_err(|error| broken(format!("{error} in {:?}", String::from_utf8_lossy(line))))?;
     Ok(match report {
         Report::Forked { worker_id, pid } => ForkEvent::Forked(worker_id, pid),
+        Report::SetupStarted { runtime_env_id, pid } => ForkEvent::SetupStarted(runtime_env_id, pid),
         Report::Exited { pid, code, signal } => {
             let status = match (signal, code) {
                 (Some(signal), _) => ExitStatus::Signal(signal),
@@ -177,7 +246,15 @@ mod tests {
     fn an_order_is_one_line_of_json() {
         let (mut node, server) = pair();
         let env = BTreeMap::from([("A".to_owned(), "b\n".to_owned())]);
-        node.fork(WorkerId::from_bytes([1; 16]), Path::new("/o"), Path::new("/e"), &env).unwrap();
+        let order = ForkOrder {
+            worker_id: WorkerId::from_bytes([1; 16]),
+            stdout: Path::new("/o"),
+            stderr: Path::new("/e"),
+            env: &env,
+            runtime_env: "",
+            context: &serde_json::Value::Null,
+        };
+        node.fork(order).unwrap();
         let mut line = String::new();
         BufReader::new(server).read_line(&mut line).unwrap();
         let expected = r#"{"fork":{"worker_id":"01010101010101010101010101010101","stdout":"/o","stderr":"/e","env":{"A":"b\n"}}}"#;

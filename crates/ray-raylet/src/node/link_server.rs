@@ -25,7 +25,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use super::effect::{ClientId, Effect, NodeIdentity, RemoteOutcome};
-use super::fork_server::{ForkEvent, ForkServer};
+use super::env_processes::EnvProcesses;
+use super::fork_server::{ForkEvent, ForkOrder, ForkServer};
 use super::gcs_port::{GcsCall, GcsReport, UsageReport};
 use super::handle::{Command, NodeStatus};
 use super::inbox::Inbox;
@@ -40,6 +41,8 @@ const FORK_SERVER: u64 = 2;
 const OWNER: u64 = 3;
 /// Tokens from here on are those of clients.
 const FIRST_CLIENT: u64 = 16;
+/// Tokens from here on are those of the fork servers of runtime environments.
+pub(super) const FIRST_ENV_SERVER: u64 = 1 << 62;
 
 /// Longest frame that is taken from a client: no message of the link carries large values.
 const MAX_FRAME_BYTES: usize = 512 << 20;
@@ -114,6 +117,7 @@ pub(super) struct LinkServer {
     usage_due: Option<Instant>,
     usage_sent: Option<Instant>,
     ending: Option<Ending>,
+    envs: EnvProcesses,
 }
 
 impl LinkServer {
@@ -126,9 +130,11 @@ impl LinkServer {
         if let Some(owner) = &parts.owner {
             poller.add(owner, OWNER, Interest::Read).map_err(fail)?;
         }
+        let envs = EnvProcesses::new(&parts.identity.session_dir, &parts.logs);
         Ok(Self {
             parts,
             poller,
+            envs,
             fork_interest: Interest::Read,
             accepting: true,
             accept_again: None,
@@ -185,6 +191,7 @@ impl LinkServer {
             WAKER => self.on_commands(now),
             FORK_SERVER => self.on_fork_server(now, readiness),
             OWNER => self.shut_down(now, "the driver that owns the node has ended".to_owned()),
+            token if token >= FIRST_ENV_SERVER => self.on_env_server(now, token),
             token => self.on_client(now, ClientId(token), readiness),
         }
     }
@@ -291,14 +298,32 @@ impl LinkServer {
         if readiness.readable {
             outcome = self.parts.fork_server.read(&mut events);
         }
-        for event in events {
-            match event {
-                ForkEvent::Forked(worker_id, pid) => self.parts.machine.on_forked(worker_id, pid),
-                ForkEvent::Exited(pid, status) => self.parts.machine.on_exited(now, pid, status),
-            }
-        }
+        self.on_fork_events(now, events);
         if let Err(error) = outcome.and_then(|()| self.parts.fork_server.flush()) {
             self.on_fork_server_lost(now, &error);
+        }
+    }
+
+    fn on_fork_events(&mut self, now: Instant, events: Vec<ForkEvent>) {
+        let machine = &mut self.parts.machine;
+        for event in events {
+            match event {
+                ForkEvent::Forked(worker_id, pid) => machine.on_forked(worker_id, pid),
+                ForkEvent::SetupStarted(id, pid) => machine.on_setup_started(id, pid),
+                ForkEvent::Exited(pid, status) => match machine.setup_of(pid) {
+                    Some(id) => machine.on_setup_done(now, id, self.envs.take_outcome(id, status)),
+                    None => machine.on_exited(now, pid, status),
+                },
+            }
+        }
+    }
+
+    /// The fork server of a runtime environment says something, or has ended.
+    fn on_env_server(&mut self, now: Instant, token: u64) {
+        let (events, ended) = self.envs.read(token, &self.poller);
+        self.on_fork_events(now, events);
+        if let Some((id, cause)) = ended {
+            self.parts.machine.on_env_fork_server_lost(now, id, &cause);
         }
     }
 
@@ -406,6 +431,7 @@ impl LinkServer {
             }
         }
         self.watch_fork_server();
+        self.envs.flush(&self.poller);
         if self.accepting && self.accept_again.is_some_and(|at| at <= now) {
             let resumed = self.poller.modify(&self.parts.listener, LISTENER, Interest::Read);
             self.accept_again = resumed.is_err().then(|| now + ACCEPT_PAUSE);
@@ -434,6 +460,15 @@ impl LinkServer {
             Effect::Reject(client, reason) => self.reject(now, client, reason),
             Effect::Close(client) => self.close(now, client),
             Effect::Fork(worker_id) => self.fork(now, worker_id),
+            Effect::SetUp(env) => {
+                let order = self.envs.setup_order(&env, &self.parts.identity.gcs_address);
+                if let Err(error) = self.parts.fork_server.set_up(order.as_order()) {
+                    self.on_fork_server_lost(now, &error);
+                }
+            }
+            Effect::AbortSetUp(pid) => process_tree::kill_group(pid),
+            Effect::RetireEnv(id) => self.envs.retire(id, &self.poller),
+            Effect::Discard(path) => self.envs.discard(&path),
             Effect::Kill(pid) => process_tree::kill(pid),
             Effect::RouteLogs(worker_id, job_id, pid) => {
                 if self.routed.insert(worker_id, job_id) != Some(job_id) {
@@ -568,8 +603,26 @@ impl LinkServer {
         }
         let (out, err) =
             (log_path(&self.parts.logs, worker_id, false), log_path(&self.parts.logs, worker_id, true));
-        if let Err(error) = self.parts.fork_server.fork(worker_id, &out, &err, &self.parts.worker_env) {
-            self.on_fork_server_lost(now, &error);
+        let environment = self.parts.machine.environment_of(worker_id);
+        let order = ForkOrder {
+            worker_id,
+            stdout: &out,
+            stderr: &err,
+            env: &self.parts.worker_env,
+            runtime_env: environment.as_ref().map_or("", |(env, _)| env.text()),
+            context: environment.as_ref().map_or(&serde_json::Value::Null, |(_, made)| &made.context),
+        };
+        match environment.as_ref().filter(|(_, made)| !made.command.is_empty()) {
+            Some((env, made)) => {
+                if let Err(cause) = self.envs.fork(env.id(), &made.command, order, &self.poller) {
+                    self.parts.machine.on_env_fork_server_lost(now, env.id(), &cause);
+                }
+            }
+            None => {
+                if let Err(error) = self.parts.fork_server.fork(order) {
+                    self.on_fork_server_lost(now, &error);
+                }
+            }
         }
     }
 

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! It owns the tables of this crate and is the only place where they meet. [`super::demand`] is
-//! about leases, [`super::actors`] about actors, [`super::submitted`] about what comes by gRPC.
+//! about leases, [`super::environments`] about runtime environments, [`super::actors`] about actors,
+//! [`super::submitted`] about what comes by gRPC.
 //! It does no I/O and reads no clock: `now` is passed in, and what is to be done is left in a list.
 //!
 //! The end of a worker has two signs, its connection's end and its exit status, which come in any
@@ -24,8 +25,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ray_core::config::{Config, RayletConfig};
-use ray_core::id::{ActorId, ChildTaskIds, JobId, LeaseId, TaskId, WorkerId};
+use ray_core::id::{ActorId, ChildTaskIds, JobId, LeaseId, RuntimeEnvId, TaskId, WorkerId};
 use ray_core::resource::{CPU, Resources};
+use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::{LeasedWorker, Role};
 use ray_link::{FromRaylet, ToRaylet};
 use rustc_hash::FxHashMap;
@@ -36,6 +38,7 @@ use super::demand::Demand;
 use super::effect::{ClientId, Effect, ExitStatus, NodeIdentity};
 use crate::lease_table::LeaseTable;
 use crate::resource_manager::ResourceManager;
+use crate::runtime_env_table::{RuntimeEnvConfig, RuntimeEnvTable};
 use crate::scheduling_queue::SchedulingQueue;
 use crate::task_table::TaskTable;
 use crate::worker_pool::{PoolEffect, WorkerPool, WorkerPoolConfig, WorkerState};
@@ -59,6 +62,8 @@ pub(super) struct Client {
     pub(super) socket_path: String,
     /// The job that it drives; `None`: a worker.
     pub(super) drives: Option<JobId>,
+    /// What its job's processes need unless they say otherwise.
+    pub(super) runtime_env: RuntimeEnv,
     pub(super) subscriptions: BTreeSet<ActorId>,
     /// It has been told that it is taken.
     welcomed: bool,
@@ -80,6 +85,9 @@ pub struct NodeMachine {
     pub(super) queue: SchedulingQueue<LeaseId>,
     pub(super) leases: LeaseTable,
     pub(super) pool: WorkerPool,
+    pub(super) envs: RuntimeEnvTable,
+    /// Somebody may have stopped to need an environment.
+    pub(super) envs_released: bool,
     pub(super) tasks: TaskTable,
     pub(super) actors: BTreeMap<ActorId, LocalActor>,
     pub(super) ended_actors: EndedActors,
@@ -125,10 +133,19 @@ impl NodeMachine {
             },
             kept_idle: raylet.prestart_workers,
             idle_timeout: Duration::from_millis(raylet.idle_worker_timeout_ms),
+            max_idle_in_envs: cpus.max(4),
             ..WorkerPoolConfig::default()
+        };
+        let envs = RuntimeEnvConfig {
+            retry_after: Duration::from_millis(raylet.runtime_env_retry_ms),
+            keep_unused: Duration::from_millis(raylet.idle_runtime_env_timeout_ms),
+            cache_bytes: raylet.runtime_env_cache_bytes,
+            ..RuntimeEnvConfig::default()
         };
         Self {
             pool: WorkerPool::new(identity.node_id, pool),
+            envs: RuntimeEnvTable::new(envs),
+            envs_released: false,
             identity,
             queue: SchedulingQueue::new(total.clone(), raylet.max_queued_leases),
             resources: ResourceManager::new(total),
@@ -166,8 +183,12 @@ impl NodeMachine {
 
     /// The fork server is ready: the first workers can be started.
     pub fn on_start(&mut self, now: Instant) {
+        self.prestart(now, RuntimeEnvId::NIL);
+    }
+
+    pub(super) fn prestart(&mut self, now: Instant, env: RuntimeEnvId) {
         let mut out = Vec::new();
-        self.pool.prestart(now, self.config.prestart_workers, &mut out);
+        self.pool.prestart(now, env, self.config.prestart_workers, &mut out);
         self.run_pool_effects(now, out);
     }
 
@@ -186,12 +207,13 @@ impl NodeMachine {
             self.effects.push(Effect::Reject(client, reason));
             return;
         }
-        let drives = match &role {
-            Role::Driver(job) => Some(job.job_id),
-            Role::Worker => None,
+        let (drives, runtime_env) = match &role {
+            Role::Driver(job) => (Some(job.job_id), job.runtime_env.clone()),
+            Role::Worker => (None, RuntimeEnv::none()),
         };
         let welcomed = drives.is_none();
-        let entry = Client { worker_id, pid, socket_path, drives, subscriptions: BTreeSet::new(), welcomed };
+        let subscriptions = BTreeSet::new();
+        let entry = Client { worker_id, pid, socket_path, drives, runtime_env, subscriptions, welcomed };
         self.clients.insert(client, entry);
         self.by_worker.insert(worker_id, client);
         match role {
@@ -224,7 +246,7 @@ impl NodeMachine {
         };
         match result {
             Ok(()) => {
-                self.on_start(now);
+                self.prepare_job(now, client);
                 self.awaiting_worker.insert(client, now + FIRST_WORKER_LIMIT);
                 self.welcome_drivers(now);
             }
@@ -238,8 +260,12 @@ impl NodeMachine {
     /// Welcomes the drivers for whose first task a worker is there, or that have waited long enough for one:
     /// what takes long is better done while a driver starts than when it wants a result.
     fn welcome_drivers(&mut self, now: Instant) {
-        let soon = self.pool.expects_first();
-        let due = |(&client, &limit): (&ClientId, &Instant)| (!soon || limit <= now).then_some(client);
+        let soon = |client: &ClientId| {
+            let env = self.clients.get(client).map_or(RuntimeEnvId::NIL, |client| client.runtime_env.id());
+            self.pool.expects_first(env)
+        };
+        let due =
+            |(client, &limit): (&ClientId, &Instant)| (limit <= now || !soon(client)).then_some(*client);
         for client in self.awaiting_worker.iter().filter_map(due).collect::<Vec<_>>() {
             self.awaiting_worker.remove(&client);
             if let Some(entry) = self.clients.get_mut(&client) {
@@ -257,8 +283,9 @@ impl NodeMachine {
             return;
         };
         match message {
-            ToRaylet::SetLeaseDemand { class, resources, job_id, target } => {
-                self.on_demand(now, worker_id, class, resources, job_id, target);
+            ToRaylet::SetLeaseDemand { class, resources, job_id, runtime_env, target } => {
+                let demand = Demand::new(job_id, resources, runtime_env, target);
+                self.on_demand(now, worker_id, class, demand);
             }
             ToRaylet::ReturnLease { lease_id } => self.on_return(now, worker_id, lease_id),
             ToRaylet::Blocked => self.on_blocked(now, worker_id, true),
@@ -333,6 +360,7 @@ impl NodeMachine {
             }
         }
         self.demands.retain(|_, demand| demand.job_id != job_id);
+        self.envs_released = true;
         let mut out = Vec::new();
         self.pool.on_job_finished(job_id, &mut out);
         self.run_pool_effects(now, out);
@@ -380,6 +408,7 @@ impl NodeMachine {
             self.run_pool_effects(now, out);
             self.serve(now);
         }
+        self.tend_environments(now);
         self.welcome_drivers(now);
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
@@ -392,7 +421,8 @@ impl NodeMachine {
     pub fn next_deadline(&self) -> Option<Instant> {
         let endings = self.ending.values().map(|ending| ending.deadline);
         let welcomes = self.awaiting_worker.values().copied();
-        endings.chain(welcomes).chain(self.pool.next_deadline()).chain(self.retry_at).min()
+        let pools = self.pool.next_deadline().into_iter().chain(self.envs.next_deadline());
+        endings.chain(welcomes).chain(pools).chain(self.retry_at).min()
     }
 
     /// Ends a worker, for a reason that those who lose it are told.
@@ -434,6 +464,7 @@ impl NodeMachine {
             self.end_lease(now, lease_id, "the process that it worked for is gone");
         }
         self.demands.retain(|(holder, _), _| *holder != worker_id);
+        self.envs_released = true;
         self.effects.push(Effect::OwnerLost(worker_id));
         self.serve(now);
     }
@@ -457,7 +488,9 @@ impl NodeMachine {
                     }
                 }
                 PoolEffect::Ready { lease_id, worker_id } => self.on_worker_ready(now, lease_id, worker_id),
-                PoolEffect::StartFailed { lease_id, reason } => self.on_start_failed(now, lease_id, reason),
+                PoolEffect::StartFailed { lease_id, env, reason } => {
+                    self.on_start_failed(now, lease_id, env, reason);
+                }
             }
         }
     }

@@ -9,12 +9,14 @@ use ray_core::id::{ActorId, JobId, LeaseId, NodeId, TaskId, WorkerId};
 use ray_core::pb::common::DeathCause;
 use ray_core::pb::common::death_cause::Kind;
 use ray_core::resource::{CPU, Resources};
+use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::{JobDescription, Role};
 use ray_link::{FromRaylet, ToRaylet};
 
 use super::effect::{ActorOrder, ActorOutcome, ClientId, Effect, ExitStatus, NodeIdentity, RemoteOutcome};
 use super::machine::{FIRST_WORKER_LIMIT, NodeMachine};
 use crate::lease_table::LeaseState;
+use crate::runtime_env_table::{Prepared, SetupError, Standing};
 use crate::task_table::{TaskSpec, TaskState};
 
 const DRIVER: ClientId = ClientId(100);
@@ -82,6 +84,7 @@ impl World {
             namespace: String::new(),
             entrypoint: String::new(),
             metadata: Default::default(),
+            runtime_env: RuntimeEnv::none(),
         };
         let worker_id = WorkerId::from_bytes(*job_id.as_bytes());
         self.machine.on_registered(self.now, client, worker_id, Role::Driver(job), 1, "/driver".to_owned());
@@ -139,7 +142,36 @@ impl World {
     }
 
     fn demand(&mut self, client: ClientId, class: u64, resources: Resources, target: u32) {
-        self.tell(client, ToRaylet::SetLeaseDemand { class, resources, job_id: JOB, target });
+        self.demand_in(client, class, resources, &RuntimeEnv::none(), target);
+    }
+
+    fn demand_in(
+        &mut self,
+        client: ClientId,
+        class: u64,
+        resources: Resources,
+        env: &RuntimeEnv,
+        target: u32,
+    ) {
+        let runtime_env = env.clone();
+        let demand = ToRaylet::SetLeaseDemand { class, resources, job_id: JOB, runtime_env, target };
+        self.tell(client, demand);
+    }
+
+    /// The environments whose set-up was ordered since the last call.
+    fn setups(&mut self) -> Vec<RuntimeEnv> {
+        let ordered = |effect: &Effect| match effect {
+            Effect::SetUp(env) => Some(env.clone()),
+            _ => None,
+        };
+        let setups = self.other.iter().filter_map(ordered).collect();
+        self.other.retain(|effect| !matches!(effect, Effect::SetUp(_)));
+        setups
+    }
+
+    fn setup_done(&mut self, env: &RuntimeEnv, result: Result<Prepared, SetupError>) {
+        self.machine.on_setup_done(self.now, env.id(), result);
+        self.settle();
     }
 
     /// Leases granted to this client since the last call, with their workers' pids.
@@ -201,6 +233,131 @@ fn a_lower_target_withdraws_what_waits_but_nothing_that_is_held() {
     assert_eq!(world.machine.counts(), (2, 2, 0));
     world.demand(DRIVER, 1, cpus(1.0), 0);
     assert_eq!(world.machine.counts(), (2, 2, 0));
+}
+
+fn pip(package: &str) -> RuntimeEnv {
+    RuntimeEnv::parse(&format!(r#"{{"pip": {{"packages": ["{package}"]}}}}"#)).unwrap()
+}
+
+fn no_such_package() -> SetupError {
+    SetupError { step: "installing with pip".to_owned(), reason: "no such package".to_owned() }
+}
+
+#[test]
+fn nobody_holds_resources_while_an_environment_is_set_up() {
+    let mut world = World::with_driver(cpus(1.0));
+    let env = pip("a");
+    world.demand_in(DRIVER, 1, cpus(1.0), &env, 1);
+    world.demand_in(DRIVER, 2, cpus(1.0), &env, 1);
+    assert_eq!(world.setups(), std::slice::from_ref(&env), "one for both");
+    assert!(matches!(world.machine.env_standing(env.id()), Some(Standing::Pending { .. })));
+    assert!(world.ordered.is_empty());
+    assert_eq!(world.free(), 1.0);
+    world.demand(DRIVER, 3, cpus(1.0), 1);
+    world.start_workers();
+    let plain = world.granted(DRIVER);
+    assert_eq!(plain.len(), 1, "another runs meanwhile");
+    world.setup_done(&env, Ok(Prepared::default()));
+    world.demand(DRIVER, 3, cpus(1.0), 0);
+    world.tell(DRIVER, ToRaylet::ReturnLease { lease_id: plain[0].0 });
+    world.start_workers();
+    let granted = world.granted(DRIVER);
+    assert_eq!(granted.len(), 1);
+    assert_ne!(granted[0].1, plain[0].1, "in a process of its own");
+}
+
+#[test]
+fn whoever_waits_for_an_environment_that_fails_is_told_and_asks_in_vain_for_a_moment() {
+    let mut world = World::with_driver(cpus(1.0));
+    let env = pip("a");
+    world.demand_in(DRIVER, 1, cpus(1.0), &env, 3);
+    let order = ActorOrder { runtime_env: env.clone(), ..actor_order(1, 0) };
+    world.machine.on_create_actor(world.now, order);
+    world.settle();
+    assert_eq!(world.setups().len(), 1);
+    world.setup_done(&env, Err(no_such_package()));
+    let failed = |message: &FromRaylet| match message {
+        FromRaylet::RuntimeEnvFailed { class, reason } => {
+            assert!(reason.contains("no such package"), "{reason}");
+            Some(*class)
+        }
+        _ => None,
+    };
+    let told: Vec<_> = world.said.drain(..).filter_map(|(_, message)| failed(&message)).collect();
+    assert_eq!(told, [1]);
+    let reports = world.reports();
+    let [(_, 0, ActorOutcome::Died(cause))] = &reports[..] else { panic!("{reports:?}") };
+    assert_eq!(cause.kind(), Kind::RuntimeEnvSetupFailed);
+    world.demand_in(DRIVER, 1, cpus(1.0), &env, 1);
+    assert!(world.said.drain(..).any(|(_, message)| failed(&message) == Some(1)));
+    assert!(world.setups().is_empty(), "it is not tried again at once");
+    world.now += Duration::from_secs(11);
+    world.demand_in(DRIVER, 1, cpus(1.0), &env, 1);
+    assert_eq!(world.setups(), [env]);
+}
+
+#[test]
+fn a_setup_whose_job_ends_is_ended() {
+    let mut world = World::with_driver(cpus(1.0));
+    let env = pip("a");
+    world.demand_in(DRIVER, 1, cpus(1.0), &env, 1);
+    world.machine.on_setup_started(env.id(), 77);
+    world.machine.on_client_lost(world.now, DRIVER);
+    world.machine.on_tick(world.now);
+    world.settle();
+    assert!(world.other.contains(&Effect::AbortSetUp(77)), "{:?}", world.other);
+    assert_eq!(world.machine.env_standing(env.id()), None);
+}
+
+#[test]
+fn the_environment_of_a_job_is_set_up_before_anyone_asks_unless_told_otherwise() {
+    let mut world = World::new(cpus(1.0));
+    let lazy = r#"{"pip": {"packages": ["b"]}, "config": {"eager_install": false}}"#;
+    let envs = [pip("a"), RuntimeEnv::parse(lazy).unwrap()];
+    for (number, env) in (1u8..).zip(&envs) {
+        let job_id = JobId::from_bytes([number; 16]);
+        let job = JobDescription {
+            job_id,
+            namespace: String::new(),
+            entrypoint: String::new(),
+            metadata: Default::default(),
+            runtime_env: env.clone(),
+        };
+        let (client, worker_id) = (ClientId(u64::from(number)), WorkerId::from_bytes([number; 16]));
+        world.machine.on_registered(world.now, client, worker_id, Role::Driver(job), 1, String::new());
+        world.machine.on_job_added(world.now, job_id, Ok(()));
+    }
+    world.settle();
+    assert_eq!(world.setups(), [envs[0].clone()]);
+}
+
+#[test]
+fn an_actor_that_is_killed_while_its_environment_is_set_up_never_lives() {
+    let mut world = World::with_driver(cpus(1.0));
+    let env = pip("a");
+    let order = ActorOrder { runtime_env: env.clone(), ..actor_order(1, 0) };
+    world.machine.on_create_actor(world.now, order);
+    let cause = DeathCause { kind: Kind::Killed.into(), ..DeathCause::default() };
+    world.machine.on_kill_actor(world.now, actor(1), 0, cause);
+    world.setup_done(&env, Ok(Prepared::default()));
+    world.start_workers();
+    assert_eq!(world.reports().len(), 1);
+    assert!(world.workers.is_empty());
+}
+
+#[test]
+fn an_environment_whose_processes_do_not_start_fails() {
+    let mut world = World::with_driver(cpus(1.0));
+    let env = pip("a");
+    world.demand_in(DRIVER, 1, cpus(1.0), &env, 1);
+    world.setup_done(&env, Ok(Prepared::default()));
+    for _ in 0..3 {
+        world.machine.on_env_fork_server_lost(world.now, env.id(), "it ended");
+    }
+    world.settle();
+    let failed = world.said.iter().any(|(_, message)| matches!(message, FromRaylet::RuntimeEnvFailed { .. }));
+    assert!(failed, "{:?}", world.said);
+    assert_eq!(world.free(), 1.0);
 }
 
 #[test]
@@ -356,6 +513,7 @@ fn actor_order(number: u8, num_restarts: u64) -> ActorOrder {
         num_restarts,
         placement: cpus(1.0),
         living: Resources::new(),
+        runtime_env: RuntimeEnv::none(),
         spec: Bytes::from_static(b"spec"),
     }
 }
@@ -416,6 +574,7 @@ fn a_driver_is_welcomed_before_it_is_told_anything_else() {
         namespace: String::new(),
         entrypoint: String::new(),
         metadata: Default::default(),
+        runtime_env: RuntimeEnv::none(),
     };
     let worker_id = WorkerId::from_bytes([7; 16]);
     world.machine.on_registered(world.now, early, worker_id, Role::Driver(job), 1, String::new());

@@ -5,6 +5,8 @@ mod bytes_codec;
 mod daemon;
 mod demand;
 pub(crate) mod effect;
+mod env_processes;
+mod environments;
 pub mod fork_server;
 pub(crate) mod gcs_port;
 pub(crate) mod handle;

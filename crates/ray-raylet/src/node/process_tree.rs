@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper, wait,
+};
 use tracing::warn;
 
 /// Makes this process the parent of all orphans among its descendants.
@@ -21,6 +23,13 @@ pub(super) fn kill(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 1).and_then(Pid::from_raw) {
         // It fails when the process is gone, which is what is wanted.
         let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// Kills the process group that this process leads.
+pub(super) fn kill_group(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 1).and_then(Pid::from_raw) {
+        let _ = kill_process_group(pid, Signal::KILL);
     }
 }
 

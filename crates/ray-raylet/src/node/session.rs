@@ -6,6 +6,7 @@
 //!     node.json   how to reach the node
 //!     logs/       one file for each process, and what workers print
 //!     sockets/    of the node and its workers
+//!     runtime_resources/, runtime_env/   what was made for runtime environments, and is being made
 //! <temp_dir>/ray_current_cluster   node.json of the head that was started last by hand, and lives
 //! ```
 
@@ -23,6 +24,8 @@ use tracing::warn;
 
 /// Dead sessions whose logs are kept.
 const KEPT_SESSIONS: usize = 10;
+/// Folders of a session that end with it.
+const PASSING: [&str; 3] = ["sockets", "runtime_resources", "runtime_env"];
 /// Beginning of the names of sessions.
 const PREFIX: &str = "session_";
 /// Name of the file that says how to reach the cluster of this machine.
@@ -47,7 +50,7 @@ pub struct NodeInfoJson {
     pub owned_by_driver: bool,
 }
 
-/// A live session. Its sockets go away with it; its logs stay.
+/// A live session. Its sockets and what was made for runtime environments go away with it; its logs stay.
 #[derive(Debug)]
 pub struct Session {
     folder: PathBuf,
@@ -135,7 +138,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(self.folder.join("sockets"));
+        for name in PASSING {
+            let _ = fs::remove_dir_all(self.folder.join(name));
+        }
         if !self.announced {
             return;
         }
@@ -163,11 +168,16 @@ fn remove_dead_sessions(temp_dir: &Path) {
     // Names begin with the time: the last in order is the newest.
     dead.sort_by(|(one, _), (other, _)| other.cmp(one));
     for (at, (folder, _lock)) in dead.iter().enumerate() {
-        let doomed = if at < KEPT_SESSIONS { folder.join("sockets") } else { folder.clone() };
-        match fs::remove_dir_all(&doomed) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => warn!(path = %doomed.display(), %error, "cannot remove what a dead session left"),
+        let passing = || PASSING.iter().map(|name| folder.join(name)).collect();
+        let doomed = if at < KEPT_SESSIONS { passing() } else { vec![folder.clone()] };
+        for doomed in doomed {
+            match fs::remove_dir_all(&doomed) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    warn!(path = %doomed.display(), %error, "cannot remove what a dead session left")
+                }
+            }
         }
     }
 }

@@ -65,6 +65,7 @@ fn register() -> Vec<u8> {
         namespace: String::new(),
         entrypoint: String::new(),
         metadata: Default::default(),
+        runtime_env: Default::default(),
     };
     let (worker_id, role, pid) = (WorkerId::random(), Role::Driver(job), std::process::id());
     message(&ToRaylet::Register { worker_id, role, pid, socket_path: String::new() })

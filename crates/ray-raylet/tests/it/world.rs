@@ -147,6 +147,7 @@ impl World {
             namespace: "test".to_owned(),
             entrypoint: "test".to_owned(),
             metadata: Default::default(),
+            runtime_env: Default::default(),
         };
         let mut client = Client::connect(self, WorkerId::random(), Role::Driver(job), std::process::id());
         client.job_id = job_id;
@@ -244,7 +245,8 @@ impl Client {
     pub(crate) fn demand(&mut self, class: u64, cpus: f64, target: u32) {
         let resources = Resources::new().with_cpu(cpus).unwrap();
         let job_id = self.job_id;
-        self.tell(ToRaylet::SetLeaseDemand { class, resources, job_id, target });
+        let runtime_env = Default::default();
+        self.tell(ToRaylet::SetLeaseDemand { class, resources, job_id, runtime_env, target });
     }
 
     #[track_caller]

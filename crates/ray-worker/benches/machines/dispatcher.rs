@@ -70,7 +70,10 @@ impl Node {
     /// Its tasks are known to be short.
     fn with_two_leases() -> Self {
         let mut dispatcher = Dispatcher::new(MAX_IN_FLIGHT, LEASE_IDLE);
-        let class = dispatcher.class_of(&Resources::new().with_cpu(1.0).expect("one is an amount"));
+        let class = dispatcher.class_of(
+            &Resources::new().with_cpu(1.0).expect("one is an amount"),
+            &ray_core::runtime_env::RuntimeEnv::none(),
+        );
         let mut node =
             Self { dispatcher, class, now: Instant::now(), sent: VecDeque::new(), out: Vec::new() };
         for number in [1, 2] {

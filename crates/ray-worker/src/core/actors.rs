@@ -11,6 +11,7 @@ use ray_core::id::{ActorId, NodeId, ObjectId, TaskId, WorkerId};
 use ray_core::pb::common::{ActorInfo, ActorSpec, DeathCause, WorkerAddress, actor_info, death_cause};
 use ray_core::pb::gcs::{GetActorReply, GetNamedActorRequest, KillActorRequest, RegisterActorRequest};
 use ray_core::resource::Resources;
+use ray_core::runtime_env::RuntimeEnv;
 use ray_core::wire;
 use ray_link::message::{GcsMethod, ToRaylet};
 
@@ -42,6 +43,8 @@ pub(super) struct Actor {
     refused: Option<RayError>,
     /// It was said that no node can hold it.
     warned: bool,
+    /// It died because its runtime environment could not be set up.
+    lacks_environment: bool,
 }
 
 #[derive(Debug)]
@@ -60,6 +63,8 @@ pub struct ActorRequest {
     pub resources: Resources,
     /// What it takes while it is placed.
     pub placement_resources: Resources,
+    /// What its process needs; `None`: what this process has.
+    pub runtime_env: Option<RuntimeEnv>,
     /// Its constructor's arguments, as `write_arg` wrote them.
     pub args: Vec<u8>,
     /// Objects that are arguments by themselves, once for each.
@@ -125,6 +130,7 @@ impl CoreWorker {
             creation: Some(creation),
             refused: None,
             warned: false,
+            lacks_environment: false,
         };
         state.actors.insert(actor_id, actor);
         state.tell_node(&ToRaylet::SubscribeActor { actor_id });
@@ -292,6 +298,7 @@ fn actor_spec(actor_id: ActorId, state: &State, request: ActorRequest) -> ActorS
         strategy: None,
         handle_metadata: request.handle_metadata,
         job_config: state.job_config.to_vec(),
+        runtime_env: request.runtime_env.as_ref().unwrap_or(&state.runtime_env).text().to_owned(),
     }
 }
 
@@ -301,7 +308,14 @@ impl State {
         if let Entry::Vacant(entry) = self.actors.entry(actor_id) {
             let class_name = class_name.to_owned();
             let calls = ActorCalls::new();
-            entry.insert(Actor { calls, class_name, creation: None, refused: None, warned: false });
+            entry.insert(Actor {
+                calls,
+                class_name,
+                creation: None,
+                refused: None,
+                warned: false,
+                lacks_environment: false,
+            });
             if self.forgotten_actors.contains(&actor_id) {
                 let cause = "it died too long ago to remember how".to_owned();
                 self.dead_actors.push_back(actor_id);
@@ -397,6 +411,10 @@ impl State {
                     && actor.class_name.is_empty()
                 {
                     actor.class_name.clone_from(&info.class_name);
+                }
+                let kind = info.death_cause.as_ref().map(DeathCause::kind);
+                if let Some(actor) = self.actors.get_mut(&actor_id) {
+                    actor.lacks_environment |= kind == Some(death_cause::Kind::RuntimeEnvSetupFailed);
                 }
                 if info.infeasible {
                     self.warn_infeasible_actor(actor_id, &info);
@@ -558,6 +576,9 @@ impl State {
     pub(super) fn actor_failure(&self, actor_id: ActorId, overdue: bool) -> Option<Failure> {
         let actor = self.actors.get(&actor_id)?;
         match actor.calls.state() {
+            ActorState::Dead { cause, .. } if actor.lacks_environment => {
+                Some(Failure::RuntimeEnvSetup(cause.clone()))
+            }
             ActorState::Dead { cause, error } => Some(Failure::ActorDied {
                 actor_id,
                 class_name: actor.class_name.clone(),

@@ -77,6 +77,9 @@ impl State {
                 self.on_lease_granted(core, class, lease_id, worker);
             }
             FromRaylet::LeaseInfeasible { class, reason } => self.on_lease_infeasible(class, &reason),
+            FromRaylet::RuntimeEnvFailed { class, reason } => {
+                self.on_runtime_env_failed(core, class, &reason);
+            }
             FromRaylet::LeaseContention { class, contended } => {
                 let mut out = Vec::new();
                 self.dispatcher.on_contention(class, contended, now(), &mut out);

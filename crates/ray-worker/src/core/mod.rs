@@ -47,6 +47,7 @@ use bytes::Bytes;
 use ray_core::config::WorkerConfig;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{JobId, NodeId, WorkerId};
+use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::{FromRaylet, JobDescription, LinkMessage as _, Role, ToRaylet, connection_error};
 use ray_link::{Connection, Interest, Listener, Poller, Waker};
 use ray_object_store::shm::{Access, ShmRegion};
@@ -104,11 +105,15 @@ pub enum Membership {
         metadata: BTreeMap<String, String>,
         /// What workers have to know before they run the job's code, as the front end encoded it.
         job_config: Bytes,
+        /// What the processes of the job's tasks and actors need unless these say otherwise.
+        runtime_env: RuntimeEnv,
     },
     /// As a worker, whose id the node chose.
     Worker {
         /// The id.
         worker_id: WorkerId,
+        /// What it was made with, and its tasks and actors need unless they say otherwise.
+        runtime_env: RuntimeEnv,
     },
 }
 
@@ -158,7 +163,7 @@ impl CoreWorker {
             Connection::connect(socket, max_frame).map_err(|error| connection_error(peer(), error))?;
         let folder = socket.parent().unwrap_or_else(|| Path::new("."));
         let is_worker = matches!(membership, Membership::Worker { .. });
-        let (worker_id, role, job_id, job_config) = register_as(membership);
+        let (worker_id, role, job_id, job_config, runtime_env) = register_as(membership);
         let listener = Listener::bind(&worker_socket(folder, worker_id))
             .map_err(|error| connection_error(format!("a socket in {}", folder.display()), error))?;
         ToRaylet::Register {
@@ -187,6 +192,7 @@ impl CoreWorker {
         let me = Owner { worker_id, node_id };
         let mut state = State::new(me, job_id, job_config, folder.to_owned(), link, listener, &config);
         state.execution.is_worker = is_worker;
+        state.runtime_env = runtime_env;
         Self::start(state, me, session_dir.into(), gcs_address, region, config, listening)
     }
 
@@ -249,6 +255,11 @@ impl CoreWorker {
         self.lock().job_id
     }
 
+    /// What this process was made with, or of a driver what its job asks for.
+    pub fn runtime_env(&self) -> RuntimeEnv {
+        self.lock().runtime_env.clone()
+    }
+
     /// Folder of logs and sockets.
     pub fn session_dir(&self) -> &Path {
         &self.session_dir
@@ -305,13 +316,16 @@ fn worker_socket(folder: &Path, worker_id: WorkerId) -> PathBuf {
     folder.join(worker_id.hex())
 }
 
-fn register_as(membership: Membership) -> (WorkerId, Role, JobId, Bytes) {
+fn register_as(membership: Membership) -> (WorkerId, Role, JobId, Bytes, RuntimeEnv) {
     match membership {
-        Membership::Worker { worker_id } => (worker_id, Role::Worker, JobId::nil(), Bytes::new()),
-        Membership::Driver { namespace, entrypoint, metadata, job_config } => {
+        Membership::Worker { worker_id, runtime_env } => {
+            (worker_id, Role::Worker, JobId::nil(), Bytes::new(), runtime_env)
+        }
+        Membership::Driver { namespace, entrypoint, metadata, job_config, runtime_env } => {
             let job_id = JobId::random();
-            let job = JobDescription { job_id, namespace, entrypoint, metadata };
-            (WorkerId::random(), Role::Driver(job), job_id, job_config)
+            let own = runtime_env.clone();
+            let job = JobDescription { job_id, namespace, entrypoint, metadata, runtime_env };
+            (WorkerId::random(), Role::Driver(job), job_id, job_config, own)
         }
     }
 }

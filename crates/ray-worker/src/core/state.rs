@@ -9,6 +9,7 @@ use bytes::Bytes;
 use ray_core::config::WorkerConfig;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, ChildTaskIds, FunctionId, JobId, NodeId, ObjectId, TaskId};
+use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::{LinkMessage as _, ToRaylet};
 use ray_link::{Connection, Listener, Readiness};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -36,6 +37,8 @@ pub(super) struct State {
     pub(super) me: Owner,
     pub(super) job_id: JobId,
     pub(super) job_config: Bytes,
+    /// What tasks and actors that this process asks for need unless they say otherwise.
+    pub(super) runtime_env: RuntimeEnv,
     /// Where the sockets of this node's processes are.
     pub(super) sockets_dir: PathBuf,
     pub(super) max_frame: usize,
@@ -153,6 +156,7 @@ impl State {
             me,
             job_id,
             job_config,
+            runtime_env: RuntimeEnv::none(),
             sockets_dir,
             max_frame: config.max_frame_bytes as usize,
             link: Some(link),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ray_core::error::RayResult;
 use ray_core::id::{ActorId, LeaseId, ObjectId, TaskId, WorkerId};
 use ray_core::resource::Resources;
+use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::{LeasedWorker, ToRaylet};
 
 use super::ends::CAUSE_TIMEOUT;
@@ -34,6 +35,8 @@ pub struct TaskRequest {
     pub function: Arc<ExportedFunction>,
     /// What it takes while it runs.
     pub resources: Resources,
+    /// What its process needs; `None`: what this process has.
+    pub runtime_env: Option<RuntimeEnv>,
     /// Its arguments, as [`write_arg`] wrote them.
     pub args: Vec<u8>,
     /// Objects that are arguments by themselves, once for each.
@@ -97,7 +100,9 @@ impl CoreWorker {
     pub fn submit_task(&self, request: TaskRequest) -> RayResult<Returns> {
         let mut state = self.lock();
         state.check_open()?;
-        let class = state.dispatcher.class_of(&request.resources);
+        let state_mut = &mut *state;
+        let runtime_env = request.runtime_env.as_ref().unwrap_or(&state_mut.runtime_env);
+        let class = state_mut.dispatcher.class_of(&request.resources, runtime_env);
         let task_id = state.next_task_id();
         let task = PendingTask {
             call: Call::Function { function: request.function, class },
@@ -195,8 +200,10 @@ impl State {
                 }
                 Action::SetDemand { class, target } => {
                     let resources = self.dispatcher.resources(class).clone();
+                    let runtime_env = self.dispatcher.runtime_env(class).clone();
                     let job_id = self.job_id;
-                    self.tell_node(&ToRaylet::SetLeaseDemand { class, resources, job_id, target });
+                    let demand = ToRaylet::SetLeaseDemand { class, resources, job_id, runtime_env, target };
+                    self.tell_node(&demand);
                 }
                 Action::Return { lease_id } => {
                     if let Some(worker) = self.shared.leases.remove(&lease_id) {
@@ -315,6 +322,13 @@ impl State {
                  pending until a node with these resources joins the cluster."
             );
             self.notify(Notification::Warning(text));
+        }
+    }
+
+    /// The tasks of this class that have no worker yet will not get one.
+    pub(super) fn on_runtime_env_failed(&mut self, core: &CoreWorker, class: u64, reason: &str) {
+        for task_id in self.dispatcher.on_class_failed(class) {
+            self.finish_task(core, task_id, Err(Failure::RuntimeEnvSetup(reason.to_owned())));
         }
     }
 
@@ -497,7 +511,11 @@ impl State {
     /// Takes a cancelled task out of the queue that it is in.
     fn drop_unsent(&mut self, core: &CoreWorker, task_id: TaskId) {
         match self.tasks.get(task_id).map(|task| task.call.clone()) {
-            Some(Call::Function { class, .. }) => drop(self.dispatcher.remove_queued(class, task_id)),
+            Some(Call::Function { class, .. }) => {
+                let mut out = Vec::new();
+                self.dispatcher.remove_queued(class, task_id, &mut out);
+                self.apply_dispatch(core, out);
+            }
             Some(Call::Method { actor_id, .. }) => self.drop_call(core, actor_id, task_id),
             Some(Call::Create { .. }) | None => {}
         }

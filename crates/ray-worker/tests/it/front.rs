@@ -247,6 +247,7 @@ impl Front {
         let ids = self.core.submit_task(TaskRequest {
             function: call.exported(),
             resources: call.resources,
+            runtime_env: None,
             args: call.args,
             dependencies: call.dependencies,
             nested: call.nested,
@@ -263,6 +264,7 @@ impl Front {
         let request = ActorRequest {
             class: call.exported(),
             placement_resources: call.resources,
+            runtime_env: None,
             resources: Resources::new(),
             args: call.args,
             dependencies: call.dependencies,

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use ray_core::config::WorkerConfig;
 use ray_core::id::WorkerId;
+use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::{LinkMessage as _, Role};
 use ray_link::{Connection, FrameReader, FromRaylet, ToRaylet};
 use ray_worker::core::{Listening, Notification};
@@ -50,7 +51,10 @@ fn a_worker() {
     }
     let session = Path::new(&socket).ancestors().nth(2).unwrap();
     ray_core::log::init_logging("worker", Some(&session.join("logs"))).unwrap();
-    let membership = Membership::Worker { worker_id: WorkerId::from_hex(&worker_id).unwrap() };
+    let membership = Membership::Worker {
+        worker_id: WorkerId::from_hex(&worker_id).unwrap(),
+        runtime_env: RuntimeEnv::none(),
+    };
     let connected =
         CoreWorker::connect(Path::new(&socket), membership, WorkerConfig::default(), Box::new(Nobody));
     // The node may have ended meanwhile.

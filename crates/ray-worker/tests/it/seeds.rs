@@ -8,6 +8,7 @@ use std::path::Path;
 use bytes::Bytes;
 use ray_core::id::{ActorId, FunctionId, JobId, LeaseId, NodeId, ObjectId, TaskId, WorkerId};
 use ray_core::resource::Resources;
+use ray_core::runtime_env::RuntimeEnv;
 use ray_core::serialize::{self, Container, Plain, ValueParts, ZeroCopyWrite as _};
 use ray_link::frame::VERSION;
 use ray_link::message::{GcsMethod, JobDescription, LeasedWorker, Role, StoreError};
@@ -130,10 +131,14 @@ fn encode<T: serde::Serialize>(first: u8, message: &T) -> Vec<u8> {
     [&[first], encoded.as_slice()].concat()
 }
 
+fn env() -> RuntimeEnv {
+    RuntimeEnv::parse(r#"{"env_vars":{"A":"1"}}"#).expect("it is a JSON object")
+}
+
 fn to_raylet(seeds: &mut Seeds) {
     let metadata = BTreeMap::from([("key".to_owned(), "value".to_owned())]);
     let (namespace, entrypoint) = ("space".to_owned(), "python main.py".to_owned());
-    let job = JobDescription { job_id: JOB, namespace, entrypoint, metadata };
+    let job = JobDescription { job_id: JOB, namespace, entrypoint, metadata, runtime_env: env() };
     let resources = Resources::from_units([("CPU", 0.5), ("gizmo", 2.0)]).expect("these can be");
     let reason = || "because".to_owned();
     let register =
@@ -142,7 +147,10 @@ fn to_raylet(seeds: &mut Seeds) {
     let messages = [
         ("register-driver", register(Role::Driver(job))),
         ("register-worker", register(Role::Worker)),
-        ("set-lease-demand", ToRaylet::SetLeaseDemand { class: 1, resources, job_id: JOB, target: 3 }),
+        (
+            "set-lease-demand",
+            ToRaylet::SetLeaseDemand { class: 1, resources, job_id: JOB, runtime_env: env(), target: 3 },
+        ),
         ("return-lease", ToRaylet::ReturnLease { lease_id: LEASE }),
         ("blocked", ToRaylet::Blocked),
         ("kill-worker", ToRaylet::KillWorker { lease_id: LEASE, reason: reason() }),
@@ -201,6 +209,7 @@ fn from_raylet(seeds: &mut Seeds) {
         ("rejected", FromRaylet::Rejected { reason: text("no") }),
         ("lease-granted", FromRaylet::LeaseGranted { class: 1, lease_id: LEASE, worker }),
         ("lease-infeasible", FromRaylet::LeaseInfeasible { class: 1, reason: text("no gizmo") }),
+        ("runtime-env-failed", FromRaylet::RuntimeEnvFailed { class: 1, reason: text("no such package") }),
         ("object-created", FromRaylet::ObjectCreated { request: 1, result: Ok(4096) }),
         ("store-full", FromRaylet::ObjectCreated { request: 1, result: Err(full) }),
         ("object-ready", FromRaylet::ObjectReady { request: 1, object_id: OBJECT, offset: 64, size: 9 }),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ray_core::config::WorkerConfig;
 use ray_core::error::RayError;
 use ray_core::id::WorkerId;
+use ray_core::runtime_env::RuntimeEnv;
 use ray_worker::{CoreWorker, Membership};
 
 use crate::front::{Call, LIMIT, Ref, Value};
@@ -136,7 +137,7 @@ fn the_end_of_the_node_ends_every_wait() {
 #[test]
 fn a_shutdown_ends_a_worker_that_waits_for_tasks() {
     let world = World::start(1.0);
-    let membership = Membership::Worker { worker_id: WorkerId::random() };
+    let membership = Membership::Worker { worker_id: WorkerId::random(), runtime_env: RuntimeEnv::none() };
     let (socket, config) = (&world.info.socket_path, WorkerConfig::default());
     let core = CoreWorker::connect(socket, membership, config, Box::new(Nobody)).unwrap();
     let main = std::thread::spawn({

@@ -19,6 +19,7 @@ use ray_core::pb::gcs;
 use ray_core::pb::object_store::GetUsageRequest;
 use ray_core::pb::object_store::object_store_service_client::ObjectStoreServiceClient;
 use ray_core::resource::Resources;
+use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::GcsMethod;
 use ray_raylet::node::{NodeConfig, NodeInfoJson, run};
 use ray_worker::core::{Listening, Notification};
@@ -142,6 +143,7 @@ impl World {
             entrypoint: "test".to_owned(),
             metadata: BTreeMap::new(),
             job_config: Bytes::from_static(b"job"),
+            runtime_env: RuntimeEnv::none(),
         };
         let listening = Box::new(Hearing(Arc::clone(&heard)));
         let core = CoreWorker::connect(&self.info.socket_path, membership, config, listening)

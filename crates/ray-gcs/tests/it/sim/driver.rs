@@ -121,5 +121,6 @@ fn any_actor(n: u64, random: &mut Random) -> ActorSpec {
         strategy: if random.percent(50) { Strategy::Default } else { Strategy::Spread },
         handle_metadata: Arc::default(),
         job_config: Arc::default(),
+        runtime_env: String::new(),
     }
 }

@@ -430,7 +430,10 @@ impl World {
                 !actor.max_restarts.allows_another(actor.num_restarts)
             }
             DeathKind::CreationFailed => true,
-            DeathKind::OutOfScope | DeathKind::ExitedByUser | DeathKind::Unschedulable => false,
+            DeathKind::OutOfScope
+            | DeathKind::ExitedByUser
+            | DeathKind::Unschedulable
+            | DeathKind::RuntimeEnvSetupFailed => false,
         };
         assert!(happened, "this never happened: {actor:?}");
     }

@@ -13,11 +13,15 @@ from typing import Any, Callable, Optional
 
 from ray_rust import _internal
 from ray_rust._private import serialization, session
+from ray_rust._private.runtime_env.apply import Environment
+from ray_rust.exceptions import RuntimeEnvSetupError
 
 
 def run(order: dict[str, Any]) -> int:
     """Works until the node says that it is enough. Returns the exit status."""
     os.environ.update(order.get("env", {}))
+    environment = Environment(order.get("runtime_env", ""), order.get("context", {}))
+    environment.set_variables()
     logs = os.path.dirname(order["stdout"])
     # A session's folder has logs/ and sockets/ side by side.
     socket_path = os.path.join(os.path.dirname(logs), "sockets", "node.sock")
@@ -29,8 +33,8 @@ def run(order: dict[str, Any]) -> int:
     sys.modules["__main__"] = types.ModuleType("__main__")
     sys.argv = [""]
     _internal.init_logging("worker", logs)
-    executor = _Executor(speaker)
-    core = _internal.CoreWorker.connect_worker(socket_path, worker_id, executor)
+    executor = _Executor(speaker, environment)
+    core = _internal.CoreWorker.connect_worker(socket_path, worker_id, executor, environment.text)
     session.set_session(session.Session(core, "", None, is_driver=False))
     executor.core = core
     _listen_to_cancellation(core)
@@ -114,22 +118,25 @@ def _enable_crash_reports() -> None:
 class _Executor:
     """See `_internal.Executor`."""
 
-    def __init__(self, speaker: _Speaker) -> None:
+    def __init__(self, speaker: _Speaker, environment: Environment) -> None:
         self._speaker = speaker
+        self._environment = environment
         self.core: Optional[_internal.CoreWorker] = None
 
     def set_job(self, job_config: bytes) -> None:
         config = json.loads(job_config)
-        os.environ.update(config["env_vars"])
-        known = set(config["sys_path"])
         # The driver's order comes first: what it imports is what its tasks import.
-        sys.path[:] = config["sys_path"] + [entry for entry in sys.path if entry not in known]
-        try:
-            os.chdir(config["working_dir"])
-        except OSError as error:
-            print(f"the driver's working directory is not here: {error}", file=sys.stderr)  # noqa: T201
+        self._environment.enter(config["sys_path"], config["working_dir"])
         core = self.core or session.connected_core()
         session.set_session(session.Session(core, config["namespace"], None, is_driver=False))
+        try:
+            self._environment.run_hook()
+        except BaseException:  # noqa: BLE001 - whatever it is, tasks have to be told
+            import traceback
+
+            raise RuntimeEnvSetupError(
+                f"the hook that prepares workers (worker_process_setup_hook) failed:\n{traceback.format_exc()}"
+            ) from None
 
     def load(self, pickled: bytes) -> Callable[..., Any]:
         function: Callable[..., Any] = pickle.loads(pickled)

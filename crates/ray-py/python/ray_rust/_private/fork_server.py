@@ -4,8 +4,11 @@ Forking takes milliseconds where starting Python takes tenths of a second. It wo
 this process has a single thread, so it imports nothing that starts one, and waits in one place for
 both its orders and the ends of its children.
 
-    node -> here   {"fork": {"worker_id": hex, "stdout": path, "stderr": path, "env": {name: text}}}
+    node -> here   {"fork": {"worker_id": hex, "stdout": path, "stderr": path, "env": {name: text},
+                             "runtime_env": text, "context": {}}}    (the last two: if it has one)
+                   {"setup": {"runtime_env_id": hex, "runtime_env": text, "outcome": path, ...}}
     here -> node   {"forked": {"worker_id": hex, "pid": pid}}
+                   {"setup_started": {"runtime_env_id": hex, "pid": pid}}
                    {"exited": {"pid": pid, "code": code or null, "signal": number or null}}
 
 One message per line, in JSON. When the node closes the connection, the workers are killed.
@@ -20,7 +23,7 @@ import os
 import select
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from ray_rust import _internal
 
@@ -118,23 +121,40 @@ class _ForkServer:
             return False
         *lines, self._input = (self._input + received).split(b"\n")
         for line in lines:
-            self._fork(json.loads(line)["fork"])
+            message = json.loads(line)
+            if "fork" in message:
+                self._fork(message["fork"])
+            else:
+                self._set_up(message["setup"])
         return True
 
     def _fork(self, order: dict[str, Any]) -> None:
+        pid = self._fork_child(lambda: _work(order))
+        if pid is not None:
+            self._send({"forked": {"worker_id": order["worker_id"], "pid": pid}})
+
+    def _set_up(self, order: dict[str, Any]) -> None:
+        pid = self._fork_child(lambda: _set_up(order))
+        if pid is not None:
+            with contextlib.suppress(OSError):  # it does the same, and one of both comes first
+                os.setpgid(pid, pid)
+            self._send({"setup_started": {"runtime_env_id": order["runtime_env_id"], "pid": pid}})
+
+    def _fork_child(self, program: Callable[[], int]) -> Optional[int]:
+        """The process that runs the program; None if there is none."""
         server = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
-            # The node notices that the worker does not report, and tries again later.
-            print(f"cannot fork a worker: {error}", file=sys.stderr, flush=True)  # noqa: T201 - goes to the log
-            return
+            # The node notices that the process does not report, and tries again later.
+            print(f"cannot fork: {error}", file=sys.stderr, flush=True)  # noqa: T201 - goes to the log
+            return None
         if pid == 0:
-            self._become_worker(order, server)
+            self._become(program, server)
         self._children.add(pid)
-        self._send({"forked": {"worker_id": order["worker_id"], "pid": pid}})
+        return pid
 
-    def _become_worker(self, order: dict[str, Any], server: int) -> None:
+    def _become(self, program: Callable[[], int], server: int) -> None:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -146,9 +166,7 @@ class _ForkServer:
                 self._connection.close()
                 os.close(self._wakeup)
                 os.close(self._wakeup_writer)
-                from ray_rust._private import default_worker
-
-                status = default_worker.run(order)
+                status = program()
         except BaseException:  # noqa: BLE001 - also SystemExit must not lead back into the server's loop
             import traceback
 
@@ -176,6 +194,21 @@ class _ForkServer:
         for pid in self._children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _work(order: dict[str, Any]) -> int:
+    from ray_rust._private import default_worker
+
+    return default_worker.run(order)
+
+
+def _set_up(order: dict[str, Any]) -> int:
+    """A process group of its own, so that it ends with all that it has started."""
+    os.setpgid(0, 0)
+    from ray_rust._private.runtime_env import setup
+
+    setup.main(order)
+    return 0
 
 
 def _ending(status: int) -> tuple[Optional[int], Optional[int]]:

@@ -134,11 +134,15 @@ def _check_strategy(name: str, value: Any) -> None:
         raise NotImplementedError(f"{name} of type {type(value).__name__} is not supported yet")
 
 
-def _check_runtime_env(name: str, value: Any) -> None:
+def check_runtime_env(name: str, value: Any) -> None:
+    """What the process of a task, actor or job is to have."""
     if not isinstance(value, dict):
-        raise TypeError(f"{name} has to be a dict, is a {type(value).__name__}")
+        raise TypeError(f"{name} has to be a dict or a RuntimeEnv, is a {type(value).__name__}")
     if value:
-        raise NotImplementedError(f"{name} of a single task or actor is not supported yet; give it to init()")
+        from ray_rust._private.runtime_env import fields
+        from ray_rust.runtime_env import RuntimeEnv
+
+        fields.refuse_unsupported(RuntimeEnv(**value))
 
 
 def _anything(name: str, value: Any) -> None:
@@ -159,7 +163,7 @@ _COMMON: dict[str, _Check] = {
     "memory": _check_amount,
     "resources": check_resources,
     "scheduling_strategy": _check_strategy,
-    "runtime_env": _check_runtime_env,
+    "runtime_env": check_runtime_env,
     "enable_task_events": _anything,
     "_labels": _anything,
     "_metadata": _anything,

@@ -118,7 +118,7 @@ def init(
     }
     described = {name: value for name, value in described.items() if value is not None}
     _check_node_description(described)
-    env_vars = _check_runtime_env(runtime_env)
+    job_env = _runtime_env_of_job(runtime_env)
     if namespace is not None and (not isinstance(namespace, str) or not namespace):
         raise ValueError(f"namespace has to be text that is not empty, is {namespace!r}")
     with state.lock:
@@ -129,13 +129,13 @@ def init(
             raise RuntimeError(
                 "init() was called already; call shutdown() first, or pass ignore_reinit_error=True if that is expected"
             )
-        return _connect(address, described, env_vars, namespace, log_to_driver, _temp_dir)
+        return _connect(address, described, job_env, namespace, log_to_driver, _temp_dir)
 
 
 def _connect(
     address: Optional[str],
     described: dict[str, Any],
-    env_vars: dict[str, str],
+    runtime_env: Optional[Mapping[str, Any]],
     namespace: Optional[str],
     log_to_driver: Optional[bool],
     given_temp_dir: Optional[str],
@@ -163,9 +163,10 @@ def _connect(
             info.socket_path,
             namespace,
             _entrypoint(),
-            _job_config(env_vars, namespace),
+            _job_config(namespace),
             _ignore_lines if log_to_driver is False else _line_printer(),
             _warn,
+            _describe_runtime_env(runtime_env, info.gcs_address),
         )
     except BaseException:
         if process is not None:
@@ -233,19 +234,27 @@ def _check_node_description(described: dict[str, Any]) -> None:
         raise TypeError(f"labels has to be a dict of strings, is {labels!r}")
 
 
-def _check_runtime_env(runtime_env: Optional[dict[str, Any]]) -> dict[str, str]:
-    """Its variables."""
-    if runtime_env is None:
-        return {}
-    if not isinstance(runtime_env, dict):
-        raise TypeError(f"runtime_env has to be a dict, is a {type(runtime_env).__name__}")
-    unsupported = sorted(name for name, value in runtime_env.items() if name != "env_vars" and value)
-    if unsupported:
-        raise NotImplementedError(f"runtime_env with {', '.join(unsupported)} is not supported yet, only env_vars is")
-    env_vars = runtime_env.get("env_vars") or {}
-    if not isinstance(env_vars, dict) or not all(isinstance(text, str) for pair in env_vars.items() for text in pair):
-        raise TypeError(f"runtime_env['env_vars'] has to be a dict of strings, is {env_vars!r}")
-    return dict(env_vars)
+def _runtime_env_of_job(given: Optional[dict[str, Any]]) -> Optional[Mapping[str, Any]]:
+    """What was asked for by whoever may ask for it, checked."""
+    runtime_env: Optional[Mapping[str, Any]] = given
+    if "RAY_RUNTIME_ENV_HOOK" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        from ray_rust._private.runtime_env.describe import of_job
+
+        runtime_env = of_job(given)
+    if runtime_env is not None:
+        from ray_rust._private import options
+
+        options.check_runtime_env("runtime_env", runtime_env)
+    return runtime_env
+
+
+def _describe_runtime_env(runtime_env: Optional[Mapping[str, Any]], gcs_address: str) -> str:
+    """As nodes understand it; what is local is uploaded."""
+    if not runtime_env:
+        return ""
+    from ray_rust._private.runtime_env.describe import describe
+
+    return describe(runtime_env, "", gcs_address)
 
 
 def _entrypoint() -> str:
@@ -254,14 +263,14 @@ def _entrypoint() -> str:
     return " ".join(shlex.quote(argument) for argument in [sys.executable, *sys.argv])
 
 
-def _job_config(env_vars: dict[str, str], namespace: str) -> bytes:
+def _job_config(namespace: str) -> bytes:
     """What workers need so that they can import what this process can."""
     import json
 
     directory = os.getcwd()
     # Entries are absolute there, where the working directory may be another one for a moment.
     path = [os.path.join(directory, entry) for entry in sys.path]
-    config = {"sys_path": path, "working_dir": directory, "env_vars": env_vars, "namespace": namespace}
+    config = {"sys_path": path, "working_dir": directory, "namespace": namespace}
     return json.dumps(config).encode()
 
 
