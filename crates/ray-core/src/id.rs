@@ -213,6 +213,22 @@ define_id!(
     ObjectId, 28
 );
 
+define_id!(
+    /// Whatever has no kind of its own.
+    UniqueId,
+    16
+);
+define_id!(
+    /// A class of actors.
+    ActorClassId,
+    16
+);
+define_id!(
+    /// A cluster.
+    ClusterId,
+    16
+);
+
 /// How an object came to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]

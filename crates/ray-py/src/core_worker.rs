@@ -27,6 +27,7 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use crate::api::{get_all, split};
 use crate::args::{Args, store};
+use crate::awaiting::join_callbacks;
 use crate::codec::EncodedValue;
 use crate::error::{Signals, raise, ray_exception};
 use crate::executor::PyExecutor;
@@ -405,9 +406,10 @@ impl PyCoreWorker {
         signals.settle(py, result)
     }
 
-    fn shutdown(&self, py: Python<'_>, stop_node: bool) {
+    fn shutdown(&self, py: Python<'_>, stop_node: bool) -> PyResult<()> {
         set_current(None);
         py.detach(|| self.core.shutdown(stop_node));
+        join_callbacks(py)
     }
 
     fn run(&self, py: Python<'_>) -> PyResult<()> {

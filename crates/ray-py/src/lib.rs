@@ -5,6 +5,7 @@
 
 mod api;
 mod args;
+mod awaiting;
 #[expect(unsafe_code, reason = "memory is lent to Python, and Python's is read, through pointers")]
 mod buffer;
 mod codec;
@@ -32,7 +33,10 @@ mod _internal {
     #[pymodule_export]
     use crate::gcs_kv::PyGcsKv;
     #[pymodule_export]
-    use crate::id::{PyActorId, PyJobId, PyNodeId, PyObjectId, PyPlacementGroupId, PyTaskId, PyWorkerId};
+    use crate::id::{
+        PyActorClassId, PyActorId, PyClusterId, PyFunctionId, PyJobId, PyNodeId, PyPlacementGroupId,
+        PyTaskId, PyUniqueId, PyWorkerId,
+    };
     #[pymodule_export]
     use crate::node::{init_logging, run_node, set_parent_death_signal};
     #[pymodule_export]

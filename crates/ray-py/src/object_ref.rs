@@ -10,12 +10,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyType};
 use ray_core::id::{JobId, NodeId, ObjectId, TaskId, WorkerId};
 use ray_worker::CoreWorker;
-use ray_worker::core::Returns;
+use ray_worker::core::{Returns, Wants};
 use ray_worker::reference_counter::Owner;
 use ray_worker::value::Contained;
 
+use crate::awaiting::{
+    PyCancel, await_value, forget_inboxes, future_in_loop, on_completed, on_ready, settle_later,
+};
 use crate::error::ray_exception;
-use crate::id::{PyJobId, PyTaskId};
+use crate::id::{PyJobId, PyTaskId, refuse};
 
 /// The membership of this process: what a reference that is read belongs to.
 static CURRENT: Mutex<Option<Arc<CoreWorker>>> = Mutex::new(None);
@@ -66,6 +69,7 @@ pub(crate) fn forget_membership() {
     if let Ok(mut current) = CURRENT.try_lock() {
         std::mem::forget(current.take());
     }
+    forget_inboxes();
 }
 
 /// The references of a call that made these objects: None, one, or a list of them.
@@ -101,7 +105,7 @@ pub(crate) fn meet(contained: Contained) -> bool {
 /// A reference to a value that exists or will exist somewhere in the cluster.
 #[pyclass(name = "ObjectRef", module = "ray_rust._internal", frozen, subclass, weakref)]
 pub(crate) struct PyObjectRef {
-    /// None for the nil reference, which counts nowhere.
+    /// None for a reference that counts nowhere: nil, or made of bytes that name nothing known here.
     core: Option<Arc<CoreWorker>>,
     object_id: ObjectId,
     /// It was read from bytes: others may refer to the same object.
@@ -131,6 +135,20 @@ impl PyObjectRef {
         self.met_at.swap(look, Ordering::Relaxed) == look
     }
 
+    /// One more reference to an object that this process refers to already; to another one, a reference
+    /// that is only its name.
+    fn named(object_id: ObjectId) -> Self {
+        let core = current().ok().filter(|core| core.copy_reference(object_id));
+        Self::new(core, object_id, true)
+    }
+
+    fn describe(&self) -> String {
+        if self.is_nil() {
+            return "the nil ObjectRef".to_owned();
+        }
+        format!("{}, which is not known in this process,", self.__repr__())
+    }
+
     /// A reference that came from elsewhere.
     pub(crate) fn from_elsewhere(object_id: ObjectId, owner: Owner) -> PyResult<Self> {
         let core = current()?;
@@ -146,13 +164,22 @@ impl PyObjectRef {
     pub(crate) fn contained(&self) -> PyResult<Contained> {
         match &self.core {
             Some(core) => Ok((self.object_id, core.owner_of(self.object_id))),
-            None => Err(PyTypeError::new_err("the nil ObjectRef refers to nothing and cannot be sent")),
+            None => {
+                Err(PyTypeError::new_err(format!("{} refers to nothing and cannot be sent", self.describe())))
+            }
         }
     }
 
     /// Whether it is of this membership.
     pub(crate) fn belongs_to(&self, core: &Arc<CoreWorker>) -> bool {
         self.core.as_ref().is_some_and(|own| Arc::ptr_eq(own, core))
+    }
+
+    /// The membership to which it belongs, which has to be that of this process still.
+    fn own_core(&self) -> PyResult<Arc<CoreWorker>> {
+        let core = current()?;
+        self.check(&core)?;
+        Ok(core)
     }
 
     /// Refuses a reference that is not of this membership: one kept over `shutdown`.
@@ -163,13 +190,38 @@ impl PyObjectRef {
                 let text = format!("{} belongs to a cluster that this process has left", self.__repr__());
                 Err(Python::attach(|py| ray_exception(py, "RaySystemError", text)))
             }
-            None => Err(PyValueError::new_err("the nil ObjectRef has no value")),
+            None => Err(PyValueError::new_err(format!("{} has no value", self.describe()))),
         }
     }
 }
 
 #[pymethods]
 impl PyObjectRef {
+    #[new]
+    fn from_name(id: &[u8]) -> PyResult<Self> {
+        ObjectId::from_binary(id).map(Self::named).map_err(refuse)
+    }
+
+    #[classmethod]
+    fn from_binary(_class: &Bound<'_, PyType>, id_bytes: &[u8]) -> PyResult<Self> {
+        Self::from_name(id_bytes)
+    }
+
+    #[classmethod]
+    fn from_hex(_class: &Bound<'_, PyType>, hex_id: &str) -> PyResult<Self> {
+        ObjectId::from_hex(hex_id).map(Self::named).map_err(refuse)
+    }
+
+    #[classmethod]
+    fn from_random(_class: &Bound<'_, PyType>) -> Self {
+        Self::new(None, ObjectId::random(), true)
+    }
+
+    #[classmethod]
+    const fn size(_class: &Bound<'_, PyType>) -> usize {
+        ObjectId::LEN
+    }
+
     #[classmethod]
     fn nil(_class: &Bound<'_, PyType>) -> Self {
         Self::new(None, ObjectId::nil(), true)
@@ -198,6 +250,54 @@ impl PyObjectRef {
 
     fn job_id(&self) -> PyJobId {
         PyJobId(self.core.as_ref().map_or(JobId::nil(), |core| core.job_id()))
+    }
+
+    /// Where it was made; not recorded.
+    #[staticmethod]
+    const fn call_site() -> &'static str {
+        ""
+    }
+
+    fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        await_value(&slf.get().own_core()?, slf)
+    }
+
+    /// The value as a future of `concurrent.futures`.
+    fn future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.py().import("ray_rust._private.futures")?.call_method1("future_of", (slf,))
+    }
+
+    /// The value as a future of the running event loop.
+    #[pyo3(signature = (_internal = false))]
+    fn as_future<'py>(slf: &Bound<'py, Self>, _internal: bool) -> PyResult<Bound<'py, PyAny>> {
+        future_in_loop(&slf.get().own_core()?, slf, Wants::Value)
+    }
+
+    /// A future of the running event loop that is done when there is a value, or none will be.
+    fn _readiness<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        future_in_loop(&slf.get().own_core()?, slf, Wants::Readiness)
+    }
+
+    /// Settles a future of `concurrent.futures` with the value.
+    fn _settle(slf: &Bound<'_, Self>, future: Py<PyAny>) -> PyResult<()> {
+        settle_later(&slf.get().own_core()?, slf, future)
+    }
+
+    /// Waits until there is a value, without reading it; returns the reference.
+    fn _ready<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.py().import("ray_rust._private.futures")?.call_method1("ready", (slf,))
+    }
+
+    /// Calls `py_callback` with the value, or the exception that stands for it.
+    fn _on_completed<'py>(slf: &Bound<'py, Self>, py_callback: Py<PyAny>) -> PyResult<Bound<'py, Self>> {
+        on_completed(&slf.get().own_core()?, slf, py_callback)?;
+        Ok(slf.clone())
+    }
+
+    /// Calls `py_callback` with None when there is a value, without reading it, or with the exception if
+    /// it is lost. Returns what takes the callback back.
+    fn _on_ready(slf: &Bound<'_, Self>, py_callback: Py<PyAny>) -> PyResult<PyCancel> {
+        on_ready(&slf.get().own_core()?, slf, py_callback)
     }
 
     fn __repr__(&self) -> String {

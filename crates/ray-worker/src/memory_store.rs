@@ -18,6 +18,9 @@ use crate::value::Value;
 /// A thread of this process that waits; the shell's number for it.
 pub type WaiterId = usize;
 
+/// Somebody who is told through an inbox; the shell's number for it, never used twice.
+pub type ListenerId = u64;
+
 /// Small, for a process may keep millions.
 #[derive(Debug)]
 enum Slot {
@@ -32,6 +35,8 @@ const _: () = assert!(size_of::<Slot>() <= 40, "a slot is kept for every object"
 pub struct Told {
     /// Threads, once for each time that they asked.
     pub threads: Vec<WaiterId>,
+    /// Those who listen.
+    pub listeners: Vec<ListenerId>,
     /// Borrowers.
     pub peers: Vec<WorkerId>,
 }
@@ -100,6 +105,11 @@ impl MemoryStore {
         self.pending(object_id).map(|told| told.threads.push(waiter)).is_some()
     }
 
+    /// Tells `listener` when there is a value. Returns false if there is one.
+    pub fn listen(&mut self, object_id: ObjectId, listener: ListenerId) -> bool {
+        self.pending(object_id).map(|told| told.listeners.push(listener)).is_some()
+    }
+
     /// Tells this borrower when there is a value. Returns false if there is one.
     pub fn wait_as_peer(&mut self, object_id: ObjectId, peer: WorkerId) -> bool {
         let Some(told) = self.pending(object_id) else { return false };
@@ -113,6 +123,13 @@ impl MemoryStore {
     pub fn forget_waiter(&mut self, object_id: ObjectId, waiter: WaiterId) {
         if let Some(Slot::Pending(told)) = self.slots.get_mut(&object_id) {
             told.threads.retain(|&other| other != waiter);
+        }
+    }
+
+    /// The listener need not be told.
+    pub fn forget_listener(&mut self, object_id: ObjectId, listener: ListenerId) {
+        if let Some(Slot::Pending(told)) = self.slots.get_mut(&object_id) {
+            told.listeners.retain(|&other| other != listener);
         }
     }
 
@@ -163,11 +180,18 @@ mod tests {
         store.expect(object_id);
         assert!(store.wait(object_id, 2));
         store.forget_waiter(object_id, 1);
+        assert!(store.listen(object_id, 7));
+        assert!(store.listen(object_id, 8));
+        store.forget_listener(object_id, 7);
         let peer = WorkerId::random();
         assert!(store.wait_as_peer(object_id, peer));
         assert!(store.wait_as_peer(object_id, peer));
-        assert_eq!(store.set(object_id, inline("a")), Told { threads: vec![2], peers: vec![peer] });
+        assert_eq!(
+            store.set(object_id, inline("a")),
+            Told { threads: vec![2], listeners: vec![8], peers: vec![peer] }
+        );
         assert!(!store.wait(object_id, 3));
+        assert!(!store.listen(object_id, 9));
         assert_eq!(store.get(object_id), Some(&inline("a")));
     }
 

@@ -95,6 +95,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Whether there was, or could have been, a value that is lost.
+    pub const fn is_loss(&self) -> bool {
+        matches!(self, Self::OwnerDied { .. } | Self::Lost { .. })
+    }
+
     /// This for programs in Rust, which cannot read what the front end encoded.
     pub fn into_error(self, object_id: ObjectId) -> RayError {
         match self {

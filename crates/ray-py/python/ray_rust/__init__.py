@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 
 from ray_rust import actor, exceptions, remote_function
 from ray_rust._internal import (
+    ActorClassID,
     ActorID,
+    ClusterID,
+    FunctionID,
     JobID,
     NodeID,
-    ObjectID,
     ObjectRef,
     PlacementGroupID,
     TaskID,
+    UniqueID,
     WorkerID,
     __version__,
     get,
@@ -44,8 +47,14 @@ from ray_rust.task_result import TaskResult
 if TYPE_CHECKING:
     from ray_rust import cloudpickle, experimental, util, widgets
 
+# As in Ray, which has two names for the same.
+ObjectID = ObjectRef
+
 __all__ = [
+    "ActorClassID",
     "ActorID",
+    "ClusterID",
+    "FunctionID",
     "JobID",
     "NodeID",
     "ObjectID",
@@ -53,6 +62,7 @@ __all__ = [
     "PlacementGroupID",
     "TaskID",
     "TaskResult",
+    "UniqueID",
     "WorkerID",
     "__version__",
     "actor",

@@ -1,6 +1,9 @@
 """The compiled core: ids, object references and the core worker of this process."""
 
-from collections.abc import Callable, Sequence
+import builtins
+from asyncio import Future as AsyncioFuture
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from concurrent.futures import Future
 from typing import Any, Optional, Protocol, Union, final, type_check_only
 
 from typing_extensions import Self, disjoint_base
@@ -17,6 +20,8 @@ class BaseID:
     """
 
     def __new__(cls, binary: bytes) -> Self: ...
+    @classmethod
+    def from_binary(cls, id_bytes: bytes) -> Self: ...
     @classmethod
     def from_hex(cls, hex: str) -> Self: ...
     @classmethod
@@ -41,7 +46,13 @@ class ActorID(BaseID): ...
 class NodeID(BaseID): ...
 
 @disjoint_base
-class JobID(BaseID): ...
+class JobID(BaseID):
+    @classmethod
+    def from_int(cls, value: int) -> Self:
+        """The job of this number."""
+
+    def int(self) -> builtins.int:
+        """Its number."""
 
 @disjoint_base
 class WorkerID(BaseID): ...
@@ -50,18 +61,38 @@ class WorkerID(BaseID): ...
 class PlacementGroupID(BaseID): ...
 
 @disjoint_base
-class ObjectID(BaseID): ...
+class FunctionID(BaseID): ...
+
+@disjoint_base
+class UniqueID(BaseID): ...
+
+@disjoint_base
+class ActorClassID(BaseID): ...
+
+@disjoint_base
+class ClusterID(BaseID): ...
 
 @disjoint_base
 class ObjectRef:
     """A reference to a value that exists or will exist somewhere in the cluster.
 
     Counted: the value is freed when the last reference to it goes away, in whichever process.
-    Can be pickled only while an argument, result or put value is encoded.
+    `await` gives the value, as `get` does.
     """
+
+    def __new__(cls, id: bytes) -> Self:
+        """One more reference to an object that this process refers to."""
 
     @classmethod
     def nil(cls) -> ObjectRef: ...
+    @classmethod
+    def from_binary(cls, id_bytes: bytes) -> ObjectRef: ...
+    @classmethod
+    def from_hex(cls, hex_id: str) -> ObjectRef: ...
+    @classmethod
+    def from_random(cls) -> ObjectRef: ...
+    @classmethod
+    def size(cls) -> int: ...
     @classmethod
     def __class_getitem__(cls, _item: Any) -> Any: ...
     def binary(self) -> bytes: ...
@@ -69,6 +100,33 @@ class ObjectRef:
     def is_nil(self) -> bool: ...
     def task_id(self) -> TaskID: ...
     def job_id(self) -> JobID: ...
+    @staticmethod
+    def call_site() -> str: ...
+    def __await__(self) -> Generator[Any, None, Any]: ...
+    def future(self) -> Future[Any]:
+        """The value as a future of `concurrent.futures`; to cancel it does not cancel the task."""
+
+    def as_future(self, _internal: bool = False) -> AsyncioFuture[Any]:
+        """The value as a future of the running event loop."""
+
+    def _readiness(self) -> AsyncioFuture[None]:
+        """A future of the running loop that is done when there is a value, or none will be."""
+
+    def _ready(self) -> Coroutine[Any, Any, ObjectRef]:
+        """Waits until there is a value, without reading it."""
+
+    def _settle(self, future: Future[Any]) -> None:
+        """Settles the future with the value, in the thread of callbacks."""
+
+    def _on_completed(self, py_callback: Callable[[Any], Any]) -> ObjectRef:
+        """Calls it with the value or the exception, in the thread of callbacks."""
+
+    def _on_ready(self, py_callback: Callable[[Optional[Exception]], Any]) -> Callable[[], None]:
+        """Calls it with None once there is a value, or with the exception if that is lost.
+
+        Returns what takes the callback back.
+        """
+
     def __hash__(self) -> int: ...
 
 @final

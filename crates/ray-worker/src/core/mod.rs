@@ -18,6 +18,7 @@
 //! | `ends` | processes that are lost, and how they ended |
 //! | `tasks` | submission, dispatch, replies, retries |
 //! | `actors` | creation of actors, calls to them |
+//! | `inbox` | objects that event loops and callbacks await |
 //! | `objects` | values, by whatever way they come |
 //! | `pins` | objects in shared memory |
 //! | `grants` | references that are handed over |
@@ -27,6 +28,7 @@ mod actors;
 mod ends;
 mod execution;
 mod grants;
+mod inbox;
 mod link;
 mod locations;
 mod objects;
@@ -54,6 +56,7 @@ use ray_object_store::shm::{Access, ShmRegion};
 
 pub use self::actors::{ActorRequest, MethodRequest};
 pub use self::execution::{Executor, ReadyArg, ResolvedArg, Task};
+pub use self::inbox::{Heard, Inbox, Wants};
 pub use self::locations::Location;
 pub use self::objects::Got;
 pub use self::pins::{Pinned, ReadyValue};

@@ -297,9 +297,9 @@ impl CoreWorker {
         }
     }
 
-    /// Adds a handle to a known object.
-    pub fn copy_reference(&self, object_id: ObjectId) {
-        self.lock().references.add_local(object_id);
+    /// Adds a handle to an object. Returns whether this process refers to it, as it has to.
+    pub fn copy_reference(&self, object_id: ObjectId) -> bool {
+        self.lock().references.add_local(object_id)
     }
 
     /// Drops a handle.
@@ -369,6 +369,7 @@ impl State {
             }
             self.tell_waiter(waiter);
         }
+        told.listeners.into_iter().for_each(|listener| self.tell_listener(listener));
         self.shared.answer_peers.extend(told.peers.into_iter().map(|peer| (peer, object_id)));
         let mut ready = Vec::new();
         self.tasks.on_object_ready(object_id, &mut ready);
@@ -457,6 +458,7 @@ impl State {
         for waiter in told.threads {
             self.tell_waiter(waiter);
         }
+        told.listeners.into_iter().for_each(|listener| self.tell_listener(listener));
         self.shared.answer_peers.extend(told.peers.into_iter().map(|peer| (peer, object_id)));
     }
 

@@ -94,6 +94,12 @@ impl Peers {
         self.slots.iter().enumerate().filter(of_worker).map(|(slot, _)| slot).collect()
     }
 
+    /// Whether something is queued for anybody.
+    pub(super) fn has_queued(&self) -> bool {
+        let dirty = self.dirty.iter().filter_map(|&slot| self.slots[slot].as_ref());
+        dirty.into_iter().any(|peer| peer.connection.queued_bytes() > 0)
+    }
+
     fn mark(&mut self, slot: usize) {
         if let Some(peer) = &mut self.slots[slot]
             && !peer.dirty

@@ -25,7 +25,7 @@ use super::CoreWorker;
 use super::objects::Got;
 use super::poll::Patience;
 use super::state::{State, now};
-use crate::memory_store::WaiterId;
+use crate::memory_store::{ListenerId, WaiterId};
 use crate::value::{Failure, Value};
 
 /// How long a pin is kept after its last reader. Short, for pinned memory cannot be spilled.
@@ -107,14 +107,20 @@ impl Pins {
 /// A request for objects of shared memory.
 #[derive(Debug)]
 struct PinRequest {
-    waiter: WaiterId,
+    who: Who,
     /// Not answered yet, with the owner as far as known.
     missing: Vec<(ObjectId, Option<WorkerId>)>,
     got: Vec<(ObjectId, Placed)>,
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Who {
+    Thread(WaiterId),
+    Listener(ListenerId),
+}
+
 /// Offset and size of an object in shared memory, or why it is not there.
-type Placed = Result<(u64, u64), StoreError>;
+pub(super) type Placed = Result<(u64, u64), StoreError>;
 
 impl CoreWorker {
     /// Reads values that are all there, pinning those in shared memory.
@@ -172,7 +178,8 @@ impl CoreWorker {
         let request = state.next_request();
         let waiter = state.add_waiter(missing.len());
         let object_ids = missing.iter().map(|&(object_id, _)| object_id).collect();
-        state.pins.requests.insert(request, PinRequest { waiter, missing, got: Vec::new() });
+        let who = Who::Thread(waiter);
+        state.pins.requests.insert(request, PinRequest { who, missing, got: Vec::new() });
         state.tell_node(&ToRaylet::GetObjects { request, object_ids });
         let (mut state, end) = self.wait_for(state, waiter, patience);
         let asked = state.pins.requests.remove(&request).expect("it is removed here only");
@@ -206,7 +213,7 @@ impl CoreWorker {
     }
 
     /// Reads what the node has pinned there.
-    fn pinned(self: &Arc<Self>, object_id: ObjectId, place: (u64, u64)) -> RayResult<Arc<Pinned>> {
+    pub(super) fn pinned(self: &Arc<Self>, object_id: ObjectId, place: (u64, u64)) -> RayResult<Arc<Pinned>> {
         let slice = Some(self.region.slice(place.0, place.1)?);
         Ok(Arc::new(Pinned { core: Arc::clone(self), object_id, place, slice }))
     }
@@ -292,7 +299,10 @@ impl State {
     }
 
     /// An object whose owner is dead: the node has dropped it, or is about to.
-    fn first_orphan(&self, wanted: &[(ObjectId, Option<WorkerId>)]) -> Option<(ObjectId, Failure)> {
+    pub(super) fn first_orphan(
+        &self,
+        wanted: &[(ObjectId, Option<WorkerId>)],
+    ) -> Option<(ObjectId, Failure)> {
         wanted.iter().find_map(|&(object_id, owner)| {
             let owner = owner.filter(|&owner| self.references.is_dead(owner))?;
             let cause = self.cause_of(owner).unwrap_or("its process ended").to_owned();
@@ -303,12 +313,50 @@ impl State {
     /// Those who wait for objects in shared memory of a dead owner wait no longer.
     pub(super) fn give_up_pins(&mut self, owner: WorkerId) {
         let of_owner = |request: &&PinRequest| request.missing.iter().any(|&(_, other)| other == Some(owner));
-        let waiters: Vec<WaiterId> =
-            self.pins.requests.values().filter(of_owner).map(|request| request.waiter).collect();
-        for waiter in waiters {
-            self.waiter(waiter).remaining = 1;
-            self.tell_waiter(waiter);
+        let requests = self.pins.requests.iter().filter(|(_, request)| of_owner(request));
+        for (request, who) in requests.map(|(&number, request)| (number, request.who)).collect::<Vec<_>>() {
+            match who {
+                Who::Thread(waiter) => {
+                    self.waiter(waiter).remaining = 1;
+                    self.tell_waiter(waiter);
+                }
+                Who::Listener(listener) => {
+                    let missing = self.forget_pin_request(request);
+                    if let Some((_, failure)) = self.first_orphan(&missing) {
+                        self.on_listener_placed(listener, Err(failure));
+                    }
+                }
+            }
         }
+    }
+
+    /// Asks the node to pin an object for a listener. Returns the number of the request.
+    pub(super) fn request_pin_for(
+        &mut self,
+        listener: ListenerId,
+        object_id: ObjectId,
+        owner: Option<WorkerId>,
+    ) -> u64 {
+        let request = self.next_request();
+        let who = Who::Listener(listener);
+        let missing = vec![(object_id, owner)];
+        self.pins.requests.insert(request, PinRequest { who, missing, got: Vec::new() });
+        self.tell_node(&ToRaylet::GetObjects { request, object_ids: vec![object_id] });
+        request
+    }
+
+    /// A request is not needed any more. Returns what was not answered.
+    pub(super) fn forget_pin_request(&mut self, request: u64) -> Vec<(ObjectId, Option<WorkerId>)> {
+        let Some(asked) = self.pins.requests.remove(&request) else { return Vec::new() };
+        if !asked.missing.is_empty() {
+            self.tell_node(&ToRaylet::CancelGet { request });
+        }
+        asked.missing
+    }
+
+    /// This process reads an object there from now on.
+    pub(super) fn note_pinned(&mut self, object_id: ObjectId, pinned: &Arc<Pinned>) {
+        self.pins.alive.insert(object_id, Arc::downgrade(pinned));
     }
 
     pub(super) fn on_object_pinned(&mut self, request: u64, object_id: ObjectId, result: Placed) {
@@ -319,9 +367,16 @@ impl State {
             Some(pending)
         });
         if let Some(pending) = pending {
-            pending.got.push((object_id, result));
-            let waiter = pending.waiter;
-            self.tell_waiter(waiter);
+            match pending.who {
+                Who::Thread(waiter) => {
+                    pending.got.push((object_id, result));
+                    self.tell_waiter(waiter);
+                }
+                Who::Listener(listener) => {
+                    self.pins.requests.remove(&request);
+                    self.on_listener_placed(listener, Ok(result));
+                }
+            }
         } else if result.is_ok() {
             // It came after it was taken back.
             self.tell_node(&ToRaylet::ReleaseObject { object_id, count: 1 });
@@ -329,7 +384,7 @@ impl State {
     }
 }
 
-fn store_failure(object_id: ObjectId, error: StoreError) -> Failure {
+pub(super) fn store_failure(object_id: ObjectId, error: StoreError) -> Failure {
     match error {
         StoreError::Lost { cause } => Failure::Lost { object_id, cause },
         other => {

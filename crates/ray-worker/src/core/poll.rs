@@ -159,6 +159,7 @@ impl CoreWorker {
     ) -> (MutexGuard<'a, State>, Option<End>) {
         state.polling = true;
         self.arm(&mut state, false);
+        state.dismiss_reader(self);
         let mut ready = Vec::new();
         let end = loop {
             state.flush(self);
@@ -201,11 +202,24 @@ impl CoreWorker {
         state.ready = ready;
     }
 
+    /// Reads the sockets once, for an event loop that was woken by them.
+    pub(super) fn read_for_loop(&self, state: &mut State) {
+        self.arm(state, false);
+        state.was_read = true;
+        let mut ready = std::mem::take(&mut state.ready);
+        self.read_once(state, &mut ready);
+        state.ready = ready;
+        self.stir(state);
+    }
+
     /// Lets the next who waits poll, or in time the background thread.
     pub(super) fn hand_over(&self, state: &mut State) {
         match state.waiters.iter().flatten().find(|waiter| waiter.parked) {
             Some(waiter) => waiter.condvar.notify_all(),
-            None => state.was_read = true,
+            None => {
+                state.was_read = true;
+                state.appoint_reader(self);
+            }
         }
         self.stir(state);
     }

@@ -18,6 +18,7 @@ use super::actors::Actor;
 use super::ends::Ends;
 use super::execution::Execution;
 use super::grants::Grants;
+use super::inbox::Inboxes;
 use super::objects::SharedObjects;
 use super::peers::{Defined, Peers};
 use super::pins::Pins;
@@ -54,6 +55,7 @@ pub(super) struct State {
     pub(super) shared: SharedObjects,
     pub(super) pins: Pins,
     pub(super) grants: Grants,
+    pub(super) inboxes: Inboxes,
     pub(super) tasks: TaskTable,
     pub(super) dispatcher: Dispatcher,
     pub(super) actors: FxHashMap<ActorId, Actor>,
@@ -167,6 +169,7 @@ impl State {
             shared: SharedObjects::default(),
             pins: Pins::default(),
             grants: Grants::default(),
+            inboxes: Inboxes::default(),
             tasks: TaskTable::default(),
             dispatcher: Dispatcher::new(
                 config.max_inflight_per_worker,
@@ -221,6 +224,7 @@ impl State {
             for waiter in self.waiters.iter().flatten() {
                 waiter.condvar.notify_all();
             }
+            self.close_inboxes();
         }
     }
 
@@ -248,6 +252,12 @@ impl State {
     /// What is queued is written by the next who waits, or by the background thread at its next look.
     pub(super) const fn flush_soon(&mut self) {
         self.unflushed = true;
+    }
+
+    /// Whether something is queued for the node or a peer.
+    pub(super) fn has_queued(&self) -> bool {
+        let to_node = self.link.as_ref().is_some_and(|link| link.queued_bytes() > 0);
+        self.unflushed && (to_node || self.peers.has_queued())
     }
 
     pub(super) fn notify(&mut self, notification: Notification) {
