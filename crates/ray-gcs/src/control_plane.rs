@@ -4,6 +4,7 @@
 //! The same machine runs under [`crate::Gcs`] and in the simulation. After each step nobody waits who
 //! could be placed: there is no timer in the way of an actor.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,10 @@ use crate::actor_table::{ActorEffect, ActorTable, NodeOrder};
 use crate::clock::Now;
 use crate::effects::{Effects, Event, LinkChange, Snapshot};
 use crate::error::{ActorError, NodeError};
-use crate::job_table::{JobEffect, JobSpec, JobTable};
+use crate::job_table::{JobEffect, JobSpec, JobState, JobTable};
 use crate::kv::{Kv, Value};
 use crate::node_table::{NodeEffect, NodeLimits, NodeSpec, NodeTable};
+use crate::packages;
 use crate::pending_actors::{PendingActors, Shape};
 use crate::stored::{self, StoredTables};
 use crate::usage_table::{NodeUsage, Placement, UsageTable};
@@ -419,6 +421,7 @@ impl ControlPlane {
 
     fn apply_job_effects(&mut self, effects: Vec<JobEffect>, now: Now, fx: &mut Effects) {
         let mut actors = Vec::new();
+        let ended = effects.iter().any(|effect| matches!(effect, JobEffect::Finished(_)));
         for effect in effects {
             match effect {
                 JobEffect::Started(info) => {
@@ -435,6 +438,26 @@ impl ControlPlane {
             }
         }
         self.apply_actor_effects(actors, now, fx);
+        if ended {
+            self.remove_unused_packages(fx);
+        }
+    }
+
+    /// Removes the packages of runtime environments that no running job and no living actor needs.
+    fn remove_unused_packages(&mut self, fx: &mut Effects) {
+        let running: BTreeSet<JobId> = self
+            .jobs
+            .iter()
+            .filter(|info| info.state == JobState::Running)
+            .map(|info| info.spec.job_id)
+            .collect();
+        let living = self.actors.iter().filter(|info| !info.phase.is_dead());
+        let envs: Vec<_> = living.filter_map(|info| self.actors.spec(&info.actor_id)).collect();
+        let named = |uri: &str| envs.iter().any(|spec| spec.runtime_env.contains(uri));
+        for key in packages::unused(&self.kv, |job_id| running.contains(&job_id), named) {
+            // A key that says of a job what it uses has none behind it.
+            self.kv_delete(packages::NAMESPACE, &key, true, fx);
+        }
     }
 
     fn apply_actor_effects(&mut self, effects: Vec<ActorEffect>, now: Now, fx: &mut Effects) {

@@ -27,6 +27,7 @@ pub mod kv;
 pub mod memory_store;
 pub mod node_table;
 mod outbox;
+pub mod packages;
 pub mod pending_actors;
 mod raylet_link;
 pub mod redb_store;

@@ -51,6 +51,12 @@ pub enum ToRaylet {
         /// Leases to hold, counting those held.
         target: u32,
     },
+    /// What the processes of the job of the speaker, a driver, need unless its tasks and actors say otherwise:
+    /// known only now, when its packages are uploaded.
+    SetJobEnvironment {
+        /// The environment.
+        runtime_env: RuntimeEnv,
+    },
     /// Gives a lease back.
     ReturnLease {
         /// The lease.

@@ -115,6 +115,11 @@ impl PyCoreWorker {
         self.core.runtime_env().text().to_owned()
     }
 
+    fn set_runtime_env(&self, runtime_env: &str) -> PyResult<()> {
+        self.core.set_runtime_env(parse_env(runtime_env)?);
+        Ok(())
+    }
+
     #[getter]
     fn session_dir(&self) -> String {
         self.core.session_dir().to_string_lossy().into_owned()

@@ -176,7 +176,8 @@ def test_options_override_the_decorator(cluster):
 
     assert ray_rust.get(read.remote()) == ("decorator", "decorator")
     assert ray_rust.get(read.options(runtime_env={"env_vars": {"A": "options"}}).remote()) == ("options", None)
-    assert ray_rust.get(read.options(runtime_env=None).remote()) == (None, None)
+    for nothing in (None, {}):
+        assert ray_rust.get(read.options(runtime_env=nothing).remote()) == ("decorator", "decorator")
 
 
 def test_workers_are_not_shared_between_environments_but_within_one(cluster):
@@ -485,6 +486,56 @@ def test_processes_that_tasks_start_find_the_modules_too(cluster, project):
         assert ray_rust.get(run.options(runtime_env=env).remote()) == "package of the project"
 
 
+def test_links_that_lead_back_are_no_trap(cluster, tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "file.txt").write_text("text")
+    (folder / "inner" / "file.txt").write_text("text")
+    (folder / "inner" / "back").symlink_to(folder)
+    (folder / "nowhere").symlink_to(tmp_path / "missing")
+    (folder / "link.txt").symlink_to(folder / "file.txt")
+    names = ray_rust.remote(lambda: sorted(os.listdir(".")))
+    found = ray_rust.get(names.options(runtime_env={"working_dir": str(folder)}).remote())
+    assert found == ["file.txt", "inner", "link.txt"]
+
+
+def test_packages_end_with_the_last_job_that_uses_them(no_cluster, own_folder, project, tmp_path):
+    def command(*arguments):
+        program = [sys.executable, "-m", "ray_rust.scripts", *arguments]
+        return subprocess.run(program, check=True, capture_output=True, text=True).stdout
+
+    def keys():
+        return ray_rust.get_runtime_context() and core().kv_keys(b"runtime_env_packages", b"")
+
+    def core():
+        from ray_rust._private import session
+
+        return session.connected_core()
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file.txt").write_text("text")
+    command("start", "--head", "--num-cpus", "2")
+    try:
+        ray_rust.init(runtime_env={"working_dir": str(project)}, namespace="n")
+        uri = core().runtime_env
+        keeper = Holder.options(lifetime="detached", name="keeper", runtime_env={"working_dir": str(other)}).remote()
+        ray_rust.get(keeper.pid.remote())
+        assert sum(key.startswith(b"uri/") for key in keys()) == 2
+        ray_rust.shutdown()
+        # The detached actor still needs its own.
+        ray_rust.init(namespace="n")
+        wait_until(lambda: sum(key.startswith(b"uri/") for key in keys()) == 1, what="the removal of a package")
+        assert not any(json.loads(uri)["working_dir"].encode() in key for key in keys())
+        ray_rust.kill(ray_rust.get_actor("keeper"))
+        ray_rust.shutdown()
+        ray_rust.init(namespace="n")
+        wait_until(lambda: not keys(), what="the removal of all packages")
+    finally:
+        ray_rust.shutdown()
+        command("stop")
+
+
 def test_a_package_that_is_not_in_the_cluster_is_named(cluster):
     ref = variables.options(runtime_env={"working_dir": "gcs://_ray_pkg_0123.zip"}).remote("A")
     with pytest.raises(RuntimeEnvSetupError, match=r"_ray_pkg_0123\.zip is not in the cluster"):
@@ -539,6 +590,29 @@ def before_count(package):
     tree = str(package.tree)
     logs = session_dir().glob("logs/runtime_env_setup-*.log")
     return sum(log.read_text().count("pip install -r") for log in logs if tree not in log.read_text())
+
+
+def test_environments_with_one_interpreter_share_what_forks_their_workers(cluster, wheels):
+    wheel(str(wheels), "shared")
+
+    @ray_rust.remote
+    def processes():
+        return os.getpid(), os.getppid(), os.environ["VALUE"]
+
+    asked = pip(wheels, "shared")
+    envs = [{"pip": asked, "env_vars": {"VALUE": value}} for value in ("1", "2")]
+    one, other = (ray_rust.get(processes.options(runtime_env=env).remote()) for env in envs)
+    assert (one[1], one[2], other[2]) == (other[1], "1", "2")
+    assert one[0] != other[0]
+
+
+def test_many_environments_leave_few_processes(no_cluster, own_folder):
+    ray_rust.init("local", num_cpus=2)
+    for number in range(40):
+        value = str(number)
+        assert ray_rust.get(variables.options(runtime_env={"env_vars": {"A": value}}).remote("A")) == [value]
+    # The daemon, its fork server, four idle workers of environments, and the one without.
+    wait_until(lambda: len(processes_of(own_folder)) <= 9, what="the end of idle workers")
 
 
 def test_a_package_that_cannot_be_installed_fails_tasks_and_actors_with_the_installers_words(cluster, wheels):

@@ -80,12 +80,14 @@ pub struct Resource {
 }
 
 /// Why a set-up came to nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SetupError {
     /// What it was doing, as "installing .. with pip"; empty if it does not say.
     pub step: String,
     /// What happened.
     pub reason: String,
+    /// What lies on the disk nevertheless.
+    pub resources: Vec<Resource>,
 }
 
 /// What the table wants done.
@@ -242,16 +244,11 @@ impl RuntimeEnvTable {
         let State::SettingUp { aborted, .. } = entry.state else { return false };
         match result {
             Ok(prepared) => {
-                for resource in &prepared.resources {
-                    let (path, bytes) = (resource.path.clone(), resource.bytes);
-                    let fresh = Kept { bytes, used_by: BTreeSet::new(), last_used: now };
-                    let kept = self.resources.entry(path).or_insert(fresh);
-                    kept.bytes = bytes;
-                    kept.used_by.insert(id);
-                }
+                keep(&mut self.resources, &prepared.resources, id, now);
                 entry.state = State::Ready { prepared: Arc::new(prepared), unused_since: None };
             }
             Err(error) => {
+                keep(&mut self.resources, &error.resources, id, now);
                 let limit = entry.env.setup_timeout().filter(|_| aborted.is_some());
                 let reason = explain(&entry.env, &error, limit);
                 self.fail(now, id, reason);
@@ -390,6 +387,16 @@ impl RuntimeEnvTable {
             total -= self.resources.remove(&path).map_or(0, |kept| kept.bytes);
             out.push(RuntimeEnvEffect::Discard(path));
         }
+    }
+}
+
+/// Notes what an environment uses.
+fn keep(kept: &mut BTreeMap<PathBuf, Kept>, resources: &[Resource], id: RuntimeEnvId, now: Instant) {
+    for Resource { path, bytes } in resources {
+        let fresh = Kept { bytes: *bytes, used_by: BTreeSet::new(), last_used: now };
+        let known = kept.entry(path.clone()).or_insert(fresh);
+        known.bytes = *bytes;
+        known.used_by.insert(id);
     }
 }
 

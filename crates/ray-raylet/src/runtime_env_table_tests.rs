@@ -25,7 +25,11 @@ fn prepared(path: &str, bytes: u64) -> Prepared {
 }
 
 fn broken() -> SetupError {
-    SetupError { step: "installing a with pip".to_owned(), reason: "no such package".to_owned() }
+    SetupError {
+        step: "installing a with pip".to_owned(),
+        reason: "no such package".to_owned(),
+        ..SetupError::default()
+    }
 }
 
 struct World {

@@ -283,6 +283,9 @@ class CoreWorker:
     def runtime_env(self) -> str:
         """In JSON: what this process was made with; in a driver, what its job asks for. Empty for nothing."""
 
+    def set_runtime_env(self, runtime_env: str) -> None:
+        """What the tasks and actors of this driver need from now on unless they say otherwise; in JSON."""
+
     @property
     def session_dir(self) -> str: ...
     @property

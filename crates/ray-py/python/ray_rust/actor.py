@@ -267,7 +267,7 @@ class ActorClass:
         if "runtime_env" in options:
             from ray_rust._private.runtime_env.describe import describe
 
-            runtime_env = describe(options["runtime_env"], core.runtime_env, core.gcs_address)
+            runtime_env = describe(options["runtime_env"], core)
         actor_id = core.create_actor(
             exported,
             args,

@@ -186,7 +186,7 @@ def _in_own_environment(
         return described[1], described
     from ray_rust._private.runtime_env.describe import describe
 
-    text = describe(options["runtime_env"], core.runtime_env, core.gcs_address)
+    text = describe(options["runtime_env"], core)
     made = _task_options(options, function_name, text)
     return made, (core, made)
 

@@ -1,4 +1,4 @@
-//! The processes behind runtime environments: a fork server for each that has an interpreter of its own, and
+//! The processes behind runtime environments: a fork server for each interpreter that is not the node's own, and
 //! the files by which set-ups say what they came to.
 //!
 //! ```text
@@ -7,7 +7,7 @@
 //! <session>/logs/runtime_env_setup-<id>.log, fork_server-<id>.log   what they and their installers print
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -23,7 +23,7 @@ use tracing::{info, warn};
 use super::effect::ExitStatus;
 use super::fork_server::{ForkEvent, ForkOrder, ForkServer, SetupOrder};
 use super::link_server::FIRST_ENV_SERVER;
-use crate::runtime_env_table::{Prepared, SetupError};
+use crate::runtime_env_table::{Prepared, Resource, SetupError};
 
 /// How much of what a process printed last is told, in bytes.
 const LAST_WORDS: usize = 2_000;
@@ -35,19 +35,24 @@ enum Outcome {
     /// It is done.
     Ready(Prepared),
     /// It has failed.
-    Failed { step: String, reason: String },
+    Failed { step: String, reason: String, resources: Vec<Resource> },
     /// It is not done yet.
-    Doing { step: String },
+    Doing { step: String, resources: Vec<Resource> },
 }
 
-/// The fork server of one environment.
+/// A fork server with an interpreter of its own, for all environments that have this interpreter.
 #[derive(Debug)]
 struct EnvServer {
     server: ForkServer,
     process: Child,
     token: u64,
     interest: Interest,
+    log: PathBuf,
+    used_by: BTreeSet<RuntimeEnvId>,
 }
+
+/// The environments that a fork server served, and how it ended.
+pub(super) type Lost = (Vec<RuntimeEnvId>, String);
 
 /// See the module.
 #[derive(Debug)]
@@ -55,7 +60,8 @@ pub(super) struct EnvProcesses {
     outcomes: PathBuf,
     root: PathBuf,
     logs: PathBuf,
-    servers: BTreeMap<RuntimeEnvId, EnvServer>,
+    /// By the command that starts them.
+    servers: BTreeMap<Vec<String>, EnvServer>,
     next_token: u64,
 }
 
@@ -114,59 +120,61 @@ impl EnvProcesses {
         let path = self.outcome(id);
         let text = fs::read_to_string(&path);
         let _ = fs::remove_file(&path);
-        let unexpected = |step: String| {
+        let unexpected = |step: String, resources| {
             let log = self.logs.join(format!("runtime_env_setup-{id}.log"));
-            SetupError { step, reason: format!("{status}{}", last_words(&log)) }
+            SetupError { step, reason: format!("{status}{}", last_words(&log)), resources }
         };
-        let Ok(text) = text else { return Err(unexpected(String::new())) };
+        let Ok(text) = text else { return Err(unexpected(String::new(), Vec::new())) };
         match serde_json::from_str(&text) {
             Ok(Outcome::Ready(prepared)) => Ok(prepared),
-            Ok(Outcome::Failed { step, reason }) => Err(SetupError { step, reason }),
-            Ok(Outcome::Doing { step }) => Err(unexpected(step)),
+            Ok(Outcome::Failed { step, reason, resources }) => Err(SetupError { step, reason, resources }),
+            Ok(Outcome::Doing { step, resources }) => Err(unexpected(step, resources)),
             Err(error) => {
                 let reason = format!("what it left in {} makes no sense: {error}", path.display());
-                Err(SetupError { step: String::new(), reason })
+                Err(SetupError { reason, ..SetupError::default() })
             }
         }
     }
 
-    /// Orders a worker of an environment from its fork server, which is started if need be. Fails if there
-    /// is none, or it is gone.
+    /// Orders a worker of an environment from its fork server, which is started if need be. If there is none,
+    /// or it is gone, returns the environments that were served by it, and what happened.
     pub(super) fn fork(
         &mut self,
         id: RuntimeEnvId,
         command: &[String],
         order: ForkOrder<'_>,
         poller: &Poller,
-    ) -> Result<(), String> {
-        if !self.servers.contains_key(&id) {
-            let server = self.start(id, command, poller)?;
-            self.servers.insert(id, server);
+    ) -> Result<(), Lost> {
+        if !self.servers.contains_key(command) {
+            let server = self.start(id, command, poller).map_err(|cause| (vec![id], cause))?;
+            self.servers.insert(command.to_vec(), server);
         }
-        let server = self.servers.get_mut(&id).expect("it is there, or was started just now");
+        let server = self.servers.get_mut(command).expect("it is there, or was started just now");
+        server.used_by.insert(id);
         let result = server.server.fork(order);
-        result.map_err(|error| self.end(id, &error.chain(), poller))
+        result.map_err(|error| self.end(command, &error.chain(), poller))
     }
 
     fn start(&mut self, id: RuntimeEnvId, command: &[String], poller: &Poller) -> Result<EnvServer, String> {
         let shown = command.join(" ");
         let fail = |error: std::io::Error| format!("cannot run {shown:?}: {error}");
         let (own, theirs) = UnixStream::pair().map_err(fail)?;
-        let log = File::create(self.server_log(id)).map_err(fail)?;
+        let log = self.logs.join(format!("fork_server-{id}.log"));
+        let output = File::create(&log).map_err(fail)?;
         let (program, arguments) = command.split_first().ok_or_else(|| "there is no command".to_owned())?;
         let process = Command::new(program)
             .args(arguments)
             // Its orders come by this socket.
             .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(log.try_clone().map_err(fail)?)
-            .stderr(log)
+            .stdout(output.try_clone().map_err(fail)?)
+            .stderr(output)
             .current_dir("/")
             .spawn()
             .map_err(fail)?;
         let token = self.next_token;
         self.next_token += 1;
-        let server = ForkServer::new(own.into());
-        let mut server = EnvServer { server, process, token, interest: Interest::Read };
+        let (server, used_by) = (ForkServer::new(own.into()), BTreeSet::new());
+        let mut server = EnvServer { server, process, token, interest: Interest::Read, log, used_by };
         if let Err(error) = poller.add(&server.server, token, Interest::Read) {
             end_process(&mut server.process);
             return Err(fail(error));
@@ -175,23 +183,15 @@ impl EnvProcesses {
         Ok(server)
     }
 
-    fn server_log(&self, id: RuntimeEnvId) -> PathBuf {
-        self.logs.join(format!("fork_server-{id}.log"))
-    }
-
-    /// What the fork server behind this token has said; and if it has ended, of which environment it was, and
-    /// how it ended.
-    pub(super) fn read(
-        &mut self,
-        token: u64,
-        poller: &Poller,
-    ) -> (Vec<ForkEvent>, Option<(RuntimeEnvId, String)>) {
+    /// What the fork server behind this token has said; and if it has ended, what that means.
+    pub(super) fn read(&mut self, token: u64, poller: &Poller) -> (Vec<ForkEvent>, Option<Lost>) {
         let mut events = Vec::new();
-        let Some((&id, server)) = self.servers.iter_mut().find(|(_, server)| server.token == token) else {
+        let found = self.servers.iter_mut().find(|(_, server)| server.token == token);
+        let Some((command, server)) = found.map(|(command, server)| (command.clone(), server)) else {
             return (events, None);
         };
         let result = server.server.read(&mut events).and_then(|()| server.server.flush());
-        let ended = result.err().map(|error| (id, self.end(id, &error.chain(), poller)));
+        let ended = result.err().map(|error| self.end(&command, &error.chain(), poller));
         (events, ended)
     }
 
@@ -205,20 +205,28 @@ impl EnvProcesses {
         }
     }
 
-    /// Ends the fork server of an environment of which no process is left.
+    /// No process of this environment is left, nor wanted: a fork server that nobody else uses ends.
     pub(super) fn retire(&mut self, id: RuntimeEnvId, poller: &Poller) {
-        if self.servers.contains_key(&id) {
-            self.end(id, "nothing runs in its environment any more", poller);
+        let mut unused = Vec::new();
+        for (command, server) in &mut self.servers {
+            if server.used_by.remove(&id) && server.used_by.is_empty() {
+                unused.push(command.clone());
+            }
+        }
+        for command in unused {
+            self.end(&command, "nothing runs in its environment any more", poller);
         }
     }
 
-    /// Ends a fork server, and says how it ended.
-    fn end(&mut self, id: RuntimeEnvId, why: &str, poller: &Poller) -> String {
-        let Some(mut server) = self.servers.remove(&id) else { return why.to_owned() };
+    /// Ends a fork server. Returns whom it served, and how it ended.
+    fn end(&mut self, command: &[String], why: &str, poller: &Poller) -> Lost {
+        let Some(mut server) = self.servers.remove(command) else { return (Vec::new(), why.to_owned()) };
         let _ = poller.remove(&server.server);
         let status = end_process(&mut server.process);
-        info!(%id, why, status, "the fork server of a runtime environment has ended");
-        format!("the process that makes its workers ended ({status}){}", last_words(&self.server_log(id)))
+        info!(pid = server.process.id(), why, status, "the fork server of a runtime environment has ended");
+        let words = last_words(&server.log);
+        let cause = format!("the process that makes its workers ended ({status}){words}");
+        (server.used_by.into_iter().collect(), cause)
     }
 
     /// Removes something from the disk: out of sight at once, the rest beside the node's work.

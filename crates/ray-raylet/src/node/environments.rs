@@ -143,7 +143,7 @@ impl NodeMachine {
         self.run_env_effects(out);
         for id in stuck {
             let reason = "its process did not end when it was killed".to_owned();
-            self.on_setup_done(now, id, Err(SetupError { step: String::new(), reason }));
+            self.on_setup_done(now, id, Err(SetupError { reason, ..SetupError::default() }));
         }
     }
 

@@ -6,6 +6,7 @@
 //!                       {"setup":{"runtime_env_id":"<hex>","runtime_env":"<json>","outcome":"<path>",..}}
 //! fork server -> node   {"forked":{"worker_id":"<hex>","pid":1}}
 //!                       {"setup_started":{"runtime_env_id":"<hex>","pid":1}}
+//!                       {"setup_failed":{"runtime_env_id":"<hex>","reason":"<text>"}}   (no process)
 //!                       {"exited":{"pid":1,"code":0,"signal":null}}
 //! ```
 //! The fork server reaps all workers. It ends, and they with it, when this end of the socket is closed.
@@ -78,7 +79,7 @@ pub struct ForkOrder<'a> {
 }
 
 /// What the fork server tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Report {
     Forked {
@@ -90,6 +91,11 @@ enum Report {
         runtime_env_id: RuntimeEnvId,
         pid: u32,
     },
+    #[serde(rename = "setup_failed")]
+    SetupFailed {
+        runtime_env_id: RuntimeEnvId,
+        reason: String,
+    },
     Exited {
         pid: u32,
         code: Option<i32>,
@@ -97,13 +103,15 @@ enum Report {
     },
 }
 
-/// What has happened to a worker's process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What has happened to a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ForkEvent {
     /// It was made.
     Forked(WorkerId, u32),
     /// The process that sets this environment up was made.
     SetupStarted(RuntimeEnvId, u32),
+    /// No process could be made to set this environment up.
+    SetupFailed(RuntimeEnvId, String),
     /// It was reaped.
     Exited(u32, ExitStatus),
 }
@@ -211,6 +219,7 @@ fn parse(line: &[u8]) -> RayResult<ForkEvent> {
     Ok(match report {
         Report::Forked { worker_id, pid } => ForkEvent::Forked(worker_id, pid),
         Report::SetupStarted { runtime_env_id, pid } => ForkEvent::SetupStarted(runtime_env_id, pid),
+        Report::SetupFailed { runtime_env_id, reason } => ForkEvent::SetupFailed(runtime_env_id, reason),
         Report::Exited { pid, code, signal } => {
             let status = match (signal, code) {
                 (Some(signal), _) => ExitStatus::Signal(signal),

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use super::effect::{ClientId, Effect, NodeIdentity, RemoteOutcome};
-use super::env_processes::EnvProcesses;
+use super::env_processes::{EnvProcesses, Lost};
 use super::fork_server::{ForkEvent, ForkOrder, ForkServer};
 use super::gcs_port::{GcsCall, GcsReport, UsageReport};
 use super::handle::{Command, NodeStatus};
@@ -34,6 +34,7 @@ use super::machine::NodeMachine;
 use super::process_tree;
 use super::store_port::{StoreOutput, StorePort};
 use crate::log_monitor::{LogCommand, log_path};
+use crate::runtime_env_table::SetupError;
 
 const LISTENER: u64 = 0;
 const WAKER: u64 = 1;
@@ -310,6 +311,9 @@ impl LinkServer {
             match event {
                 ForkEvent::Forked(worker_id, pid) => machine.on_forked(worker_id, pid),
                 ForkEvent::SetupStarted(id, pid) => machine.on_setup_started(id, pid),
+                ForkEvent::SetupFailed(id, reason) => {
+                    machine.on_setup_done(now, id, Err(SetupError { reason, ..SetupError::default() }));
+                }
                 ForkEvent::Exited(pid, status) => match machine.setup_of(pid) {
                     Some(id) => machine.on_setup_done(now, id, self.envs.take_outcome(id, status)),
                     None => machine.on_exited(now, pid, status),
@@ -322,7 +326,12 @@ impl LinkServer {
     fn on_env_server(&mut self, now: Instant, token: u64) {
         let (events, ended) = self.envs.read(token, &self.poller);
         self.on_fork_events(now, events);
-        if let Some((id, cause)) = ended {
+        self.on_env_server_lost(now, ended);
+    }
+
+    fn on_env_server_lost(&mut self, now: Instant, lost: Option<Lost>) {
+        let Some((ids, cause)) = lost else { return };
+        for id in ids {
             self.parts.machine.on_env_fork_server_lost(now, id, &cause);
         }
     }
@@ -614,9 +623,8 @@ impl LinkServer {
         };
         match environment.as_ref().filter(|(_, made)| !made.command.is_empty()) {
             Some((env, made)) => {
-                if let Err(cause) = self.envs.fork(env.id(), &made.command, order, &self.poller) {
-                    self.parts.machine.on_env_fork_server_lost(now, env.id(), &cause);
-                }
+                let forked = self.envs.fork(env.id(), &made.command, order, &self.poller);
+                self.on_env_server_lost(now, forked.err());
             }
             None => {
                 if let Err(error) = self.parts.fork_server.fork(order) {

@@ -287,6 +287,12 @@ impl NodeMachine {
                 let demand = Demand::new(job_id, resources, runtime_env, target);
                 self.on_demand(now, worker_id, class, demand);
             }
+            ToRaylet::SetJobEnvironment { runtime_env } => {
+                if let Some(driver) = self.clients.get_mut(&client).filter(|client| client.drives.is_some()) {
+                    driver.runtime_env = runtime_env;
+                    self.prepare_job(now, client);
+                }
+            }
             ToRaylet::ReturnLease { lease_id } => self.on_return(now, worker_id, lease_id),
             ToRaylet::Blocked => self.on_blocked(now, worker_id, true),
             ToRaylet::Unblocked => self.on_blocked(now, worker_id, false),

@@ -240,7 +240,11 @@ fn pip(package: &str) -> RuntimeEnv {
 }
 
 fn no_such_package() -> SetupError {
-    SetupError { step: "installing with pip".to_owned(), reason: "no such package".to_owned() }
+    SetupError {
+        step: "installing with pip".to_owned(),
+        reason: "no such package".to_owned(),
+        ..SetupError::default()
+    }
 }
 
 #[test]

@@ -263,6 +263,15 @@ impl CoreWorker {
         self.lock().runtime_env.clone()
     }
 
+    /// What the tasks and actors of this driver need from now on unless they say otherwise. The node
+    /// sets it up.
+    pub fn set_runtime_env(&self, runtime_env: RuntimeEnv) {
+        let mut state = self.lock();
+        state.runtime_env = runtime_env.clone();
+        state.tell_node(&ToRaylet::SetJobEnvironment { runtime_env });
+        state.flush(self);
+    }
+
     /// Folder of logs and sockets.
     pub fn session_dir(&self) -> &Path {
         &self.session_dir

@@ -151,6 +151,7 @@ fn to_raylet(seeds: &mut Seeds) {
             "set-lease-demand",
             ToRaylet::SetLeaseDemand { class: 1, resources, job_id: JOB, runtime_env: env(), target: 3 },
         ),
+        ("set-job-environment", ToRaylet::SetJobEnvironment { runtime_env: env() }),
         ("return-lease", ToRaylet::ReturnLease { lease_id: LEASE }),
         ("blocked", ToRaylet::Blocked),
         ("kill-worker", ToRaylet::KillWorker { lease_id: LEASE, reason: reason() }),

@@ -14,7 +14,6 @@ from typing import Any, Callable, Optional
 from ray_rust import _internal
 from ray_rust._private import serialization, session
 from ray_rust._private.runtime_env.apply import Environment
-from ray_rust.exceptions import RuntimeEnvSetupError
 
 
 def run(order: dict[str, Any]) -> int:
@@ -134,7 +133,7 @@ class _Executor:
         except BaseException:  # noqa: BLE001 - whatever it is, tasks have to be told
             import traceback
 
-            raise RuntimeEnvSetupError(
+            raise RuntimeError(
                 f"the hook that prepares workers (worker_process_setup_hook) failed:\n{traceback.format_exc()}"
             ) from None
 

@@ -9,6 +9,7 @@ both its orders and the ends of its children.
                    {"setup": {"runtime_env_id": hex, "runtime_env": text, "outcome": path, ...}}
     here -> node   {"forked": {"worker_id": hex, "pid": pid}}
                    {"setup_started": {"runtime_env_id": hex, "pid": pid}}
+                   {"setup_failed": {"runtime_env_id": hex, "reason": text}}    (there is no process)
                    {"exited": {"pid": pid, "code": code or null, "signal": number or null}}
 
 One message per line, in JSON. When the node closes the connection, the workers are killed.
@@ -135,7 +136,10 @@ class _ForkServer:
 
     def _set_up(self, order: dict[str, Any]) -> None:
         pid = self._fork_child(lambda: _set_up(order))
-        if pid is not None:
+        if pid is None:
+            reason = "no process could be made for it: there are too many, or no memory is left"
+            self._send({"setup_failed": {"runtime_env_id": order["runtime_env_id"], "reason": reason}})
+        else:
             with contextlib.suppress(OSError):  # it does the same, and one of both comes first
                 os.setpgid(pid, pid)
             self._send({"setup_started": {"runtime_env_id": order["runtime_env_id"], "pid": pid}})

@@ -240,6 +240,8 @@ def check(given: dict[str, Any], known: dict[str, _Check], what: str) -> dict[st
 
 def merge(old: dict[str, Any], new: dict[str, Any], known: dict[str, _Check], what: str) -> dict[str, Any]:
     """`old` overridden by `new`; None in `new` takes an option back."""
+    if not new.get("runtime_env"):  # as in Ray: who asks for no environment keeps that of the decorator
+        new = {name: value for name, value in new.items() if name != "runtime_env"}
     merged = {name: value for name, value in old.items() if name not in new}
     merged.update(check(new, known, what))
     return merged

@@ -158,7 +158,9 @@ def _connect(
     else:
         _prepare_for_calls()
     namespace = namespace or os.urandom(16).hex()
+    core: Optional[CoreWorker] = None
     try:
+        described_env = _describe_runtime_env(runtime_env)
         core = CoreWorker.connect_driver(
             info.socket_path,
             namespace,
@@ -166,9 +168,13 @@ def _connect(
             _job_config(namespace),
             _ignore_lines if log_to_driver is False else _line_printer(),
             _warn,
-            _describe_runtime_env(runtime_env, info.gcs_address),
+            "" if described_env is None else described_env,
         )
+        if described_env is None:
+            _upload_runtime_env(runtime_env, core)
     except BaseException:
+        if core is not None:
+            core.shutdown(process is not None)
         if process is not None:
             process.wait(0)
         raise
@@ -248,13 +254,19 @@ def _runtime_env_of_job(given: Optional[dict[str, Any]]) -> Optional[Mapping[str
     return runtime_env
 
 
-def _describe_runtime_env(runtime_env: Optional[Mapping[str, Any]], gcs_address: str) -> str:
-    """As nodes understand it; what is local is uploaded."""
+def _describe_runtime_env(runtime_env: Optional[Mapping[str, Any]]) -> Optional[str]:
+    """As nodes understand it; None if something has to be uploaded first."""
     if not runtime_env:
         return ""
+    from ray_rust._private.runtime_env.describe import describe_for_job
+
+    return describe_for_job(runtime_env)
+
+
+def _upload_runtime_env(runtime_env: Optional[Mapping[str, Any]], core: CoreWorker) -> None:
     from ray_rust._private.runtime_env.describe import describe
 
-    return describe(runtime_env, "", gcs_address)
+    core.set_runtime_env(describe(runtime_env or {}, core))
 
 
 def _entrypoint() -> str:

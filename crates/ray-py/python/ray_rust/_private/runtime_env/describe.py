@@ -11,23 +11,38 @@ from ray_rust._private.runtime_env import fields
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ray_rust._internal import CoreWorker
+    from ray_rust._private.runtime_env.packages import Uploader
+
 # A hook travels with the environment's description, which is sent whenever workers are asked for.
 _MAX_HOOK_BYTES = 1 << 20
 _INSTALLERS = ("pip", "uv", "py_executable")
 
 
-def describe(runtime_env: Mapping[str, Any], inherited: str, gcs_address: str) -> str:
-    """The description of this environment for who has `inherited`; empty if it asks for nothing.
+def describe(runtime_env: Mapping[str, Any], core: CoreWorker) -> str:
+    """The description of this environment, with what this process hands on to whom it asks for.
 
     Uploads what is local. RuntimeEnvSetupError or ValueError if that cannot be.
     """
+    return _describe(runtime_env, core.runtime_env, core)
+
+
+def describe_for_job(runtime_env: Mapping[str, Any]) -> Optional[str]:
+    """The description of a job's environment, before there is a connection; None if one is needed."""
+    if runtime_env.get("working_dir") or runtime_env.get("py_modules"):
+        return None
+    return _describe(runtime_env, "", None)
+
+
+def _describe(runtime_env: Mapping[str, Any], inherited: str, core: Optional[CoreWorker]) -> str:
     from ray_rust.runtime_env import RuntimeEnv
 
     checked = RuntimeEnv(**runtime_env)
     fields.refuse_unsupported(checked)
     own = {name: value for name, value in checked.items() if not name.startswith("_")}
     excludes = own.pop("excludes", [])
-    _upload(own, excludes, gcs_address)
+    if core is not None:
+        _upload(own, excludes, core)
     _export_hook(own)
     merged = merge(json.loads(inherited) if inherited else {}, own)
     return json.dumps(merged, sort_keys=True) if merged else ""
@@ -49,37 +64,35 @@ def merge(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _upload(runtime_env: dict[str, Any], excludes: list[str], gcs_address: str) -> None:
+def _upload(runtime_env: dict[str, Any], excludes: list[str], core: CoreWorker) -> None:
     working_dir: Optional[str] = runtime_env.get("working_dir")
     modules = [_path_of(module) for module in runtime_env.get("py_modules", [])]
-    local = [path for path in [working_dir, *modules] if path is not None and not fields.is_uri(path)]
     if modules:
         runtime_env["py_modules"] = modules
-    if not local:
+    if working_dir is None and not modules:
         return
-    from ray_rust._internal import GcsKv
-    from ray_rust._private.runtime_env import packages
+    from ray_rust._private.runtime_env.packages import PREFIX, Uploader, default_excludes
 
-    kv = GcsKv(gcs_address)
-    if working_dir in local:
+    uploader = Uploader(core)
+    for uri in filter(fields.is_uri, [*filter(None, [working_dir]), *modules]):
+        if uri.startswith(PREFIX):
+            uploader.note_use(uri)
+    if working_dir is not None and not fields.is_uri(working_dir):
         if os.path.isdir(working_dir):
-            patterns = packages.default_excludes() + excludes
-            runtime_env["working_dir"] = packages.upload_folder(kv, working_dir, patterns)
+            runtime_env["working_dir"] = uploader.folder(working_dir, default_excludes() + excludes)
         else:
-            runtime_env["working_dir"] = packages.upload_file(kv, working_dir)
+            runtime_env["working_dir"] = uploader.file(working_dir)
     if modules:
-        runtime_env["py_modules"] = [_upload_module(kv, path, excludes) if path in local else path for path in modules]
+        runtime_env["py_modules"] = [
+            path if fields.is_uri(path) else _upload_module(uploader, path, excludes) for path in modules
+        ]
 
 
-def _upload_module(kv: Any, path: str, excludes: list[str]) -> str:
-    from ray_rust._private.runtime_env import packages
-
+def _upload_module(uploader: Uploader, path: str, excludes: list[str]) -> str:
     if os.path.isdir(path):
         top = os.path.basename(os.path.abspath(path))
-        return packages.upload_folder(kv, path, ["__pycache__", *excludes], top)
-    if path.endswith(".py"):
-        return packages.upload_module_file(kv, path)
-    return packages.upload_file(kv, path)
+        return uploader.folder(path, ["__pycache__", *excludes], top)
+    return uploader.module_file(path) if path.endswith(".py") else uploader.file(path)
 
 
 def _path_of(module: Any) -> str:

@@ -11,7 +11,7 @@ or nobody waits any more. What it makes is named by content and kept:
 
 What came of it, or what it is doing, stands in the file `outcome` at any time:
 
-    {"doing": {"step": text}}, {"failed": {"step": text, "reason": text}},
+    {"doing": {"step": text, "resources": [..]}}, {"failed": {"step": text, "reason": text, "resources": [..]}},
     {"ready": {"command": [..], "context": {..}, "resources": [{"path": .., "bytes": ..}]}}
 """
 
@@ -47,9 +47,9 @@ def main(order: dict[str, Any]) -> None:
         import traceback
 
         traceback.print_exc()
-        step.write({"failed": {"step": step.text, "reason": _reason(error)}})
+        step.write("failed", {"step": step.text, "reason": _reason(error)})
         return
-    step.write({"ready": prepared})
+    step.write("ready", prepared)
 
 
 def is_read_at_start(variable: str) -> bool:
@@ -83,17 +83,20 @@ class _Step:
     def __init__(self, outcome: str) -> None:
         self._outcome = outcome
         self.text = ""
+        # Size of what was made or found, by path.
+        self.resources: dict[str, int] = {}
         os.makedirs(os.path.dirname(outcome), exist_ok=True)
 
     def begin(self, text: str) -> None:
         self.text = text
         print(f"{text} ...", flush=True)  # noqa: T201 - goes to the log
-        self.write({"doing": {"step": text}})
+        self.write("doing", {"step": text})
 
-    def write(self, outcome: dict[str, Any]) -> None:
+    def write(self, kind: str, outcome: dict[str, Any]) -> None:
+        resources = [{"path": path, "bytes": size} for path, size in self.resources.items()]
         part = f"{self._outcome}.part"
         with open(part, "w", encoding="utf-8") as file:
-            json.dump(outcome, file)
+            json.dump({kind: {**outcome, "resources": resources}}, file)
         os.replace(part, self._outcome)
 
 
@@ -103,7 +106,6 @@ class _Setup:
         self._root = order["root"]
         self._gcs_address = order["gcs_address"]
         self._step = step
-        self._resources: dict[str, int] = {}
         self._kv: Any = None
 
     def run(self) -> dict[str, Any]:
@@ -122,8 +124,7 @@ class _Setup:
             command = [sys.executable, "-m", _FORK_SERVER]
         if at_start:
             command = [shutil.which("env") or "/usr/bin/env", *(f"{n}={t}" for n, t in at_start.items()), *command]
-        resources = [{"path": path, "bytes": size} for path, size in self._resources.items()]
-        return {"command": command, "context": context, "resources": resources}
+        return {"command": command, "context": context}
 
     def _variables(self, working_dir: Optional[str]) -> dict[str, str]:
         """The environment of installers."""
@@ -298,7 +299,7 @@ class _Setup:
                     shutil.rmtree(folder, ignore_errors=True)
                     raise
             with open(complete, encoding="utf-8") as file:
-                self._resources[folder] = int(file.read())
+                self._step.resources[folder] = int(file.read())
         return content
 
 
