@@ -174,6 +174,8 @@ fn spec(number: usize) -> ActorSpec {
         handle_metadata: vec![7; METADATA_BYTES].into(),
         job_config: vec![7; JOB_CONFIG_BYTES].into(),
         runtime_env: String::new(),
+        concurrency_groups: Box::default(),
+        is_async: false,
     }
 }
 

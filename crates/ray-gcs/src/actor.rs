@@ -137,6 +137,10 @@ pub struct ActorSpec {
     pub job_config: Arc<[u8]>,
     /// Its runtime environment in JSON; empty for none. Passed on.
     pub runtime_env: String,
+    /// How many calls of each concurrency group run at once. Passed on.
+    pub concurrency_groups: Box<[(String, u32)]>,
+    /// Whether its calls run in event loops. Passed on.
+    pub is_async: bool,
 }
 
 /// Where an actor stands; drawn in [`crate::actor_table`].

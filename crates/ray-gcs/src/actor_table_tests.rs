@@ -44,6 +44,8 @@ fn spec(n: u8, max_restarts: MaxRestarts) -> ActorSpec {
         strategy: ray_scheduler::Strategy::Default,
         handle_metadata: Arc::new([7]),
         job_config: Arc::default(),
+        concurrency_groups: Box::default(),
+        is_async: false,
     }
 }
 

@@ -155,6 +155,12 @@ pub(crate) fn actor_spec(message: common::ActorSpec) -> Checked<ActorSpec> {
         handle_metadata: message.handle_metadata.into(),
         job_config: message.job_config.into(),
         runtime_env: message.runtime_env,
+        concurrency_groups: message
+            .concurrency_groups
+            .into_iter()
+            .map(|group| (group.name, group.max_concurrency))
+            .collect(),
+        is_async: message.is_async,
     })
 }
 
@@ -180,6 +186,12 @@ impl From<&ActorSpec> for common::ActorSpec {
             handle_metadata: spec.handle_metadata.to_vec(),
             job_config: spec.job_config.to_vec(),
             runtime_env: spec.runtime_env.clone(),
+            concurrency_groups: spec
+                .concurrency_groups
+                .iter()
+                .map(|(name, limit)| common::ConcurrencyGroup { name: name.clone(), max_concurrency: *limit })
+                .collect(),
+            is_async: spec.is_async,
         }
     }
 }

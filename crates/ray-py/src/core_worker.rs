@@ -1,7 +1,8 @@
 //! The core worker as a Python class.
 
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,7 +22,8 @@ use ray_core::pb::gcs::{
 use ray_core::resource::{Amount, CPU, Resources};
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::GcsMethod;
-use ray_worker::core::{ActorRequest, Listening, MethodRequest, Notification};
+use ray_worker::core::{ActorRequest, Listening, MethodRequest, Notification, Served};
+use ray_worker::task_table::MethodName;
 use ray_worker::{CoreWorker, Membership};
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -29,6 +31,7 @@ use crate::api::{get_all, split};
 use crate::args::{Args, store};
 use crate::awaiting::join_callbacks;
 use crate::codec::EncodedValue;
+use crate::current_task::follow_context;
 use crate::error::{Signals, raise, ray_exception};
 use crate::executor::PyExecutor;
 use crate::function::{PyExportedFunction, PyTaskOptions};
@@ -43,8 +46,8 @@ const GCS_TIMEOUT: Duration = Duration::from_secs(30);
 #[pyclass(name = "CoreWorker", module = "ray_rust._internal", frozen)]
 pub(crate) struct PyCoreWorker {
     core: Arc<CoreWorker>,
-    /// In a worker, until it serves.
-    executor: Mutex<Option<Py<PyAny>>>,
+    /// What runs tasks, in a worker.
+    executor: Option<PyExecutor>,
 }
 
 #[pymethods]
@@ -69,7 +72,7 @@ impl PyCoreWorker {
             job_config: Bytes::copy_from_slice(job_config),
             runtime_env: parse_env(runtime_env)?,
         };
-        let listener = PyListener { on_log: Some(on_log), on_warning: Some(on_warning) };
+        let listener = PyListener { on_log: Some(on_log), on_warning: Some(on_warning), front: None };
         Self::connect(py, socket_path, membership, listener, None)
     }
 
@@ -84,7 +87,7 @@ impl PyCoreWorker {
     ) -> PyResult<Self> {
         let worker_id =
             WorkerId::from_binary(worker_id).map_err(|error| PyValueError::new_err(error.to_string()))?;
-        let listener = PyListener { on_log: None, on_warning: None };
+        let listener = PyListener { on_log: None, on_warning: None, front: Some(executor.clone_ref(py)) };
         Self::connect(
             py,
             socket_path,
@@ -131,10 +134,12 @@ impl PyCoreWorker {
     }
 
     fn current_task_id(&self) -> Option<PyTaskId> {
+        follow_context();
         self.core.running_task().map(|(task_id, _)| PyTaskId(task_id))
     }
 
     fn current_task_name(&self) -> Option<String> {
+        follow_context();
         self.core.running_task().map(|(_, name)| name)
     }
 
@@ -144,6 +149,7 @@ impl PyCoreWorker {
 
     fn put(&self, value: &Bound<'_, PyAny>) -> PyResult<PyObjectRef> {
         let py = value.py();
+        follow_context();
         if value.is_instance_of::<PyObjectRef>() {
             return Err(PyTypeError::new_err(
                 "an ObjectRef cannot be put: what it refers to is an object already",
@@ -159,6 +165,7 @@ impl PyCoreWorker {
         refs: &Bound<'py, PyAny>,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
+        follow_context();
         let ids = self.ids(refs)?;
         get_all(py, &self.core, &ids, patience(timeout)?)
     }
@@ -174,6 +181,7 @@ impl PyCoreWorker {
     ) -> PyResult<Bound<'py, PyTuple>> {
         // On one node every object that is ready is local.
         let _ = fetch_local;
+        follow_context();
         let ids = self.ids(refs)?;
         let timeout = patience(timeout)?;
         let mut signals = Signals::default();
@@ -190,12 +198,13 @@ impl PyCoreWorker {
         kwargs: &Bound<'py, PyDict>,
         options: &PyTaskOptions,
     ) -> PyResult<Bound<'py, PyAny>> {
+        follow_context();
         let args = Args::encode(&self.core, args, Some(kwargs))?;
         submit_task(py, &self.core, &function.0, args, options)
     }
 
     #[pyo3(signature = (actor_class, args, kwargs, options, *, placement_cpus, max_restarts,
-        max_task_retries, max_concurrency, actor_name, namespace, detached, handle_metadata))]
+        max_task_retries, max_concurrency, concurrency_groups, is_async, out_of_order, actor_name, namespace, detached, handle_metadata))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python method")]
     fn create_actor<'py>(
         &self,
@@ -208,11 +217,15 @@ impl PyCoreWorker {
         max_restarts: i64,
         max_task_retries: i64,
         max_concurrency: u32,
+        concurrency_groups: Vec<(String, u32)>,
+        is_async: bool,
+        out_of_order: bool,
         actor_name: String,
         namespace: String,
         detached: bool,
         handle_metadata: Vec<u8>,
     ) -> PyResult<PyActorId> {
+        follow_context();
         let args = Args::encode(&self.core, args, Some(kwargs))?;
         let placement = Resources::new().with_cpu(placement_cpus);
         let mut placement_resources = placement.map_err(|error| PyValueError::new_err(error.to_string()))?;
@@ -231,6 +244,9 @@ impl PyCoreWorker {
             max_restarts,
             max_task_retries,
             max_concurrency,
+            concurrency_groups,
+            is_async,
+            out_of_order,
             name: actor_name,
             namespace,
             detached,
@@ -252,11 +268,16 @@ impl PyCoreWorker {
         num_returns: u32,
         max_task_retries: i64,
         task_name: &str,
+        concurrency_group: &str,
     ) -> PyResult<Bound<'py, PyAny>> {
+        follow_context();
         let args = Args::encode(&self.core, args, Some(kwargs))?;
         let request = MethodRequest {
             actor_id: actor_id.0,
-            method: method_name.into(),
+            method: Arc::new(MethodName {
+                name: method_name.to_owned(),
+                group: concurrency_group.to_owned(),
+            }),
             args: args.bytes,
             dependencies: args.dependencies,
             nested: args.nested,
@@ -268,15 +289,17 @@ impl PyCoreWorker {
         adopt_all(py, &self.core, returns)
     }
 
-    fn attach_actor(&self, actor_id: &PyActorId, class_name: &str) {
-        self.core.attach_actor(actor_id.0, class_name);
+    fn attach_actor(&self, actor_id: &PyActorId, class_name: &str, out_of_order: bool) {
+        self.core.attach_actor(actor_id.0, class_name, out_of_order);
     }
 
     fn is_task_cancelled(&self) -> bool {
+        follow_context();
         self.core.is_cancelled()
     }
 
     fn exit_actor(&self, reason: &str) {
+        follow_context();
         self.core.exit_actor(reason);
     }
 
@@ -417,20 +440,36 @@ impl PyCoreWorker {
         join_callbacks(py)
     }
 
-    fn run(&self, py: Python<'_>) -> PyResult<()> {
-        let executor = self.executor.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let executor = executor
-            .ok_or_else(|| PyRuntimeError::new_err("only a worker runs tasks, and only in one thread"))?;
-        let executor = PyExecutor::new(executor);
-        let core = &self.core;
-        let result = py.detach(move || core.run(&executor));
-        match result {
-            // The node is gone, and its workers go with it.
-            Err(RayError::NodeDied { .. } | RayError::Unavailable { .. } | RayError::ShutDown) | Ok(()) => {
-                Ok(())
-            }
-            Err(error) => Err(raise(py, error)),
-        }
+    fn run(&self, py: Python<'_>) -> PyResult<bool> {
+        let executor = self.executor()?;
+        let result = py.detach(|| self.core.run(executor));
+        Ok(unless_gone(py, result)? == Some(Served::InLoops))
+    }
+
+    fn run_thread(&self, py: Python<'_>, group: usize) -> PyResult<()> {
+        let executor = self.executor()?;
+        let result = py.detach(|| self.core.run_thread(executor, group));
+        unless_gone(py, result).map(drop)
+    }
+
+    fn on_thread_not_started(&self, group: usize) {
+        self.core.on_thread_not_started(group);
+    }
+
+    fn loop_descriptors(&self, py: Python<'_>, group: usize) -> PyResult<Vec<i32>> {
+        self.core
+            .loop_descriptors(group, |descriptor| descriptor.as_raw_fd())
+            .map_err(|error| raise(py, error))
+    }
+
+    fn serve_loop(&self, py: Python<'_>, group: usize) -> PyResult<bool> {
+        let executor = self.executor()?;
+        let result = py.detach(|| self.core.serve_loop(executor, group));
+        Ok(unless_gone(py, result)?.unwrap_or(false))
+    }
+
+    fn flush_replies(&self) {
+        self.core.flush_replies();
     }
 }
 
@@ -447,7 +486,11 @@ impl PyCoreWorker {
             .detach(|| CoreWorker::connect(Path::new(socket_path), membership, config, Box::new(listener)))
             .map_err(|error| raise(py, error))?;
         set_current(Some(Arc::clone(&core)));
-        Ok(Self { core, executor: Mutex::new(executor) })
+        Ok(Self { core, executor: executor.map(PyExecutor::new) })
+    }
+
+    fn executor(&self) -> PyResult<&PyExecutor> {
+        self.executor.as_ref().ok_or_else(|| PyRuntimeError::new_err("only a worker runs tasks"))
     }
 
     fn ids(&self, refs: &Bound<'_, PyAny>) -> PyResult<Vec<ObjectId>> {
@@ -484,6 +527,15 @@ impl PyCoreWorker {
 
 fn parse_env(text: &str) -> PyResult<RuntimeEnv> {
     RuntimeEnv::parse(text).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
+/// What serving came to; None if the node is gone, and its workers go with it.
+fn unless_gone<T>(py: Python<'_>, result: RayResult<T>) -> PyResult<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(RayError::NodeDied { .. } | RayError::Unavailable { .. } | RayError::ShutDown) => Ok(None),
+        Err(error) => Err(raise(py, error)),
+    }
 }
 
 /// A timeout in seconds; none of them, or more than can be waited for, is for ever.
@@ -530,6 +582,8 @@ fn describe_node<'py>(py: Python<'py>, node: &NodeInfo) -> PyResult<Bound<'py, P
 struct PyListener {
     on_log: Option<Py<PyAny>>,
     on_warning: Option<Py<PyAny>>,
+    /// What runs tasks, in a worker.
+    front: Option<Py<PyAny>>,
 }
 
 impl Listening for PyListener {
@@ -545,6 +599,15 @@ impl Listening for PyListener {
                     Ok(())
                 }
                 (Notification::Log { .. }, None, _) => Ok(()),
+                (Notification::CancelCall(key), _, _) => self
+                    .front
+                    .as_ref()
+                    .map_or(Ok(()), |front| front.call_method1(py, "cancel_call", (key.to_u64(),)).map(drop)),
+                (Notification::StartThreads { group, count }, _, _) => {
+                    self.front.as_ref().map_or(Ok(()), |front| {
+                        front.call_method1(py, "start_threads", (group, count)).map(drop)
+                    })
+                }
                 (Notification::Interrupt, _, _) => {
                     // The worker's handler of the signal raises in the main thread if the task still runs.
                     kill_process(getpid(), Signal::INT).map_err(|error| PyOSError::new_err(error.to_string()))

@@ -1,7 +1,6 @@
 //! Runs tasks and actors in Python.
 
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,9 +8,10 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PySystemExit, PyType
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use ray_core::error::RayError;
-use ray_core::id::{FunctionId, ObjectId};
+use ray_core::id::{FunctionId, ObjectId, TaskId, WorkerId};
+use ray_core::pb::common::ActorSpec;
 use ray_worker::CoreWorker;
-use ray_worker::core::{Executor, ReadyArg, ResolvedArg, Task};
+use ray_worker::core::{Concurrency, Executor, Limits, ReadyArg, ResolvedArg, StartedCall, Task, work_for};
 use ray_worker::peer_message::{Returned, Target};
 use ray_worker::value::Failure;
 use rustc_hash::FxHashMap;
@@ -19,17 +19,22 @@ use rustc_hash::FxHashMap;
 use crate::codec::{EncodedValue, decode, decode_inline};
 use crate::error::{Signals, is_exit};
 
-/// Runs what comes on the main thread, by way of the Python object that `connect_worker` was given.
+/// Runs what comes, by way of the Python object that `connect_worker` was given.
 pub(crate) struct PyExecutor {
     front: Py<PyAny>,
     /// Functions that were loaded.
-    functions: RefCell<FxHashMap<FunctionId, Py<PyAny>>>,
-    actor: RefCell<Option<Py<PyAny>>>,
+    functions: Mutex<FxHashMap<FunctionId, Py<PyAny>>>,
+    actor: OnceLock<Py<PyAny>>,
     /// Whose output the front was told to expect.
-    announced: RefCell<String>,
+    announced: Mutex<String>,
     /// Why this process is not fit to run anything of its job, and since when.
-    unfit: RefCell<Option<(String, Instant)>>,
-    job_config: RefCell<Vec<u8>>,
+    unfit: Mutex<Option<(String, Instant)>>,
+    job_config: Mutex<Vec<u8>>,
+}
+
+/// What a lock holds, which nobody keeps while Python code runs.
+fn taken<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long a process that could not be prepared says so, before it is tried again.
@@ -49,19 +54,19 @@ impl PyExecutor {
     pub(crate) fn new(front: Py<PyAny>) -> Self {
         Self {
             front,
-            functions: RefCell::default(),
-            actor: RefCell::default(),
-            announced: RefCell::default(),
-            unfit: RefCell::default(),
-            job_config: RefCell::default(),
+            functions: Mutex::default(),
+            actor: OnceLock::new(),
+            announced: Mutex::default(),
+            unfit: Mutex::default(),
+            job_config: Mutex::default(),
         }
     }
 
     /// Does what the job's processes have to do first.
     fn prepare(&self, py: Python<'_>) {
-        let config = PyBytes::new(py, &self.job_config.borrow());
+        let config = PyBytes::new(py, &taken(&self.job_config));
         let prepared = self.front.call_method1(py, "set_job", (config,));
-        *self.unfit.borrow_mut() = prepared.err().map(|error| {
+        *taken(&self.unfit) = prepared.err().map(|error| {
             let text = error.value(py).to_string();
             error.print(py);
             (text, Instant::now())
@@ -70,16 +75,18 @@ impl PyExecutor {
 
     /// Why this process cannot run what it was given. After a while it is tried again to make it fit.
     fn unfit(&self, py: Python<'_>) -> Option<String> {
-        let over = |(_, since): &(String, Instant)| since.elapsed() >= TRY_AGAIN_AFTER;
-        if self.unfit.borrow().as_ref().is_some_and(over) {
+        let since = taken(&self.unfit).as_ref().map(|&(_, since)| since)?;
+        if since.elapsed() >= TRY_AGAIN_AFTER {
             self.prepare(py);
         }
-        self.unfit.borrow().as_ref().map(|(reason, _)| reason.clone())
+        taken(&self.unfit).as_ref().map(|(reason, _)| reason.clone())
     }
 
     fn announce(&self, py: Python<'_>, kind: &str, name: &str) {
-        if *self.announced.borrow() != name {
-            name.clone_into(&mut self.announced.borrow_mut());
+        let mut announced = taken(&self.announced);
+        if *announced != name {
+            name.clone_into(&mut announced);
+            drop(announced);
             if let Err(error) = self.front.call_method1(py, "announce", (kind, name)) {
                 error.print(py);
             }
@@ -87,11 +94,12 @@ impl PyExecutor {
     }
 
     fn load<'py>(&self, py: Python<'py>, id: FunctionId, pickled: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-        if let Some(function) = self.functions.borrow().get(&id) {
+        let known = || taken(&self.functions);
+        if let Some(function) = known().get(&id) {
             return Ok(function.bind(py).clone());
         }
         let function = self.front.call_method1(py, "load", (PyBytes::new(py, pickled),))?;
-        self.functions.borrow_mut().insert(id, function.clone_ref(py));
+        known().insert(id, function.clone_ref(py));
         Ok(function.into_bound(py))
     }
 
@@ -100,9 +108,8 @@ impl PyExecutor {
             (Target::Function(id), Some(pickled)) => self.load(py, *id, pickled),
             (Target::Function(_), None) => Err(PyRuntimeError::new_err("a task came without its function")),
             (Target::Method { name, .. }, _) => {
-                let actor = self.actor.borrow();
                 let actor =
-                    actor.as_ref().ok_or_else(|| PyRuntimeError::new_err("this worker is no actor"))?;
+                    self.actor.get().ok_or_else(|| PyRuntimeError::new_err("this worker is no actor"))?;
                 actor.bind(py).getattr(*name)
             }
         }
@@ -120,7 +127,7 @@ impl PyExecutor {
             Target::Method { .. } | Target::Function(_) => self.call(py, task),
         };
         match called {
-            Ok(value) => store_results(core, task, &value),
+            Ok(value) => store_results(core, &Expected::by(task), &value),
             Err(error) => Ended::Raised(error),
         }
     }
@@ -133,23 +140,27 @@ impl PyExecutor {
 
     /// What a caller gets for an exception.
     fn failure(&self, py: Python<'_>, error: PyErr, task_name: &str) -> Failure {
-        let text = error.to_string();
-        let encoded = self
-            .front
-            .call_method1(py, "encode_error", (error.into_value(py), task_name))
-            .and_then(|bytes| bytes.extract::<Vec<u8>>(py));
-        match encoded {
-            Ok(bytes) => Failure::Raised(bytes.into()),
-            Err(second) => {
-                Failure::System(format!("{task_name} raised {text}, which could not be encoded: {second}"))
-            }
+        encode_error(py, &self.front, error, task_name)
+    }
+}
+
+/// An exception of a task, as the front encodes it.
+fn encode_error(py: Python<'_>, front: &Py<PyAny>, error: PyErr, task_name: &str) -> Failure {
+    let text = error.to_string();
+    let encoded = front
+        .call_method1(py, "encode_error", (error.into_value(py), task_name))
+        .and_then(|bytes| bytes.extract::<Vec<u8>>(py));
+    match encoded {
+        Ok(bytes) => Failure::Raised(bytes.into()),
+        Err(second) => {
+            Failure::System(format!("{task_name} raised {text}, which could not be encoded: {second}"))
         }
     }
 }
 
 impl Executor for PyExecutor {
     fn set_job(&self, job_config: &[u8]) {
-        *self.job_config.borrow_mut() = job_config.to_vec();
+        *taken(&self.job_config) = job_config.to_vec();
         Python::attach(|py| self.prepare(py));
     }
 
@@ -173,39 +184,81 @@ impl Executor for PyExecutor {
                     if is_exit(py, &error) && matches!(task.header.target, Target::Method { .. }) {
                         core.exit_actor("its code raised SystemExit");
                     }
-                    let error = if error.is_instance_of::<PySystemExit>(py) {
-                        // It must not end whoever gets it.
-                        PyRuntimeError::new_err(format!("{} called sys.exit: {error}", task.header.name))
-                    } else {
-                        error
-                    };
-                    Err(self.failure(py, error, task.header.name))
+                    Err(self.failure(py, harmless(py, error, task.header.name), task.header.name))
                 }
             }
         })
     }
 
+    fn start(&self, core: &Arc<CoreWorker>, call: StartedCall, task: &Task<'_>) {
+        Python::attach(|py| {
+            let Target::Method { name, group, .. } = task.header.target else {
+                let failure = Failure::System("a function was sent to an actor".to_owned());
+                return core.finish_call(&call, Err(failure));
+            };
+            let started = PyStartedCall {
+                core: Arc::clone(core),
+                front: self.front.clone_ref(py),
+                group: group.to_owned(),
+                call,
+            };
+            let started = match Bound::new(py, started) {
+                Ok(started) => started,
+                Err(error) => return error.print(py),
+            };
+            let begun = (|| {
+                let method = match name {
+                    "__ray_ready__" => py.None().into_bound(py),
+                    _ => self.callable(py, task)?,
+                };
+                let (args, kwargs) = decode_args(py, &task.args)?;
+                let kwargs = kwargs.unwrap_or_else(|| PyDict::new(py));
+                self.front.call_method1(py, "start_call", (&started, method, args, kwargs))
+            })();
+            if let Err(error) = begun {
+                started.get().fail(py, error.into_value(py).into_bound(py).into_any());
+            }
+        });
+    }
+
     fn create_actor(
         &self,
         _core: &Arc<CoreWorker>,
-        class: &[u8],
-        class_name: &str,
-        _max_concurrency: u32,
+        spec: &ActorSpec,
         args: &[ResolvedArg<'_>],
-    ) -> Result<(), (String, Bytes)> {
+    ) -> Result<Concurrency, (String, Bytes)> {
+        let class_name = &spec.class_name;
+        let groups = spec.concurrency_groups.iter();
+        let limits = Limits {
+            default: spec.max_concurrency as usize,
+            named: groups.map(|group| (group.name.clone(), group.max_concurrency as usize)).collect(),
+        };
         Python::attach(|py| {
             if let Some(reason) = self.unfit(py) {
                 return Err((reason, Bytes::new()));
             }
             self.announce(py, "actor", class_name);
-            let made = self.load(py, FunctionId::of(class), class).and_then(|class| {
+            let made = self.load(py, FunctionId::of(&spec.class_blob), &spec.class_blob).and_then(|class| {
                 let (args, kwargs) = decode_args(py, args)?;
-                class.call(args, kwargs.as_ref())
+                if !spec.is_async {
+                    return class.call(args, kwargs.as_ref());
+                }
+                let kwargs = kwargs.unwrap_or_else(|| PyDict::new(py));
+                let names: Vec<&str> = limits.named.iter().map(|(name, _)| name.as_str()).collect();
+                let made = self.front.call_method1(py, "make_async_actor", (class, args, kwargs, names))?;
+                Ok(made.into_bound(py))
             });
             match made {
                 Ok(actor) => {
-                    *self.actor.borrow_mut() = Some(actor.unbind());
-                    Ok(())
+                    // A worker becomes an actor once.
+                    let _ = self.actor.set(actor.unbind());
+                    Ok(if spec.is_async {
+                        Concurrency::Loops(limits)
+                    } else if limits.default > 1 || !limits.named.is_empty() {
+                        Concurrency::Threads(limits)
+                    } else {
+                        Concurrency::Serial
+                    })
                 }
                 Err(error) => {
                     let text = format!("its constructor raised {error}");
@@ -261,20 +314,105 @@ fn decode_args<'py>(
     Ok((PyTuple::new(py, positional)?, keywords))
 }
 
+/// A call that runs in an event loop: whoever awaits its end tells the caller.
+#[pyclass(name = "StartedCall", module = "ray_rust._internal", frozen)]
+pub(crate) struct PyStartedCall {
+    core: Arc<CoreWorker>,
+    front: Py<PyAny>,
+    group: String,
+    call: StartedCall,
+}
+
+#[pymethods]
+impl PyStartedCall {
+    /// Names it among the calls that run.
+    #[getter]
+    const fn key(&self) -> u64 {
+        self.call.key.to_u64()
+    }
+
+    /// Its concurrency group; empty for that of calls without one.
+    #[getter]
+    fn group(&self) -> &str {
+        &self.group
+    }
+
+    /// It has returned.
+    fn succeed(&self, value: &Bound<'_, PyAny>) {
+        let py = value.py();
+        work_for(Some(self.call.key));
+        let outcome = match store_results(&self.core, &Expected::by_call(&self.call), value) {
+            Ended::Returned(returned) => Ok(returned),
+            Ended::Failed(failure) => Err(failure),
+            Ended::Raised(error) => Err(encode_error(py, &self.front, error, &self.call.name)),
+        };
+        self.core.finish_call(&self.call, outcome);
+    }
+
+    /// It has raised.
+    fn fail(&self, py: Python<'_>, error: Bound<'_, PyAny>) {
+        work_for(Some(self.call.key));
+        let error = PyErr::from_value(error);
+        let failure = if self.core.is_cancelled() && is_cancelled_error(py, &error) {
+            Failure::Cancelled(self.call.task_id)
+        } else {
+            if is_exit(py, &error) {
+                self.core.exit_actor("its code raised SystemExit");
+            }
+            encode_error(py, &self.front, harmless(py, error, &self.call.name), &self.call.name)
+        };
+        self.core.finish_call(&self.call, Err(failure));
+    }
+}
+
+fn is_cancelled_error(py: Python<'_>, error: &PyErr) -> bool {
+    let class = py.import("asyncio").and_then(|module| module.getattr("CancelledError"));
+    class.is_ok_and(|class| error.matches(py, class).unwrap_or(false))
+}
+
+/// The error of a task, which must not end whoever gets it.
+fn harmless(py: Python<'_>, error: PyErr, task_name: &str) -> PyErr {
+    if error.is_instance_of::<PySystemExit>(py) {
+        PyRuntimeError::new_err(format!("{task_name} called sys.exit: {error}"))
+    } else {
+        error
+    }
+}
+
+/// What a caller expects of a call.
+struct Expected<'a> {
+    task_id: TaskId,
+    caller: WorkerId,
+    num_returns: u32,
+    name: &'a str,
+}
+
+impl<'a> Expected<'a> {
+    const fn by(task: &'a Task<'_>) -> Self {
+        let header = &task.header;
+        let (task_id, num_returns, name) = (header.task_id, header.num_returns, header.name);
+        Self { task_id, caller: task.caller, num_returns, name }
+    }
+
+    fn by_call(call: &'a StartedCall) -> Self {
+        Self { task_id: call.task_id, caller: call.caller, num_returns: call.num_returns, name: &call.name }
+    }
+}
+
 /// Stores what a call returned, as many objects as its caller expects.
-fn store_results(core: &Arc<CoreWorker>, task: &Task<'_>, value: &Bound<'_, PyAny>) -> Ended {
-    let expected = task.header.num_returns as usize;
+fn store_results(core: &Arc<CoreWorker>, task: &Expected<'_>, value: &Bound<'_, PyAny>) -> Ended {
+    let expected = task.num_returns as usize;
     let values = match expected {
         0 => return Ended::Returned(Vec::new()),
         1 => vec![value.clone()],
-        _ => match split_results(value, expected, task.header.name) {
+        _ => match split_results(value, expected, task.name) {
             Ok(values) => values,
             Err(error) => return Ended::Raised(error),
         },
     };
     let mut returned = Vec::with_capacity(expected);
     for (index, value) in values.iter().enumerate() {
-        let object_id = ObjectId::for_return(task.header.task_id, index as u64);
+        let object_id = ObjectId::for_return(task.task_id, index as u64);
         let ended = match store_result(core, task, object_id, value) {
             Ok(stored) => {
                 returned.push(stored);
@@ -292,7 +430,7 @@ fn store_results(core: &Arc<CoreWorker>, task: &Task<'_>, value: &Bound<'_, PyAn
 
 fn store_result(
     core: &Arc<CoreWorker>,
-    task: &Task<'_>,
+    task: &Expected<'_>,
     object_id: ObjectId,
     value: &Bound<'_, PyAny>,
 ) -> Result<Returned, Ended> {

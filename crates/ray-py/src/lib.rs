@@ -10,6 +10,7 @@ mod awaiting;
 mod buffer;
 mod codec;
 mod core_worker;
+mod current_task;
 mod error;
 mod executor;
 mod function;
@@ -28,6 +29,10 @@ mod _internal {
     use crate::api::{get, put, wait};
     #[pymodule_export]
     use crate::core_worker::PyCoreWorker;
+    #[pymodule_export]
+    use crate::current_task::set_task_variable;
+    #[pymodule_export]
+    use crate::executor::PyStartedCall;
     #[pymodule_export]
     use crate::function::{PyExportedFunction, PyTaskOptions};
     #[pymodule_export]

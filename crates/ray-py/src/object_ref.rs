@@ -17,6 +17,7 @@ use ray_worker::value::Contained;
 use crate::awaiting::{
     PyCancel, await_value, forget_inboxes, future_in_loop, on_completed, on_ready, settle_later,
 };
+use crate::current_task::follow_context;
 use crate::error::ray_exception;
 use crate::id::{PyJobId, PyTaskId, refuse};
 
@@ -51,6 +52,7 @@ pub(crate) fn ready_core() -> Option<Arc<CoreWorker>> {
     if DEFERRED.load(Ordering::Relaxed) {
         return None;
     }
+    follow_context();
     CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 

@@ -12,6 +12,7 @@ use ray_core::id::ActorId;
 use ray_worker::CoreWorker;
 use ray_worker::core::{MethodRequest, TaskRequest};
 use ray_worker::peer_message::ExportedFunction;
+use ray_worker::task_table::MethodName;
 
 use crate::args::Args;
 use crate::error::raise;
@@ -76,7 +77,7 @@ impl PyRemoteCall {
 /// A method of actors of one class.
 #[pyclass(name = "MethodDescription", module = "ray_rust._internal", frozen)]
 pub(crate) struct PyMethodDescription {
-    name: Arc<str>,
+    method: Arc<MethodName>,
     task_name: Arc<str>,
     shape: Option<Py<PyCallShape>>,
     num_returns: u32,
@@ -93,8 +94,10 @@ impl PyMethodDescription {
         shape: Option<Py<PyCallShape>>,
         num_returns: u32,
         max_task_retries: Option<i64>,
+        concurrency_group: String,
     ) -> Self {
-        Self { name: name.into(), task_name: task_name.into(), shape, num_returns, max_task_retries }
+        let method = Arc::new(MethodName { name: name.to_owned(), group: concurrency_group });
+        Self { method, task_name: task_name.into(), shape, num_returns, max_task_retries }
     }
 }
 
@@ -179,7 +182,12 @@ impl PyMethodCall {
 
     #[getter]
     fn _name(&self) -> &str {
-        &self.description.get().name
+        &self.description.get().method.name
+    }
+
+    #[getter]
+    fn _concurrency_group(&self) -> &str {
+        &self.description.get().method.group
     }
 
     #[getter]
@@ -212,7 +220,7 @@ impl PyMethodCall {
         {
             let request = MethodRequest {
                 actor_id: call.actor_id,
-                method: Arc::clone(&description.name),
+                method: Arc::clone(&description.method),
                 args: args.bytes,
                 dependencies: args.dependencies,
                 nested: args.nested,

@@ -354,11 +354,3 @@ def test_an_unpicklable_class_names_the_culprit(cluster):
 
     with pytest.raises(TypeError, match=r"'HasLock'.*'guard'"):
         HasLock.remote()
-
-
-def test_several_threads_in_an_actor_are_refused_by_name():
-    with pytest.raises(NotImplementedError, match="max_concurrency=2"):
-
-        @ray_rust.remote(max_concurrency=2)
-        class _Pair:
-            pass

@@ -8,7 +8,8 @@
 //!             ^           |
 //!             +-----------+  actor lost, and the call may be retried
 //! ```
-//! A call whose arguments are not there yet holds back the calls behind it. Calls that were not sent
+//! A call whose arguments are not there yet holds back the calls behind it, unless the actor runs calls
+//! in any order. Calls that were not sent
 //! survive a restart; calls that were sent when the actor was lost are retried if they may be, and
 //! fail otherwise, for nobody knows how far they came. A connection that broke though the actor's process
 //! lives is made anew, after a while without news.
@@ -86,6 +87,8 @@ pub struct ActorCalls {
     version: u64,
     /// The incarnation whose process seems to be gone; no news has confirmed that yet.
     doubted: Option<(Owner, u64)>,
+    /// A call need not wait for those before it.
+    out_of_order: bool,
 }
 
 impl Default for ActorCalls {
@@ -104,7 +107,13 @@ impl ActorCalls {
             next_sequence: 0,
             version: 0,
             doubted: None,
+            out_of_order: false,
         }
+    }
+
+    /// From now on a call need not wait for the arguments of those before it.
+    pub const fn allow_out_of_order(&mut self) {
+        self.out_of_order = true;
     }
 
     /// What is known of the actor.
@@ -119,15 +128,21 @@ impl ActorCalls {
             return;
         }
         self.waiting.push_back(Queued { task_id, arguments_ready });
+        if self.out_of_order && arguments_ready {
+            self.move_forward(self.waiting.len() - 1);
+        }
         self.send(out);
     }
 
     /// The arguments of a waiting call are there now.
     pub fn on_arguments_ready(&mut self, task_id: TaskId, out: &mut Vec<Action>) {
-        if let Some(call) = self.waiting.iter_mut().find(|call| call.task_id == task_id) {
-            call.arguments_ready = true;
-            self.send(out);
+        // Mostly it is the newest.
+        let Some(at) = self.waiting.iter().rposition(|call| call.task_id == task_id) else { return };
+        self.waiting[at].arguments_ready = true;
+        if self.out_of_order {
+            self.move_forward(at);
         }
+        self.send(out);
     }
 
     /// A call was answered.
@@ -219,6 +234,13 @@ impl ActorCalls {
         self.waiting.len() + self.sent.len()
     }
 
+    /// Puts a call that can be sent before those that cannot.
+    fn move_forward(&mut self, at: usize) {
+        let to = self.waiting.iter().take_while(|call| call.arguments_ready).count().min(at);
+        let call = self.waiting.remove(at).expect("there is a call at this place");
+        self.waiting.insert(to, call);
+    }
+
     fn send(&mut self, out: &mut Vec<Action>) {
         let ActorState::Alive { at, .. } = self.state else { return };
         while self.waiting.front().is_some_and(|call| call.arguments_ready) {
@@ -276,6 +298,24 @@ mod tests {
         out.clear();
         calls.on_arguments_ready(task(1), &mut out);
         assert_eq!(sent(&out), [(task(1), 1), (task(2), 2)]);
+    }
+
+    #[test]
+    fn calls_pass_one_that_waits_for_arguments_if_they_may() {
+        let (mut calls, mut out) = (ActorCalls::new(), Vec::new());
+        calls.allow_out_of_order();
+        calls.call(task(0), false, &mut out);
+        calls.call(task(1), true, &mut out);
+        calls.call(task(2), false, &mut out);
+        calls.call(task(3), true, &mut out);
+        calls.on_arguments_ready(task(2), &mut out);
+        assert_eq!(out, []);
+        calls.on_state(1, alive(1, 0), &mut out);
+        assert_eq!(sent(&out), [(task(1), 0), (task(3), 1), (task(2), 2)]);
+        out.clear();
+        calls.call(task(4), true, &mut out);
+        calls.on_arguments_ready(task(0), &mut out);
+        assert_eq!(sent(&out), [(task(4), 3), (task(0), 4)]);
     }
 
     #[test]

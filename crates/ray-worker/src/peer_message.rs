@@ -135,6 +135,7 @@ pub struct TaskHeader<'a> {
 }
 
 const RETRIABLE: u8 = 0x80;
+const IN_GROUP: u8 = 0x40;
 
 /// What a task calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,6 +150,8 @@ pub enum Target<'a> {
         sequence: u64,
         /// The method.
         name: &'a str,
+        /// The concurrency group that it runs in; empty for that of calls without one.
+        group: &'a str,
     },
 }
 
@@ -164,11 +167,14 @@ impl<'a> TaskHeader<'a> {
                 out.push(flag);
                 out.extend_from_slice(function_id.as_bytes());
             }
-            Target::Method { actor_id, sequence, name } => {
-                out.push(flag | 1);
+            Target::Method { actor_id, sequence, name, group } => {
+                out.push(flag | 1 | if group.is_empty() { 0 } else { IN_GROUP });
                 out.extend_from_slice(actor_id.as_bytes());
                 put_u64(out, *sequence);
                 put_bytes(out, name.as_bytes());
+                if !group.is_empty() {
+                    put_bytes(out, group.as_bytes());
+                }
             }
         }
         put_bytes(out, self.name.as_bytes());
@@ -194,10 +200,11 @@ impl<'a> TaskHeader<'a> {
         let tag = fields.u8()?;
         let target = match tag & !RETRIABLE {
             0 => Target::Function(fields.id(FunctionId::LEN)?),
-            1 => Target::Method {
+            kind if kind & !IN_GROUP == 1 => Target::Method {
                 actor_id: fields.id(ActorId::LEN)?,
                 sequence: fields.u64()?,
                 name: fields.text()?,
+                group: if kind & IN_GROUP == 0 { "" } else { fields.text()? },
             },
             other => return Err(damaged(format!("a task of kind {other}"))),
         };
@@ -457,7 +464,8 @@ mod tests {
     fn a_task_reads_back() {
         let targets = [
             Target::Function(FunctionId::random()),
-            Target::Method { actor_id: ActorId::random(), sequence: 7, name: "add" },
+            Target::Method { actor_id: ActorId::random(), sequence: 7, name: "add", group: "" },
+            Target::Method { actor_id: ActorId::random(), sequence: 8, name: "add", group: "io" },
         ];
         for target in targets {
             let header = header(target);

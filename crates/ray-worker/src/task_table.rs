@@ -59,13 +59,22 @@ pub enum Call {
         /// The actor.
         actor_id: ActorId,
         /// The method.
-        method: Arc<str>,
+        method: Arc<MethodName>,
     },
     /// The constructor of an actor: it is registered with the control plane, which has it run.
     Create {
         /// The actor.
         actor_id: ActorId,
     },
+}
+
+/// A method, and where it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MethodName {
+    /// The method.
+    pub name: String,
+    /// The concurrency group that it runs in; empty for that of calls without one.
+    pub group: String,
 }
 
 /// Where a task is in its life.

@@ -4,6 +4,7 @@ import builtins
 from asyncio import Future as AsyncioFuture
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Any, Optional, Protocol, Union, final, type_check_only
 
 from typing_extensions import Self, disjoint_base
@@ -207,6 +208,7 @@ class MethodDescription:
         shape: Optional[CallShape],
         num_returns: int,
         max_task_retries: Optional[int],
+        concurrency_group: str,
     ) -> Self: ...
 
 @disjoint_base
@@ -241,6 +243,8 @@ class MethodCall:
     def _num_returns(self) -> int: ...
     @property
     def _max_task_retries(self) -> int: ...
+    @property
+    def _concurrency_group(self) -> str: ...
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it. Returns a reference; None with num_returns=0, a list of references with more than 1."""
 
@@ -316,6 +320,9 @@ class CoreWorker:
         max_restarts: int,
         max_task_retries: int,
         max_concurrency: int,
+        concurrency_groups: list[tuple[str, int]],
+        is_async: bool,
+        out_of_order: bool,
         actor_name: str,
         namespace: str,
         detached: bool,
@@ -336,9 +343,10 @@ class CoreWorker:
         num_returns: int,
         max_task_retries: int,
         task_name: str,
+        concurrency_group: str,
     ) -> Union[ObjectRef, list[ObjectRef], None]: ...
-    def attach_actor(self, actor_id: ActorID, class_name: str) -> None:
-        """Gets ready to call an actor that another process has made."""
+    def attach_actor(self, actor_id: ActorID, class_name: str, out_of_order: bool) -> None:
+        """Gets ready to call an actor that another process has made; `out_of_order`: its calls may overtake."""
 
     def exit_actor(self, reason: str) -> None:
         """Ends the actor that this process is, once its running call has ended; that call fails."""
@@ -381,8 +389,44 @@ class CoreWorker:
     def shutdown(self, stop_node: bool) -> None:
         """Leaves the cluster; with `stop_node`, asks the node to end. Everything waiting gets an error."""
 
-    def run(self) -> None:
-        """In a worker's main thread: executes tasks until told to exit, then returns."""
+    def run(self) -> bool:
+        """In a worker's main thread: executes tasks until told to exit.
+
+        Returns True if it has become an actor whose calls run in event loops, which remain to be run.
+        """
+
+    def run_thread(self, group: int) -> None:
+        """Executes calls of a concurrency group on the calling thread until told to exit."""
+
+    def on_thread_not_started(self, group: int) -> None:
+        """A thread that `Executor.start_threads` was asked for is not there."""
+
+    def loop_descriptors(self, group: int) -> list[int]:
+        """What the event loop of a group waits for, to call `serve_loop` when one of them is readable."""
+
+    def serve_loop(self, group: int) -> bool:
+        """Starts the calls that have come for the event loop of a group; False if the loop should end."""
+
+    def flush_replies(self) -> None:
+        """Writes what was not written yet."""
+
+@final
+class StartedCall:
+    """A call of an actor that runs in an event loop. One of `succeed` and `fail` is called, once."""
+
+    @property
+    def key(self) -> int:
+        """Names it among the calls that run."""
+
+    @property
+    def group(self) -> str:
+        """Its concurrency group; empty for that of calls without one."""
+
+    def succeed(self, value: Any) -> None:
+        """It has returned."""
+
+    def fail(self, error: BaseException) -> None:
+        """It has raised."""
 
 @type_check_only
 class Executor(Protocol):
@@ -396,6 +440,26 @@ class Executor(Protocol):
 
     def announce(self, kind: str, name: str) -> None:
         """The following output belongs to this "task" or "actor"; cheap, called before every task."""
+
+    def make_async_actor(
+        self, actor_class: type, args: tuple[Any, ...], kwargs: dict[str, Any], groups: list[str]
+    ) -> Any:
+        """An actor whose calls run in event loops, one for each group and one for calls without."""
+
+    def start_call(
+        self,
+        call: StartedCall,
+        method: Optional[Callable[..., Any]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Starts a call in its event loop; without a method it only answers True."""
+
+    def cancel_call(self, key: int) -> None:
+        """A call that runs in an event loop was cancelled; any thread."""
+
+    def start_threads(self, group: int, count: int) -> None:
+        """Threads are wanted that call `CoreWorker.run_thread`; any thread."""
 
     def encode_error(self, error: BaseException, task_name: str) -> bytes:
         """A pickled ray_rust.exceptions.RayTaskError (or RayError) that stands for `error`."""
@@ -427,6 +491,9 @@ def wait(
     Returns those that are ready, at most `num_returns`, and the others, both in the order given.
     `timeout_ms` says the time in milliseconds instead.
     """
+
+def set_task_variable(variable: ContextVar[Optional[int]]) -> None:
+    """From now on this variable says which `StartedCall` code works for, by its key."""
 
 def set_deferred(deferred: bool) -> None:
     """Whether something has to be done before the next call, by `ray_rust._private.session`."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional
 
 from ray_rust._internal import ActorID, ExportedFunction, HandleCall, MethodCall, MethodDescription, TaskOptions
 from ray_rust._private import options as option_checks
 from ray_rust._private import session
+from ray_rust.exceptions import AsyncioActorExit
 from ray_rust.remote_function import explain_argument, with_captured
 
 if TYPE_CHECKING:
@@ -40,10 +43,14 @@ class ClassDescription:
     It travels with handles, so that who gets one need not be able to import the class.
     """
 
-    def __init__(self, module_name: str, class_name: str, methods: dict[str, tuple[Any, dict[str, Any]]]) -> None:
+    def __init__(
+        self, module_name: str, class_name: str, methods: dict[str, tuple[Any, dict[str, Any]]], *, is_async: bool
+    ) -> None:
         self.module_name = module_name
         self.class_name = class_name
         self.methods = methods
+        # Calls run in event loops.
+        self.is_async = is_async
         # As the core takes them.
         self.calls = {name: self.call(name, options) for name, (_, options) in methods.items()}
 
@@ -55,6 +62,7 @@ class ClassDescription:
             self.methods[name][0].shape,
             options.get("num_returns", 1),
             options.get("max_task_retries"),
+            options.get("concurrency_group", ""),
         )
 
     @classmethod
@@ -63,16 +71,27 @@ class ClassDescription:
         from ray_rust._private.signature import Signature
 
         methods: dict[str, tuple[Any, dict[str, Any]]] = {}
+        is_async = False
         for name, function, is_bound in _methods_of(actor_class):
             _refuse_unsupported(actor_class, name, function)
+            is_async = is_async or bool(_code_flags(function) & (_CO_COROUTINE | _CO_ASYNC_GENERATOR))
             options = getattr(function, _OPTIONS_ATTRIBUTE, {})
             methods[name] = (Signature.of(function, skip_self=is_bound), options)
         for name, signature in _system_signatures().items():
             methods.setdefault(name, (signature, {}))
-        return cls(actor_class.__module__, actor_class.__qualname__.rpartition(".")[2], methods)
+        return cls(actor_class.__module__, actor_class.__qualname__.rpartition(".")[2], methods, is_async=is_async)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (ClassDescription, (self.module_name, self.class_name, self.methods))
+        return (_describe, (self.module_name, self.class_name, self.methods, self.is_async))
+
+
+def _describe(
+    module_name: str,
+    class_name: str,
+    methods: dict[str, tuple[Any, dict[str, Any]]],
+    is_async: bool,
+) -> ClassDescription:
+    return ClassDescription(module_name, class_name, methods, is_async=is_async)
 
 
 def _methods_of(actor_class: type) -> list[tuple[str, Callable[..., Any], bool]]:
@@ -98,19 +117,29 @@ def _static_member(cls: type, name: str) -> Any:
     return None
 
 
-_CO_COROUTINE_OR_GENERATOR = 0x20 | 0x80 | 0x200
+_CO_GENERATOR = 0x20
+_CO_COROUTINE = 0x80
+_CO_ASYNC_GENERATOR = 0x200
+
+
+def _code_flags(function: Callable[..., Any]) -> int:
+    code = getattr(_underlying(function), "__code__", None)
+    return code.co_flags if code is not None else 0
+
+
+def _underlying(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a partial one; what a decorator wraps counts for nothing, as for `inspect`."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
 
 
 def _refuse_unsupported(actor_class: type, name: str, function: Callable[..., Any]) -> None:
-    code = getattr(function, "__code__", None)
-    if code is None or not code.co_flags & _CO_COROUTINE_OR_GENERATOR:
-        return
     # Those that only other code of the class calls may be anything.
-    if name.startswith("_"):
+    if not _code_flags(function) & (_CO_GENERATOR | _CO_ASYNC_GENERATOR) or name.startswith("_"):
         return
-    kind = "a generator" if code.co_flags & 0x20 else "a coroutine"
     raise NotImplementedError(
-        f"{actor_class.__name__}.{name} is {kind} function; such methods of actors are not supported yet"
+        f"{actor_class.__name__}.{name} is a generator function; such methods of actors are not supported yet"
     )
 
 
@@ -175,6 +204,8 @@ def exit_actor() -> NoReturn:
         raise TypeError("exit_actor() was called outside of an actor")
     core.exit_actor("it called exit_actor()")
     # Leads out of the running call; the process ends after it.
+    if "asyncio" in sys.modules and sys.modules["asyncio"]._get_running_loop() is not None:  # noqa: SLF001
+        raise AsyncioActorExit
     raise SystemExit(0)
 
 
@@ -259,7 +290,8 @@ class ActorClass:
         placement, placement_cpus = option_checks.actor_placement(options)
         max_task_retries = options.get("max_task_retries", 0)
         detached = options.get("lifetime") == "detached"
-        metadata = pickle.dumps((self._description, max_task_retries), protocol=5)
+        max_concurrency, groups, out_of_order = self._concurrency(options)
+        metadata = pickle.dumps((self._description, max_task_retries, out_of_order), protocol=5)
         exported = self._exported or self._export()
         if self._captured:
             kwargs = with_captured(kwargs, self._captured)
@@ -286,13 +318,40 @@ class ActorClass:
             placement_cpus=placement_cpus,
             max_restarts=options.get("max_restarts", 0),
             max_task_retries=max_task_retries,
-            max_concurrency=options.get("max_concurrency", 1),
+            max_concurrency=max_concurrency,
+            concurrency_groups=groups,
+            is_async=self._description.is_async,
+            out_of_order=out_of_order,
             actor_name=options.get("name", ""),
             namespace=namespace,
             detached=detached,
             handle_metadata=metadata,
         )
         return ActorHandle(actor_id, self._description, max_task_retries, metadata, ends_with_handle=not detached)
+
+    def _concurrency(self, options: dict[str, Any]) -> tuple[int, list[tuple[str, int]], bool]:
+        """How many calls run at once: of those without a group, of each group; and whether in any order."""
+        description = self._description
+        groups = list(options.get("concurrency_groups", {}).items())
+        for name, (_, method_options) in description.methods.items():
+            group = method_options.get("concurrency_group")
+            if group is not None and not any(group == known for known, _ in groups):
+                raise ValueError(
+                    f"{self.__name__}.{name} is of the concurrency group {group!r}, which is not among the "
+                    f"concurrency_groups of its actor: {[known for known, _ in groups]}"
+                )
+        default = option_checks.DEFAULT_MAX_CONCURRENCY_ASYNC if description.is_async else 1
+        max_concurrency = options.get("max_concurrency", default)
+        concurrent = description.is_async or max_concurrency > 1 or bool(groups)
+        out_of_order = options.get("allow_out_of_order_execution")
+        if out_of_order is None:
+            out_of_order = concurrent
+        elif concurrent and not out_of_order:
+            raise ValueError(
+                f"calls of {self.__name__} run side by side and so cannot be kept in order: "
+                "allow_out_of_order_execution=False is for actors that run one call at a time"
+            )
+        return max_concurrency, groups, out_of_order
 
     def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         constructor = self._description.methods.get("__init__")
@@ -423,17 +482,17 @@ ActorProxy = ActorHandle
 
 
 def _terminate(actor_id: ActorID) -> None:
-    session.connected_core().submit_actor_task(actor_id, "__ray_terminate__", (), {}, 0, 0, "__ray_terminate__")
+    session.connected_core().submit_actor_task(actor_id, "__ray_terminate__", (), {}, 0, 0, "__ray_terminate__", "")
 
 
 def handle_from_metadata(actor_id: ActorID, metadata: bytes) -> ActorHandle:
     """A handle that does not keep its actor alive."""
     import pickle
 
-    description, max_task_retries = pickle.loads(metadata)
+    description, max_task_retries, out_of_order = pickle.loads(metadata)
     connection = session.get_session()
     if connection is not None:
-        connection.core.attach_actor(actor_id, description.class_name)
+        connection.core.attach_actor(actor_id, description.class_name, out_of_order)
     return ActorHandle(actor_id, description, max_task_retries, metadata)
 
 
@@ -462,6 +521,7 @@ class ActorMethod(MethodCall):
                 self._num_returns,
                 self._max_task_retries,
                 self._task_name,
+                self._concurrency_group,
             )
         except TypeError as error:
             raise explain_argument(error, self._task_name) from error.__cause__

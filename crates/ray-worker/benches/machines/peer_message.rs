@@ -18,7 +18,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
 
 fn tasks(criterion: &mut Criterion) {
     let function = Target::Function(FunctionId::of(b"f"));
-    let method = Target::Method { actor_id: ActorId::random(), sequence: 7, name: "small_value" };
+    let method = Target::Method { actor_id: ActorId::random(), sequence: 7, name: "small_value", group: "" };
     let mut group = criterion.benchmark_group("peer_message");
     for (name, target) in [("function call", function), ("method call", method)] {
         let header = TaskHeader {

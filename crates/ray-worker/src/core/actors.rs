@@ -8,7 +8,9 @@ use bytes::Bytes;
 use prost::Message as _;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, NodeId, ObjectId, TaskId, WorkerId};
-use ray_core::pb::common::{ActorInfo, ActorSpec, DeathCause, WorkerAddress, actor_info, death_cause};
+use ray_core::pb::common::{
+    ActorInfo, ActorSpec, ConcurrencyGroup, DeathCause, WorkerAddress, actor_info, death_cause,
+};
 use ray_core::pb::gcs::{GetActorReply, GetNamedActorRequest, KillActorRequest, RegisterActorRequest};
 use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
@@ -23,7 +25,7 @@ use super::{CoreWorker, Notification};
 use crate::actor_calls::{Action, ActorCalls, ActorState};
 use crate::peer_message::{ExportedFunction, Kind, Target};
 use crate::reference_counter::Owner;
-use crate::task_table::{Call, PendingTask, TaskState, Verdict};
+use crate::task_table::{Call, MethodName, PendingTask, TaskState, Verdict};
 use crate::value::Failure;
 
 /// How long a call of the control plane may take; the node retries while the GCS is away.
@@ -75,8 +77,14 @@ pub struct ActorRequest {
     pub max_restarts: i64,
     /// How often a lost call may be tried again, for those who look it up.
     pub max_task_retries: i64,
-    /// How many calls may run at once.
+    /// How many calls without a concurrency group may run at once.
     pub max_concurrency: u32,
+    /// How many calls of each concurrency group may run at once.
+    pub concurrency_groups: Vec<(String, u32)>,
+    /// Whether its calls run in event loops.
+    pub is_async: bool,
+    /// Whether calls need not wait for those before them.
+    pub out_of_order: bool,
     /// Its name; empty for none.
     pub name: String,
     /// Where its name counts.
@@ -93,7 +101,7 @@ pub struct MethodRequest {
     /// The actor.
     pub actor_id: ActorId,
     /// The method.
-    pub method: Arc<str>,
+    pub method: Arc<MethodName>,
     /// Its arguments, as `write_arg` wrote them.
     pub args: Vec<u8>,
     /// Objects that are arguments by themselves, once for each.
@@ -122,10 +130,14 @@ impl CoreWorker {
         let named = !request.name.is_empty();
         let class_name = request.class.name.clone();
         let task = creation_task(actor_id, &request);
+        let mut calls = ActorCalls::new();
+        if request.out_of_order {
+            calls.allow_out_of_order();
+        }
         let spec = actor_spec(actor_id, &state, request);
         let creation = Creation { task_id, spec };
         let actor = Actor {
-            calls: ActorCalls::new(),
+            calls,
             class_name,
             creation: Some(creation),
             refused: None,
@@ -198,10 +210,14 @@ impl CoreWorker {
     }
 
     /// Notes an actor whose handle came from elsewhere, so that its news are heard early.
-    pub fn attach_actor(&self, actor_id: ActorId, class_name: &str) {
+    /// `out_of_order`: its calls need not wait for those before them.
+    pub fn attach_actor(&self, actor_id: ActorId, class_name: &str, out_of_order: bool) {
         let mut state = self.lock();
         if state.check_open().is_ok() {
             state.know_actor(actor_id, class_name);
+            if out_of_order {
+                state.calls_of(actor_id).allow_out_of_order();
+            }
             self.stir(&mut state);
         }
     }
@@ -249,7 +265,7 @@ impl CoreWorker {
         })?;
         let info = wire::required("actor", reply.actor)?;
         let actor_id = wire::id("actor_id", &info.actor_id)?;
-        self.attach_actor(actor_id, &info.class_name);
+        self.attach_actor(actor_id, &info.class_name, false);
         Ok((actor_id, info.class_name, info.handle_metadata))
     }
 }
@@ -282,6 +298,12 @@ fn actor_spec(actor_id: ActorId, state: &State, request: ActorRequest) -> ActorS
         max_restarts: request.max_restarts,
         max_task_retries: request.max_task_retries,
         max_concurrency: request.max_concurrency,
+        concurrency_groups: request
+            .concurrency_groups
+            .into_iter()
+            .map(|(name, max_concurrency)| ConcurrencyGroup { name, max_concurrency })
+            .collect(),
+        is_async: request.is_async,
         detached: request.detached,
         class_id: request.class.function_id.into(),
         class_blob: request.class.pickled.to_vec(),
@@ -336,6 +358,14 @@ impl State {
 
     fn calls_of(&mut self, actor_id: ActorId) -> &mut ActorCalls {
         &mut self.actors.get_mut(&actor_id).expect("an actor is known before it is called").calls
+    }
+
+    /// Where an actor lives, if it does.
+    pub(super) fn address_of(&self, actor_id: ActorId) -> Option<Owner> {
+        match self.actors.get(&actor_id)?.calls.state() {
+            ActorState::Alive { at, .. } => Some(*at),
+            ActorState::Pending | ActorState::Restarting | ActorState::Dead { .. } => None,
+        }
     }
 
     /// All arguments of a constructor have values.
@@ -529,7 +559,7 @@ impl State {
         let Call::Method { method, .. } = &task.call else { return };
         let method = Arc::clone(method);
         let mut message = std::mem::take(&mut self.message);
-        let target = Target::Method { actor_id, sequence, name: &method };
+        let target = Target::Method { actor_id, sequence, name: &method.name, group: &method.group };
         if let Err(failure) = self.write_task(task_id, target, &mut message) {
             self.on_call_reply(actor_id, task_id);
             self.finish_task(core, task_id, Err(failure));

@@ -2,7 +2,8 @@
 //!
 //! While the main thread runs a task, nobody reads the sockets for a moment; then the background thread
 //! takes that over. A task that runs for [`LONG_AFTER`], or waits for objects, sends the tasks queued
-//! behind it back to their callers, and what comes meanwhile at once.
+//! behind it back to their callers, and what comes meanwhile at once. An actor whose calls run side by
+//! side has its own way, see `concurrent`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,13 +19,15 @@ use ray_core::wire;
 use ray_link::message::ToRaylet;
 use rustc_hash::FxHashMap;
 
+use super::CoreWorker;
+use super::concurrent::{Concurrency, Concurrent, QueuedCall, StartedCall};
 use super::grants::Then;
 use super::peers::keep;
 use super::pins::ReadyValue;
 use super::poll::{End, Patience};
+use super::running::{Running, RunningKey, RunningTasks, work_for, works_for};
 use super::state::{State, now};
 use super::tasks::check_size;
-use super::{CoreWorker, Notification};
 use crate::codec::{Fields, damaged};
 use crate::memory_store::WaiterId;
 use crate::peer_message::{
@@ -47,18 +50,24 @@ pub trait Executor {
     /// What the caller gets instead of results.
     fn execute(&self, core: &Arc<CoreWorker>, task: &Task<'_>) -> Result<Vec<Returned>, Failure>;
 
-    /// Makes this worker's actor.
+    /// Starts a call of an actor whose calls run in event loops. Whoever ends it tells by
+    /// [`CoreWorker::finish_call`].
+    fn start(&self, core: &Arc<CoreWorker>, call: StartedCall, task: &Task<'_>) {
+        // A front end without event loops runs them one by one.
+        let outcome = self.execute(core, task);
+        core.finish_call(&call, outcome);
+    }
+
+    /// Makes this worker's actor, and says how its calls run.
     ///
     /// # Errors
     /// A text for people and the exception as the front end encodes it.
     fn create_actor(
         &self,
         core: &Arc<CoreWorker>,
-        class: &[u8],
-        class_name: &str,
-        max_concurrency: u32,
+        spec: &ActorSpec,
         args: &[ResolvedArg<'_>],
-    ) -> Result<(), (String, Bytes)>;
+    ) -> Result<Concurrency, (String, Bytes)>;
 
     /// Runs a function named as "module:name".
     ///
@@ -102,35 +111,31 @@ pub enum ReadyArg<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Execution {
     queue: VecDeque<Assignment>,
-    pub(super) running: Option<Running>,
+    pub(super) running: RunningTasks,
+    /// Calls that run side by side, if this worker is an actor that has such.
+    pub(super) concurrent: Option<Concurrent>,
     /// This process is a worker: others may send it tasks.
     pub(super) is_worker: bool,
     /// The main thread, if it serves.
     main: Option<ThreadId>,
     /// The main thread waits for something to do.
     idle_waiter: Option<WaiterId>,
-    /// The running task waits for objects.
-    blocked: bool,
+    /// The node was told that all that runs waits for objects.
+    told_blocked: bool,
     pub(super) exit: bool,
     /// The task that ended last is not tried again, and its reply may not be written yet.
     unsaid: bool,
-    /// The running call asked for the end of its actor: its caller hears of that end instead of a reply.
-    left: bool,
-    /// References that came with the running task and are covered by its caller only until the reply.
-    pub(super) borrowed: Vec<ObjectId>,
     /// The actor that this worker is.
     pub(super) actor: Option<ActorId>,
 }
 
-/// The task that runs.
-#[derive(Debug)]
-pub(super) struct Running {
-    pub(super) task_id: TaskId,
-    pub(super) name: String,
-    pub(super) children: ChildTaskIds,
-    pub(super) puts: u64,
-    cancelled: bool,
-    since: Instant,
+/// Why [`CoreWorker::run`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// The process has nothing left to do.
+    Exited,
+    /// It is an actor whose calls run in event loops from now on ([`CoreWorker::serve_loop`]).
+    InLoops,
 }
 
 #[derive(Debug)]
@@ -146,11 +151,15 @@ impl Execution {
         self.queue.retain(
             |assignment| !matches!(assignment, Assignment::Task { caller, .. } if *caller == worker_id),
         );
+        if let Some(concurrent) = &mut self.concurrent {
+            concurrent.groups.retain(|call| call.caller != worker_id);
+        }
     }
 
     /// Whether tasks wait here for the one that runs.
     pub(super) fn has_queued(&self) -> bool {
-        !self.queue.is_empty()
+        let waits = |concurrent: &Concurrent| concurrent.groups.has_queued();
+        !self.queue.is_empty() || self.concurrent.as_ref().is_some_and(waits)
     }
 
     /// The job that comes first in the queue, if it is new.
@@ -166,23 +175,28 @@ impl Execution {
 
     /// Whether a task that comes now would wait behind one that blocks or runs long.
     fn is_stalled(&self, now: Instant) -> bool {
-        self.running.as_ref().is_some_and(|running| self.blocked || now - running.since >= LONG_AFTER)
+        let stalls = |running: &Running| running.blocked || now - running.since >= LONG_AFTER;
+        self.running.iter().any(stalls)
     }
 }
 
 impl CoreWorker {
-    /// Serves as a worker on the calling thread until told to exit.
+    /// Serves as a worker on the calling thread, until told to exit or become an actor that runs in
+    /// event loops.
     ///
     /// # Errors
     /// What ended this process's membership, if it was not told to exit.
-    pub fn run(self: &Arc<Self>, executor: &dyn Executor) -> RayResult<()> {
+    pub fn run(self: &Arc<Self>, executor: &dyn Executor) -> RayResult<Served> {
         self.lock().execution.main = Some(std::thread::current().id());
         while let Some(assignment) = self.next_assignment()? {
             match assignment {
                 Assignment::Job(config) => executor.set_job(&config),
-                Assignment::Task { caller, payload, .. } => self.run_task(executor, caller, &payload)?,
+                Assignment::Task { caller, payload, .. } => self.run_task(executor, caller, 0, &payload)?,
                 Assignment::Create { spec, num_restarts } => {
-                    self.run_creation(executor, spec, num_restarts)?
+                    self.run_creation(executor, spec, num_restarts)?;
+                    if self.lock().serves_in_loops() {
+                        return Ok(Served::InLoops);
+                    }
                 }
                 Assignment::Named { task_id, function, payload } => {
                     let result = executor.run_named(&function, &payload).map(Bytes::from);
@@ -190,18 +204,18 @@ impl CoreWorker {
                 }
             }
         }
-        Ok(())
+        Ok(Served::Exited)
     }
 
     /// The task that this thread runs, and its name.
     pub fn running_task(&self) -> Option<(TaskId, String)> {
         let state = self.lock();
-        state.execution.running.as_ref().map(|running| (running.task_id, running.name.clone()))
+        state.execution.running.current().map(|running| (running.task_id, running.name.clone()))
     }
 
     /// Whether the task that this thread runs was cancelled.
     pub fn is_cancelled(&self) -> bool {
-        self.lock().execution.running.as_ref().is_some_and(|running| running.cancelled)
+        self.lock().execution.running.current().is_some_and(|running| running.cancelled)
     }
 
     /// The actor that this process is.
@@ -212,16 +226,10 @@ impl CoreWorker {
     /// The actor of this process leaves on purpose: after the running call the process ends.
     pub fn exit_actor(&self, reason: &str) {
         let mut state = self.lock();
-        if let Some(actor_id) = state.execution.actor {
-            let reason = reason.to_owned();
-            state.tell_node(&ToRaylet::ActorExiting { actor_id, reason });
-            state.flush_link(self);
-            state.execution.exit = true;
-            state.execution.left = true;
-            // The main thread may be waiting for something to do.
-            state.wake_main();
-            self.nudge_poller(&state);
+        if let Some(running) = state.execution.running.current_mut() {
+            running.left = true;
         }
+        state.leave(self, reason);
     }
 
     fn next_assignment(&self) -> RayResult<Option<Assignment>> {
@@ -254,25 +262,32 @@ impl CoreWorker {
         }
     }
 
-    fn run_task(
+    /// Runs a task of this concurrency group on this thread.
+    pub(super) fn run_task(
         self: &Arc<Self>,
         executor: &dyn Executor,
         caller: WorkerId,
+        group: usize,
         payload: &[u8],
     ) -> RayResult<()> {
         let mut fields = Fields::new(payload);
         let header = TaskHeader::read(&mut fields)?;
-        let (task_id, attempt, retriable) = (header.task_id, header.attempt, header.retriable);
-        let what = header.name.to_owned();
-        let function = self.begin(&header);
-        let start = now();
+        let (key, function) = self.begin(&header, group);
+        let call = StartedCall::new(key, caller, &header);
         let outcome = self.run_resolved(executor, header, caller, function, fields.rest());
-        let execution_us = u32::try_from(start.elapsed().as_micros()).unwrap_or(u32::MAX);
-        let mut reply = TaskReply { task_id, attempt, execution_us, outcome };
+        let replied = self.reply(&call, outcome);
+        work_for(None);
+        replied
+    }
+
+    /// Answers a call with what became of it.
+    pub(super) fn reply(&self, call: &StartedCall, outcome: Result<Vec<Returned>, Failure>) -> RayResult<()> {
+        let execution_us = u32::try_from(call.since.elapsed().as_micros()).unwrap_or(u32::MAX);
+        let mut reply = TaskReply { task_id: call.task_id, attempt: call.attempt, execution_us, outcome };
         let mut payload = Vec::new();
         reply.write(&mut payload)?;
         let limit = self.config.max_frame_bytes as usize;
-        let oversized = check_size(payload.len(), limit, || format!("the results of {what}"));
+        let oversized = check_size(payload.len(), limit, || format!("the results of {}", call.name));
         if let Err(failure) = oversized {
             for (inner, _) in contained_in(&reply) {
                 self.drop_reference(inner);
@@ -281,7 +296,7 @@ impl CoreWorker {
             payload.clear();
             reply.write(&mut payload)?;
         }
-        self.answer(caller, contained_in(&reply), payload, retriable);
+        self.answer(call, contained_in(&reply), payload);
         Ok(())
     }
 
@@ -299,28 +314,38 @@ impl CoreWorker {
         executor.execute(self, &task)
     }
 
-    /// Notes that a task begins. Returns the function that it calls, if it calls one.
-    fn begin(&self, header: &TaskHeader<'_>) -> Result<Option<Bytes>, Failure> {
+    /// Notes that a task begins, and that this thread works for it. Returns the function that it calls,
+    /// if it calls one.
+    pub(super) fn begin(
+        &self,
+        header: &TaskHeader<'_>,
+        group: usize,
+    ) -> (RunningKey, Result<Option<Bytes>, Failure>) {
         let mut state = self.lock();
-        let now = now();
-        state.execution.running = Some(Running {
+        let key = state.execution.running.insert(Running {
             task_id: header.task_id,
             name: header.name.to_owned(),
             children: ChildTaskIds::new(header.task_id),
             puts: 0,
             cancelled: false,
-            since: now,
+            since: now(),
+            blocked: false,
+            left: false,
+            borrowed: Vec::new(),
+            group,
         });
-        state.execution.borrowed.clear();
+        work_for(Some(key));
+        state.unblock_node(self);
         self.stir(&mut state);
-        match &header.target {
+        let function = match &header.target {
             Target::Function(function_id) => state.function(*function_id).map(Some),
             Target::Method { .. } => Ok(None),
-        }
+        };
+        (key, function)
     }
 
     /// The values of arguments, those in shared memory pinned.
-    fn resolve<'a>(self: &Arc<Self>, args: &'a [u8]) -> Result<Vec<ResolvedArg<'a>>, Failure> {
+    pub(super) fn resolve<'a>(self: &Arc<Self>, args: &'a [u8]) -> Result<Vec<ResolvedArg<'a>>, Failure> {
         let system = |error: RayError| Failure::System(error.chain());
         let args = read_args(args).map_err(system)?;
         let stored: Vec<_> = args.iter().filter_map(stored_in).collect();
@@ -355,7 +380,7 @@ impl CoreWorker {
         let actor_id: ActorId = wire::id("actor_id", &spec.actor_id)?;
         let job = {
             let mut state = self.lock();
-            state.on_job(wire::id("job_id", &spec.job_id)?, spec.job_config.into());
+            state.on_job(wire::id("job_id", &spec.job_id)?, spec.job_config.clone().into());
             state.execution.take_job()
         };
         if let Some(config) = job {
@@ -364,36 +389,42 @@ impl CoreWorker {
         let header = TaskHeader {
             task_id: actor_id.creation_task_id(),
             attempt: 0,
-            target: Target::Method { actor_id, sequence: 0, name: "__init__" },
+            target: Target::Method { actor_id, sequence: 0, name: "__init__", group: "" },
             num_returns: 0,
             retriable: true,
             name: &spec.class_name,
         };
-        let begun = self.begin(&header);
+        let (key, begun) = self.begin(&header, 0);
         self.lock().execution.actor = Some(actor_id);
         let result = begun.and_then(|_| self.resolve(&spec.creation_task)).map_err(|failure| match failure {
             Failure::Raised(error) => (String::new(), error),
             other => (other.into_error(ObjectId::nil()).to_string(), Bytes::new()),
         });
-        let result = result.and_then(|args| {
-            executor.create_actor(self, &spec.class_blob, &spec.class_name, spec.max_concurrency, &args)
-        });
+        let result = result.and_then(|args| executor.create_actor(self, &spec, &args));
+        let (concurrency, result) = match result {
+            Ok(concurrency) => (concurrency, Ok(())),
+            Err(error) => (Concurrency::Serial, Err(error)),
+        };
         let message = ToRaylet::ActorCreated { actor_id, num_restarts, result };
+        work_for(None);
         let mut state = self.lock();
-        let kept = state.end_running();
+        let kept = state.end_running(key);
+        state.run_concurrently(concurrency)?;
         state.grant_then(self, kept, self.me.worker_id, Then::TellNode(message));
         state.flush(self);
         Ok(())
     }
 
     /// Sends a reply, as soon as every reference that it hands over, or that stays here, is granted.
-    fn answer(&self, caller: WorkerId, handed_over: Vec<Contained>, payload: Vec<u8>, retriable: bool) {
-        let mut state = self.lock();
-        let kept = state.end_running();
-        if state.execution.left {
+    fn answer(&self, call: &StartedCall, handed_over: Vec<Contained>, payload: Vec<u8>) {
+        let (caller, mut state) = (call.caller, self.lock());
+        let left = state.execution.running.get(call.key).is_some_and(|running| running.left);
+        let kept = state.end_running(call.key);
+        state.on_call_ended(self);
+        if left {
             return;
         }
-        state.execution.unsaid = !retriable;
+        state.execution.unsaid = !call.retriable;
         let to = Owner { worker_id: caller, node_id: NodeId::nil() };
         let send = Then::Send { to, kind: Kind::TaskReply, payload };
         if handed_over.is_empty() && kept.is_empty() {
@@ -412,12 +443,15 @@ fn contained_in(reply: &TaskReply) -> Vec<Contained> {
 }
 
 impl State {
-    /// The running task has ended. Returns the references that came with it and stay here without a
+    /// A running task has ended. Returns the references that came with it and stay here without a
     /// grant, each with a handle.
-    fn end_running(&mut self) -> Vec<Contained> {
-        self.execution.running = None;
+    fn end_running(&mut self, key: RunningKey) -> Vec<Contained> {
         let mut kept = Vec::new();
-        for object_id in std::mem::take(&mut self.execution.borrowed) {
+        let Some(running) = self.execution.running.remove(key) else { return kept };
+        if let Some(concurrent) = &mut self.execution.concurrent {
+            concurrent.on_ended(running.group);
+        }
+        for object_id in running.borrowed {
             if self.references.lacks_grant(object_id)
                 && let Some(owner) = self.references.borrowed_from(object_id)
                 && !kept.iter().any(|&(other, _)| other == object_id)
@@ -454,6 +488,10 @@ impl State {
         }
         let header = TaskHeader::read(&mut Fields::new(payload))?;
         let (task_id, retriable) = (header.task_id, header.retriable);
+        if let (Target::Method { name, group, .. }, Some(_)) = (&header.target, &self.execution.concurrent) {
+            self.take_call(core, caller, name, group, QueuedCall::new(caller, &header, payload));
+            return Ok(());
+        }
         let is_method = matches!(header.target, Target::Method { .. });
         if !is_method && self.execution.is_stalled(now()) {
             self.give_back(core, caller, vec![task_id]);
@@ -474,8 +512,7 @@ impl State {
 
     pub(super) fn on_exit(&mut self, reason: &str) {
         tracing::info!(reason, "told to exit");
-        self.execution.exit = true;
-        self.wake_main();
+        self.begin_exit();
         if self.execution.main.is_none() {
             self.close(RayError::Unavailable { peer: "the node".to_owned(), cause: reason.to_owned() });
         }
@@ -493,9 +530,17 @@ impl State {
     }
 
     pub(super) fn on_cancel(&mut self, core: &CoreWorker, from: Owner, task_id: TaskId) {
-        if let Some(running) = self.execution.running.as_mut().filter(|running| running.task_id == task_id) {
-            running.cancelled = true;
-            self.notify(Notification::Interrupt);
+        if let Some(key) = self.execution.running.find(task_id) {
+            if let Some(running) = self.execution.running.get_mut(key) {
+                running.cancelled = true;
+            }
+            self.interrupt_running(key);
+            return;
+        }
+        if let Some(call) =
+            self.execution.concurrent.as_mut().and_then(|concurrent| concurrent.remove(task_id))
+        {
+            self.refuse_call(core, &call.payload, from, Failure::Cancelled(task_id));
             return;
         }
         let queue = &mut self.execution.queue;
@@ -505,36 +550,78 @@ impl State {
         };
         let Some(at) = queue.iter().position(queued) else { return };
         let Some(Assignment::Task { payload, .. }) = queue.remove(at) else { return };
-        let Ok(header) = TaskHeader::read(&mut Fields::new(&payload)) else { return };
-        let outcome = Err(Failure::Cancelled(task_id));
-        let reply = TaskReply { task_id, attempt: header.attempt, execution_us: 0, outcome };
+        self.refuse_call(core, &payload, from, Failure::Cancelled(task_id));
+    }
+
+    /// Answers a call that will not run.
+    pub(super) fn refuse_call(&mut self, core: &CoreWorker, payload: &[u8], to: Owner, failure: Failure) {
+        let Ok(header) = TaskHeader::read(&mut Fields::new(payload)) else { return };
+        let (task_id, attempt) = (header.task_id, header.attempt);
+        let reply = TaskReply { task_id, attempt, execution_us: 0, outcome: Err(failure) };
         let mut bytes = Vec::new();
         if reply.write(&mut bytes).is_ok() {
-            self.run_then(core, Then::Send { to: from, kind: Kind::TaskReply, payload: bytes });
+            self.run_then(core, Then::Send { to, kind: Kind::TaskReply, payload: bytes });
         }
     }
 
-    /// The running task waits for objects: others should not wait for it. Returns whether it is the
-    /// main thread of a worker that waits.
+    /// The actor of this process leaves on purpose.
+    pub(super) fn leave(&mut self, core: &CoreWorker, reason: &str) {
+        let Some(actor_id) = self.execution.actor else { return };
+        self.tell_node(&ToRaylet::ActorExiting { actor_id, reason: reason.to_owned() });
+        self.flush(core);
+        self.begin_exit();
+        core.nudge_poller(self);
+    }
+
+    /// All threads that serve come to their end, after what they run.
+    pub(super) fn begin_exit(&mut self) {
+        self.execution.exit = true;
+        self.wake_main();
+        if let Some(concurrent) = &mut self.execution.concurrent {
+            concurrent.wake_all();
+        }
+    }
+
+    /// The task that this thread runs waits for objects: others should not wait for it. Returns whether
+    /// it is to be told when the wait is over.
     pub(super) fn on_block(&mut self, core: &CoreWorker) -> bool {
-        let is_main = self.execution.main == Some(std::thread::current().id());
-        if !is_main || self.execution.running.is_none() || self.execution.blocked {
+        let Some(running) = works_for().and_then(|key| self.execution.running.get_mut(key)) else {
+            return false;
+        };
+        if std::mem::replace(&mut running.blocked, true) {
             return false;
         }
-        self.execution.blocked = true;
-        self.give_back_queued(core);
-        self.tell_node(&ToRaylet::Blocked);
+        let group = running.group;
+        if self.execution.concurrent.is_some() {
+            self.rouse(group);
+        } else {
+            self.give_back_queued(core);
+        }
+        if self.execution.running.all_blocked() {
+            self.execution.told_blocked = true;
+            self.tell_node(&ToRaylet::Blocked);
+        }
         true
     }
 
     pub(super) fn on_unblock(&mut self, core: &CoreWorker) {
-        self.execution.blocked = false;
-        self.tell_node(&ToRaylet::Unblocked);
-        self.flush_link(core);
+        if let Some(running) = works_for().and_then(|key| self.execution.running.get_mut(key)) {
+            running.blocked = false;
+        }
+        self.unblock_node(core);
     }
 
-    /// The background thread's look at a worker's main thread: nothing waits behind a long task.
+    /// Something runs here that does not wait.
+    fn unblock_node(&mut self, core: &CoreWorker) {
+        if std::mem::take(&mut self.execution.told_blocked) {
+            self.tell_node(&ToRaylet::Unblocked);
+            self.flush_link(core);
+        }
+    }
+
+    /// The background thread's look at those that execute: nothing waits behind a long task.
     pub(super) fn watch_execution(&mut self, core: &CoreWorker, now: Instant) {
+        self.watch_calls(now);
         if !self.execution.queue.is_empty() && self.execution.is_stalled(now) {
             self.give_back_queued(core);
         }

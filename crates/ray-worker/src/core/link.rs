@@ -53,8 +53,7 @@ impl State {
         if let Some(link) = &self.link {
             let _ = core.sockets.remove(link);
         }
-        self.execution.exit = true;
-        self.wake_main();
+        self.begin_exit();
         self.close(error);
     }
 

@@ -23,8 +23,11 @@
 //! | `pins` | objects in shared memory |
 //! | `grants` | references that are handed over |
 //! | `execution` | a worker's side: tasks that come, what goes back |
+//! | `running` | what runs, and which thread works for it |
+//! | `concurrent` | calls of one actor that run side by side, in threads or event loops |
 
 mod actors;
+mod concurrent;
 mod ends;
 mod execution;
 mod grants;
@@ -35,6 +38,7 @@ mod objects;
 mod peers;
 mod pins;
 mod poll;
+mod running;
 mod state;
 mod tasks;
 
@@ -55,12 +59,14 @@ use ray_link::{Connection, Interest, Listener, Poller, Waker};
 use ray_object_store::shm::{Access, ShmRegion};
 
 pub use self::actors::{ActorRequest, MethodRequest};
-pub use self::execution::{Executor, ReadyArg, ResolvedArg, Task};
+pub use self::concurrent::{Concurrency, Limits, StartedCall};
+pub use self::execution::{Executor, ReadyArg, ResolvedArg, Served, Task};
 pub use self::inbox::{Heard, Inbox, Wants};
 pub use self::locations::Location;
 pub use self::objects::Got;
 pub use self::pins::{Pinned, ReadyValue};
 pub use self::poll::Interrupted;
+pub use self::running::{RunningKey, work_for};
 use self::state::State;
 pub use self::tasks::{Returns, TaskRequest};
 use crate::reference_counter::Owner;
@@ -87,6 +93,15 @@ pub enum Notification {
     /// The running task was cancelled: the main thread should look whether it goes on
     /// ([`CoreWorker::is_cancelled`]).
     Interrupt,
+    /// A call that runs in an event loop was cancelled.
+    CancelCall(RunningKey),
+    /// Threads are wanted that serve a concurrency group ([`CoreWorker::run_thread`]).
+    StartThreads {
+        /// The group.
+        group: usize,
+        /// How many.
+        count: usize,
+    },
 }
 
 /// Who gets notifications.

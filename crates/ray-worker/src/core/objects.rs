@@ -292,8 +292,9 @@ impl CoreWorker {
             return;
         }
         state.references.add_borrowed(object_id, owner, 0);
-        if state.execution.running.is_some() && state.references.lacks_grant(object_id) {
-            state.execution.borrowed.push(object_id);
+        let lacks_grant = state.references.lacks_grant(object_id);
+        if lacks_grant && let Some(running) = state.execution.running.current_mut() {
+            running.borrowed.push(object_id);
         }
     }
 

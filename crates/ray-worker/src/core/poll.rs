@@ -195,6 +195,11 @@ impl CoreWorker {
             return;
         }
         state.submissions = 0;
+        self.read_now(state);
+    }
+
+    /// Reads the sockets once, without waiting, on a thread that comes back soon.
+    pub(super) fn read_now(&self, state: &mut State) {
         self.arm(state, false);
         state.was_read = true;
         let mut ready = std::mem::take(&mut state.ready);

@@ -225,6 +225,9 @@ impl State {
                 waiter.condvar.notify_all();
             }
             self.close_inboxes();
+            if let Some(concurrent) = &mut self.execution.concurrent {
+                concurrent.wake_all();
+            }
         }
     }
 
@@ -330,7 +333,7 @@ impl State {
     /// The id of the next object that this process puts: of the running task, so that a task that
     /// runs again names its objects as before.
     pub(super) fn next_put_id(&mut self) -> ObjectId {
-        if let Some(running) = &mut self.execution.running {
+        if let Some(running) = self.execution.running.current_mut() {
             running.puts += 1;
             return ObjectId::for_put(running.task_id, running.puts - 1);
         }
@@ -340,7 +343,7 @@ impl State {
 
     /// The id of the next task that this process submits.
     pub(super) fn next_task_id(&mut self) -> TaskId {
-        match &mut self.execution.running {
+        match self.execution.running.current_mut() {
             Some(running) => running.children.next_id(),
             None => self.children.next_id(),
         }

@@ -523,6 +523,13 @@ impl State {
     }
 
     fn cancel_sent(&mut self, core: &CoreWorker, task_id: TaskId, force: bool) {
+        if let Some(Call::Method { actor_id, .. }) = self.tasks.get(task_id).map(|task| &task.call) {
+            // One of its calls does not end an actor, so there is no force.
+            if let Some(at) = self.address_of(*actor_id) {
+                self.tell(core, at, &PeerMessage::Cancel { task_id });
+            }
+            return;
+        }
         let Some(lease_id) = self.dispatcher.lease_of(task_id) else { return };
         let Some(&at) = self.shared.leases.get(&lease_id) else { return };
         if force {

@@ -12,6 +12,7 @@ use ray_worker::CoreWorker;
 use ray_worker::core::{ActorRequest, MethodRequest, ReadyValue, TaskRequest};
 use ray_worker::peer_message::{ArgValue, ExportedFunction, write_arg};
 use ray_worker::reference_counter::Owner;
+use ray_worker::task_table::MethodName;
 use ray_worker::value::{Contained, Encoded, Failure, Payload};
 
 /// How long anything may take before a test fails.
@@ -272,6 +273,9 @@ impl Front {
             max_restarts: call.restarts,
             max_task_retries: 0,
             max_concurrency: 1,
+            concurrency_groups: Vec::new(),
+            is_async: false,
+            out_of_order: false,
             name: call.name,
             namespace: "test".to_owned(),
             detached: false,
@@ -285,7 +289,7 @@ impl Front {
         let request = MethodRequest {
             actor_id,
             name: format!("Holder.{}", call.function).into(),
-            method: call.function.into(),
+            method: Arc::new(MethodName { name: call.function, group: String::new() }),
             args: call.args,
             dependencies: call.dependencies,
             nested: call.nested,

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ray_core::id::{ActorId, ObjectId};
+use ray_core::pb::common::ActorSpec;
 use ray_worker::CoreWorker;
-use ray_worker::core::{Executor, ResolvedArg, Task};
+use ray_worker::core::{Concurrency, Executor, ResolvedArg, Task};
 use ray_worker::peer_message::{Returned, Target};
 use ray_worker::value::{Encoded, Failure, Payload};
 use rustix::process::{Signal, getpid, kill_process};
@@ -59,13 +60,11 @@ impl Executor for Functions {
     fn create_actor(
         &self,
         core: &Arc<CoreWorker>,
-        class: &[u8],
-        _class_name: &str,
-        _max_concurrency: u32,
+        spec: &ActorSpec,
         args: &[ResolvedArg<'_>],
-    ) -> Result<(), (String, Bytes)> {
+    ) -> Result<Concurrency, (String, Bytes)> {
         let mut args = decode_args(core, args);
-        match class {
+        match &spec.class_blob[..] {
             b"holder" => {
                 let mut holder = Holder::default();
                 if let Some(first) = args.pop() {
@@ -73,7 +72,7 @@ impl Executor for Functions {
                     holder.kept = first.refs;
                 }
                 *self.actor.borrow_mut() = Some(holder);
-                Ok(())
+                Ok(Concurrency::Serial)
             }
             b"broken" => Err(("its constructor raised".to_owned(), Bytes::from_static(b"the exception"))),
             other => Err((format!("no class {other:?}"), Bytes::new())),
@@ -139,7 +138,7 @@ fn run(name: &str, front: &Front, mut args: Vec<Value>, attempt: u32) -> Outcome
         // Has an actor keep a reference.
         "have_kept" => {
             let actor_id: ActorId = text(0).parse().unwrap();
-            front.core.attach_actor(actor_id, "holder");
+            front.core.attach_actor(actor_id, "holder", false);
             let kept = front.call(actor_id, Call::new("keep").holding("", &[&args[0].refs[0]]));
             front.outcome(&kept)
         }

@@ -265,7 +265,7 @@ fn peer_messages(seeds: &mut Seeds) {
 
 fn tasks(seeds: &mut Seeds) {
     let function = Target::Function(FunctionId::of(b"pickled"));
-    let method = Target::Method { actor_id: ACTOR, sequence: 7, name: "add" };
+    let method = Target::Method { actor_id: ACTOR, sequence: 7, name: "add", group: "io" };
     let stored = ArgValue::Stored { object_id: OBJECT, owner: OWNER, node_id: NODE };
     let args = [
         (None, ArgValue::Inline(b"one")),

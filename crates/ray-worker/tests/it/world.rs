@@ -250,7 +250,10 @@ impl Driver {
         eventually("a warning", || {
             self.heard.lock().unwrap().iter().find_map(|notification| match notification {
                 Notification::Warning(text) => Some(text.clone()),
-                Notification::Log { .. } | Notification::Interrupt => None,
+                Notification::Log { .. }
+                | Notification::Interrupt
+                | Notification::CancelCall(_)
+                | Notification::StartThreads { .. } => None,
             })
         })
     }

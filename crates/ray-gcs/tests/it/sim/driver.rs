@@ -122,5 +122,7 @@ fn any_actor(n: u64, random: &mut Random) -> ActorSpec {
         handle_metadata: Arc::default(),
         job_config: Arc::default(),
         runtime_env: String::new(),
+        concurrency_groups: Box::default(),
+        is_async: false,
     }
 }

@@ -9,11 +9,14 @@ import pickle
 import signal
 import sys
 import types
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from ray_rust import _internal
 from ray_rust._private import serialization, session
 from ray_rust._private.runtime_env.apply import Environment
+
+if TYPE_CHECKING:
+    from ray_rust._private.event_loops import EventLoops
 
 
 def run(order: dict[str, Any]) -> int:
@@ -37,7 +40,8 @@ def run(order: dict[str, Any]) -> int:
     session.set_session(session.Session(core, "", None, is_driver=False))
     executor.core = core
     _listen_to_cancellation(core)
-    core.run()
+    if core.run():
+        executor.run_event_loops()
     return 0
 
 
@@ -121,6 +125,7 @@ class _Executor:
         self._speaker = speaker
         self._environment = environment
         self.core: Optional[_internal.CoreWorker] = None
+        self._event_loops: Optional[EventLoops] = None
 
     def set_job(self, job_config: bytes) -> None:
         config = json.loads(job_config)
@@ -143,6 +148,47 @@ class _Executor:
 
     def announce(self, kind: str, name: str) -> None:
         self._speaker.announcement = f":{kind}_name:{name}\n"
+
+    def start_threads(self, group: int, count: int) -> None:
+        import threading
+
+        core = session.connected_core()
+
+        def serve() -> None:
+            core.run_thread(group)
+
+        for _ in range(count):
+            try:
+                threading.Thread(target=serve, name="actor thread", daemon=True).start()
+            except RuntimeError as error:
+                print(f"a thread for calls of this actor cannot be started: {error}", file=sys.stderr)  # noqa: T201
+                core.on_thread_not_started(group)
+
+    def make_async_actor(
+        self, actor_class: type, args: tuple[Any, ...], kwargs: dict[str, Any], groups: list[str]
+    ) -> Any:
+        from ray_rust._private.event_loops import EventLoops
+
+        self._event_loops = EventLoops(session.connected_core(), groups)
+        return self._event_loops.construct(actor_class, args, kwargs)
+
+    def run_event_loops(self) -> None:
+        if self._event_loops is not None:
+            self._event_loops.run()
+
+    def start_call(
+        self,
+        call: _internal.StartedCall,
+        method: Optional[Callable[..., Any]],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        if self._event_loops is not None:
+            self._event_loops.start(call, method, args, kwargs)
+
+    def cancel_call(self, key: int) -> None:
+        if self._event_loops is not None:
+            self._event_loops.cancel(key)
 
     def encode_error(self, error: BaseException, task_name: str) -> bytes:
         actor_id = self.core.current_actor_id() if self.core is not None else None

@@ -11,6 +11,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 DEFAULT_TASK_CPUS = 1.0
 DEFAULT_TASK_MAX_RETRIES = 3
+DEFAULT_MAX_CONCURRENCY_ASYNC = 1000
 
 # Amounts are kept as whole ten-thousandths.
 _SMALLEST_AMOUNT = 0.0001
@@ -92,10 +93,12 @@ def _check_num_returns(name: str, value: Any) -> None:
     _integer_from(0)(name, value)
 
 
-def _check_max_concurrency(name: str, value: Any) -> None:
-    _integer_from(1)(name, value)
-    if value > 1:
-        raise NotImplementedError(f"{name}={value} (calls of one actor side by side) is not supported yet")
+def _check_concurrency_groups(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} has to be a dict of names and numbers of calls, is a {type(value).__name__}")
+    for group, limit in value.items():
+        _check_text(f"a name in {name}", group)
+        _integer_from(1)(f"{name}[{group!r}]", limit)
 
 
 def _check_bool(name: str, value: Any) -> None:
@@ -195,10 +198,9 @@ ACTOR_OPTIONS: dict[str, _Check] = {
     "get_if_exists": _check_bool,
     "max_restarts": _or_unlimited,
     "max_task_retries": _or_unlimited,
-    "max_concurrency": _check_max_concurrency,
+    "max_concurrency": _integer_from(1),
     "max_pending_calls": _only(-1),
-    "concurrency_groups": _only({}, []),
-    # Keeping the order is one of the orders that this allows.
+    "concurrency_groups": _check_concurrency_groups,
     "allow_out_of_order_execution": _check_bool,
     "enable_tensor_transport": _only(False),
     "_actor_generator_backpressure_num_objects": _only(-1),
@@ -211,7 +213,7 @@ METHOD_OPTIONS: dict[str, _Check] = {
     "retry_exceptions": _only(False),
     "enable_task_events": _anything,
     "_labels": _anything,
-    "concurrency_group": _only(),
+    "concurrency_group": _check_text,
     "tensor_transport": _only(),
     "_generator_backpressure_num_objects": _only(-1),
     "_num_objects_per_yield": _only(1),

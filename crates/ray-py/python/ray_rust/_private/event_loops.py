@@ -1,0 +1,120 @@
+"""The event loops of an actor with coroutine methods.
+
+Each concurrency group has a loop: that of calls without a group runs on the main thread, the others on threads
+of their own, so that code that blocks one loop does not block the others. A loop waits for the sockets of the
+core itself, and asks the core to start the calls that have come (`CoreWorker.serve_loop`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import types
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+from ray_rust import _internal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_key: contextvars.ContextVar[Optional[int]] = contextvars.ContextVar("ray_rust_running_call", default=None)
+
+
+class EventLoops:
+    """All loops of this process's actor."""
+
+    def __init__(self, core: _internal.CoreWorker, group_names: Sequence[str]) -> None:
+        self._core = core
+        self._groups = ["", *group_names]
+        self._loops = {name: asyncio.new_event_loop() for name in self._groups}
+        # Replies that were not written when a call ended, by loop: they are, when the loop has done what it can.
+        self._unwritten: set[str] = set()
+        self._tasks: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = {}
+        asyncio.set_event_loop(self._loops[""])
+        _internal.set_task_variable(_key)
+
+    def construct(self, actor_class: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Makes the actor inside its loop, for constructors start tasks there, or are coroutines."""
+        return self._loops[""].run_until_complete(_construct(actor_class, args, kwargs))
+
+    def start(
+        self, call: _internal.StartedCall, method: Optional[Callable[..., Any]], args: tuple[Any, ...], kwargs: Any
+    ) -> None:
+        """Starts a call, on the thread of its loop."""
+        loop = self._loops[call.group]
+        # A context of its own: what one call sets there, no other sees.
+        task = contextvars.Context().run(loop.create_task, self._run(call, method, args, kwargs))
+        # The loop itself would let go of a task that waits.
+        self._tasks[call.key] = (loop, task)
+
+    async def _run(
+        self, call: _internal.StartedCall, method: Optional[Callable[..., Any]], args: tuple[Any, ...], kwargs: Any
+    ) -> None:
+        key, group = call.key, call.group
+        _key.set(key)
+        try:
+            if method is None:
+                call.succeed(True)
+                return
+            result = method(*args, **kwargs)
+            if isinstance(result, types.CoroutineType):
+                result = await result
+            call.succeed(result)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
+            call.fail(error)
+        finally:
+            self._tasks.pop(key, None)
+            if group not in self._unwritten:
+                self._unwritten.add(group)
+                self._loops[group].call_soon(self._write, group)
+
+    def _write(self, group: str) -> None:
+        self._unwritten.discard(group)
+        self._core.flush_replies()
+
+    def cancel(self, key: int) -> None:
+        """Cancels a call, from any thread."""
+        found = self._tasks.get(key)
+        if found is not None:
+            loop, task = found
+            loop.call_soon_threadsafe(task.cancel)
+
+    def run(self) -> None:
+        """Serves until the process has nothing left to do."""
+        for index, name in enumerate(self._groups):
+            if name:
+                threading.Thread(
+                    target=self._serve, args=(index, name), name=f"concurrency group {name}", daemon=True
+                ).start()
+        self._serve(0, "")
+
+    def _serve(self, index: int, name: str) -> None:
+        loop = self._loops[name]
+        asyncio.set_event_loop(loop)
+
+        def serve() -> None:
+            go_on = False
+            try:
+                go_on = self._core.serve_loop(index)
+            finally:
+                if not go_on:
+                    loop.stop()
+
+        for descriptor in self._core.loop_descriptors(index):
+            loop.add_reader(descriptor, serve)
+        loop.call_soon(serve)
+        loop.run_forever()
+
+
+async def _construct(actor_class: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    constructor: Any = actor_class.__init__  # type: ignore[misc]
+    if not asyncio.iscoroutinefunction(constructor):
+        return actor_class(*args, **kwargs)
+    make: Any = actor_class.__new__
+    # That of `object` refuses arguments, which are the constructor's.
+    actor = make(actor_class) if make is object.__new__ else make(actor_class, *args, **kwargs)
+    await constructor(actor, *args, **kwargs)
+    return actor
