@@ -324,6 +324,8 @@ pub enum FromRaylet {
         worker_id: WorkerId,
         /// How it ended.
         cause: String,
+        /// Whether the node has ended it because memory ran low.
+        out_of_memory: bool,
     },
     /// What workers of the driver's job printed.
     LogLines {

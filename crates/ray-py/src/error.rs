@@ -51,9 +51,10 @@ pub(crate) fn raise_failure(py: Python<'_>, object_id: ObjectId, failure: Failur
     match failure {
         Failure::Raised(error) => decode_error(py, &error),
         Failure::Cancelled(task_id) => made(py, "TaskCancelledError", (PyTaskId(task_id),)),
-        Failure::WorkerCrashed { task_id, name, worker_id, cause } => {
+        Failure::WorkerCrashed { task_id, name, worker_id, cause, out_of_memory } => {
             let text = format!("task {name} ({task_id}) failed: its worker {worker_id} died: {cause}");
-            ray_exception(py, "WorkerCrashedError", text)
+            let class = if out_of_memory { "OutOfMemoryError" } else { "WorkerCrashedError" };
+            ray_exception(py, class, text)
         }
         Failure::ActorDied { actor_id, class_name, cause, error } => {
             let died = || actor_died(py, (actor_id.hex(), class_name, cause));

@@ -523,6 +523,31 @@ def test_a_store_that_is_full(no_cluster):
         get(too_much.remote())
 
 
+@pytest.fixture
+def little_memory(no_cluster, monkeypatch):
+    """A node that finds that memory runs low whatever is in use."""
+    monkeypatch.setenv("RAY_RUST_RAYLET_MEMORY_USAGE_THRESHOLD", "0.000001")
+    monkeypatch.setenv("RAY_RUST_RAYLET_MEMORY_CHECK_INTERVAL_MS", "20")
+    ray.init("local", num_cpus=1)
+
+
+def test_memory_that_runs_low(little_memory):
+    @ray.remote(max_retries=1)
+    def hold():
+        threading.Event().wait()
+
+    with pytest.raises(exceptions.OutOfMemoryError, match=r"hold.*ran low on memory.*retries") as caught:
+        get(hold.remote())
+    assert "MiB" in caught.value.message
+
+
+def test_memory_that_runs_low_ends_actors_too(little_memory):
+    victim = Victim.remote()
+    with pytest.raises(exceptions.ActorDiedError, match="ran low on memory"):
+        while True:
+            get(victim.pid.remote())
+
+
 def test_the_end_of_the_node(no_cluster):
     context = ray.init("local", num_cpus=1)
     with open(os.path.join(context["session_dir"], "node.json")) as file:

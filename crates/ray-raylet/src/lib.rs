@@ -5,6 +5,7 @@
 //! | [`resource_manager`], [`scheduling_queue`] | what is free, and who waits for it; pure |
 //! | [`lease_table`], [`worker_pool`], [`task_table`] | leases, worker processes, tasks by gRPC; pure |
 //! | [`runtime_env_table`] | which runtime environments are being set up, ready or failed; pure |
+//! | [`memory_monitor`] | which worker is ended when memory runs low; pure |
 //! | [`node`] | the machine that joins these, and the daemon around it |
 //! | [`log_monitor`], [`log_tail`] | what workers print, on its way to their driver |
 //! | [`LocalScheduler`] | resources and queue behind the `Scheduler` trait, for one process |
@@ -21,6 +22,7 @@ pub mod log_tail;
     reason = "a descriptor is registered with tokio, which has to trust that it stays open"
 )]
 mod log_watch;
+pub mod memory_monitor;
 pub mod node;
 pub mod resource_manager;
 pub mod runtime_env_table;

@@ -44,6 +44,8 @@ pub enum Failure {
         worker_id: WorkerId,
         /// How it ended, and how often it was tried.
         cause: String,
+        /// Whether the node has ended it because memory ran low.
+        out_of_memory: bool,
     },
     /// The actor is dead.
     ActorDied {

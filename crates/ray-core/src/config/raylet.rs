@@ -45,6 +45,12 @@ pub struct RayletConfig {
     /// Time for processes to end by themselves at shutdown before they are killed, in milliseconds.
     /// Default 500. Raise it if your code has to clean up for longer.
     pub shutdown_grace_ms: u64,
+    /// How much of the machine's memory, or of its control group's, may be in use before the node ends
+    /// a worker to make room: above 0 up to 1. Default 0.95. Lower it if the kernel is faster.
+    pub memory_usage_threshold: f64,
+    /// Time between two looks at the memory in use, in milliseconds. Default 250; 0 = never look, and let
+    /// the kernel decide.
+    pub memory_check_interval_ms: u64,
     /// Time between two reports of this node's free resources, in milliseconds. Default 100. Raise it
     /// in clusters of thousands of nodes.
     pub report_interval_ms: u64,
@@ -74,6 +80,8 @@ impl Default for RayletConfig {
             max_queued_leases: 1_000_000,
             max_leases_per_request: 64,
             shutdown_grace_ms: 500,
+            memory_usage_threshold: 0.95,
+            memory_check_interval_ms: 250,
             report_interval_ms: 100,
             runtime_env_retry_ms: 10_000,
             idle_runtime_env_timeout_ms: 60_000,
@@ -99,6 +107,11 @@ impl RayletConfig {
         in_range("raylet.max_leases_per_request", self.max_leases_per_request, 1, 100_000)?;
         in_range("raylet.shutdown_grace_ms", self.shutdown_grace_ms, 0, MAX_MS)?;
         in_range("raylet.report_interval_ms", self.report_interval_ms, 1, MAX_MS)?;
+        in_range("raylet.memory_check_interval_ms", self.memory_check_interval_ms, 0, MAX_MS)?;
+        if !(self.memory_usage_threshold > 0.0 && self.memory_usage_threshold <= 1.0) {
+            let reason = format!("has to be above 0 up to 1, is {}", self.memory_usage_threshold);
+            return Err(config_error("raylet.memory_usage_threshold", reason));
+        }
         if self.max_workers != 0 && self.prestart_workers > self.max_workers {
             let reason = format!("is {}, more than raylet.max_workers", self.prestart_workers);
             return Err(config_error("raylet.prestart_workers", reason));

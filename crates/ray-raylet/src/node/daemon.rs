@@ -43,6 +43,7 @@ use super::handle::{Command, NodeHandle};
 use super::hardware::{self, Hardware};
 use super::link_server::{LinkServer, LinkServerParts};
 use super::machine::NodeMachine;
+use super::memory::MemoryWatch;
 use super::object_store::NodeObjectStore;
 use super::process_tree;
 use super::session::{NodeInfoJson, Session};
@@ -217,6 +218,7 @@ fn serve(
         usage,
         report_interval: Duration::from_millis(raylet.report_interval_ms),
         shutdown_grace: Duration::from_millis(raylet.shutdown_grace_ms),
+        memory: MemoryWatch::new(raylet.memory_check_interval_ms, raylet.memory_usage_threshold),
     };
     let server = LinkServer::new(parts)?;
     let node_info = node.node_info(&config, &session);

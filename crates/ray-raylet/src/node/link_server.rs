@@ -31,6 +31,7 @@ use super::gcs_port::{GcsCall, GcsReport, UsageReport};
 use super::handle::{Command, NodeStatus};
 use super::inbox::Inbox;
 use super::machine::NodeMachine;
+use super::memory::MemoryWatch;
 use super::process_tree;
 use super::store_port::{StoreOutput, StorePort};
 use crate::log_monitor::{LogCommand, log_path};
@@ -87,6 +88,7 @@ pub(super) struct LinkServerParts {
     pub(super) usage: watch::Sender<UsageReport>,
     pub(super) report_interval: Duration,
     pub(super) shutdown_grace: Duration,
+    pub(super) memory: MemoryWatch,
 }
 
 struct Peer {
@@ -168,6 +170,7 @@ impl LinkServer {
                 self.on_ready(now, readiness);
             }
             self.parts.machine.on_tick(now);
+            self.parts.memory.on_tick(now, &mut self.parts.machine);
             let mut out = Vec::new();
             self.parts.store.on_tick(now, &mut out);
             self.on_store_outputs(out);
@@ -183,7 +186,8 @@ impl LinkServer {
         let retry = full.then(|| Instant::now() + RETRY);
         let ending = self.ending.as_ref().map(|ending| ending.deadline);
         let (machine, store) = (self.parts.machine.next_deadline(), self.parts.store.next_deadline());
-        [machine, store, self.usage_due, self.accept_again, retry, ending].into_iter().flatten().min()
+        let memory = self.parts.memory.next_deadline(&self.parts.machine);
+        [machine, store, memory, self.usage_due, self.accept_again, retry, ending].into_iter().flatten().min()
     }
 
     fn on_ready(&mut self, now: Instant, readiness: Readiness) {

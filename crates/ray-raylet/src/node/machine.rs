@@ -36,7 +36,7 @@ use tracing::warn;
 use super::actors::{EndedActors, LocalActor};
 use super::demand::Demand;
 use super::effect::{ClientId, Effect, ExitStatus, NodeIdentity};
-use crate::lease_table::LeaseTable;
+use crate::lease_table::{Holder, LeaseTable};
 use crate::resource_manager::ResourceManager;
 use crate::runtime_env_table::{RuntimeEnvConfig, RuntimeEnvTable};
 use crate::scheduling_queue::SchedulingQueue;
@@ -108,6 +108,8 @@ pub struct NodeMachine {
     ending: BTreeMap<WorkerId, Ending>,
     /// Why a worker was told to end, for those who ask how it ended.
     pub(super) kill_reasons: FxHashMap<WorkerId, String>,
+    /// Workers that were told to end to free memory, and have not ended yet.
+    freeing_memory: BTreeSet<WorkerId>,
     /// Workers that are not connected but known by address.
     pub(super) announced: BTreeMap<WorkerId, LeasedWorker>,
     lease_ids: ChildTaskIds,
@@ -164,6 +166,7 @@ impl NodeMachine {
             actor_states: FxHashMap::default(),
             ending: BTreeMap::new(),
             kill_reasons: FxHashMap::default(),
+            freeing_memory: BTreeSet::new(),
             announced: BTreeMap::new(),
             lease_ids: ChildTaskIds::new(lease_seed),
             effects: Vec::new(),
@@ -347,7 +350,7 @@ impl NodeMachine {
     fn on_driver_lost(&mut self, now: Instant, driver: WorkerId, job_id: JobId) {
         self.effects.push(Effect::FinishJob(job_id, "its driver is gone".to_owned()));
         self.lose_holder(now, driver);
-        self.announce_death(driver, "the driver's connection to its node was closed");
+        self.announce_death(driver, "the driver's connection to its node was closed", false);
         self.end_job(now, job_id);
     }
 
@@ -357,8 +360,7 @@ impl NodeMachine {
     }
 
     fn end_job(&mut self, now: Instant, job_id: JobId) {
-        let actor =
-            |lease: &crate::lease_table::Lease| matches!(lease.holder, crate::lease_table::Holder::Actor(_));
+        let actor = |lease: &crate::lease_table::Lease| matches!(lease.holder, Holder::Actor(_));
         for lease_id in self.leases.of_job(job_id) {
             // Actors, of which some outlive their job, are ended by the control plane one by one.
             if !self.leases.get(lease_id).is_some_and(actor) {
@@ -440,10 +442,35 @@ impl NodeMachine {
         self.run_pool_effects(now, out);
     }
 
+    /// Memory runs low: this worker is the one to end.
+    pub fn on_low_memory(&mut self, now: Instant, worker_id: WorkerId, reason: &str) {
+        self.freeing_memory.insert(worker_id);
+        self.kill_worker(now, worker_id, reason);
+    }
+
+    /// Whether a worker that was told to end to free memory has not ended yet.
+    pub fn is_freeing_memory(&self) -> bool {
+        !self.freeing_memory.is_empty()
+    }
+
+    /// Whether any worker has a lease.
+    pub fn is_at_work(&self) -> bool {
+        self.leases.granted() > 0
+    }
+
+    /// The workers that have a lease, their processes, and whether they are actors.
+    pub fn leased_processes(&self) -> impl Iterator<Item = (WorkerId, u32, bool)> {
+        self.pool.iter().filter_map(|(worker_id, worker)| {
+            let lease = self.leases.get(self.leases.of_worker(worker_id)?)?;
+            Some((worker_id, worker.pid?, matches!(lease.holder, Holder::Actor(_))))
+        })
+    }
+
     /// A worker is gone for certain.
     pub(super) fn finish_worker(&mut self, now: Instant, worker_id: WorkerId, status: ExitStatus) {
         self.ending.remove(&worker_id);
         self.announced.remove(&worker_id);
+        let out_of_memory = self.freeing_memory.remove(&worker_id);
         let cause = match self.kill_reasons.remove(&worker_id) {
             Some(reason) => reason,
             None => status.to_string(),
@@ -458,7 +485,7 @@ impl NodeMachine {
         self.welcome_drivers(now);
         self.effects.push(Effect::EndLogs(worker_id));
         if worker.is_some_and(|worker| !matches!(worker.state, WorkerState::Starting { .. })) {
-            self.announce_death(worker_id, &cause);
+            self.announce_death(worker_id, &cause, out_of_memory);
         }
         self.serve(now);
     }
@@ -475,10 +502,10 @@ impl NodeMachine {
         self.serve(now);
     }
 
-    fn announce_death(&mut self, worker_id: WorkerId, cause: &str) {
+    fn announce_death(&mut self, worker_id: WorkerId, cause: &str, out_of_memory: bool) {
         // The first that a client hears is its welcome.
         for (&client, _) in self.clients.iter().filter(|(_, client)| client.welcomed) {
-            let message = FromRaylet::WorkerDied { worker_id, cause: cause.to_owned() };
+            let message = FromRaylet::WorkerDied { worker_id, cause: cause.to_owned(), out_of_memory };
             self.effects.push(Effect::Send(client, message));
         }
     }

@@ -416,8 +416,33 @@ fn the_end_of_a_worker_is_told_with_its_cause_and_frees_its_lease() {
     world.machine.on_exited(world.now, pid, ExitStatus::Signal(9));
     world.settle();
     let cause = "its process was killed by signal 9 (SIGKILL)".to_owned();
-    assert_eq!(world.said, [(DRIVER, FromRaylet::WorkerDied { worker_id, cause })]);
+    assert_eq!(world.said, [(DRIVER, FromRaylet::WorkerDied { worker_id, cause, out_of_memory: false })]);
     assert_eq!(world.ordered.len(), 1, "the demand still stands");
+}
+
+#[test]
+fn whoever_loses_a_worker_is_told_that_memory_ran_low() {
+    let mut world = World::with_driver(cpus(1.0));
+    assert!(!world.machine.is_at_work());
+    world.demand(DRIVER, 1, cpus(1.0), 1);
+    world.start_workers();
+    let (_, pid) = world.granted(DRIVER)[0];
+    let (client, worker_id, _) = world.workers[0];
+    assert!(world.machine.is_at_work());
+    assert_eq!(world.machine.leased_processes().collect::<Vec<_>>(), [(worker_id, pid, false)]);
+    world.machine.on_low_memory(world.now, worker_id, "too much");
+    world.settle();
+    assert!(world.machine.is_freeing_memory());
+    world.machine.on_client_lost(world.now, client);
+    world.machine.on_exited(world.now, pid, ExitStatus::Signal(9));
+    world.settle();
+    assert!(!world.machine.is_freeing_memory());
+    let cause = "too much".to_owned();
+    assert!(
+        world.said.contains(&(DRIVER, FromRaylet::WorkerDied { worker_id, cause, out_of_memory: true })),
+        "{:?}",
+        world.said
+    );
 }
 
 #[test]

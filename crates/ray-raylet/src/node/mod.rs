@@ -16,6 +16,7 @@ mod link_server;
 mod machine;
 #[cfg(test)]
 mod machine_tests;
+mod memory;
 pub(crate) mod object_store;
 mod process_tree;
 mod session;

@@ -260,7 +260,9 @@ impl Client {
     #[track_caller]
     pub(crate) fn worker_died(&mut self, worker_id: WorkerId) -> String {
         self.wait_for("the end of a worker", |message| match message {
-            FromRaylet::WorkerDied { worker_id: other, cause } if *other == worker_id => Some(cause.clone()),
+            FromRaylet::WorkerDied { worker_id: other, cause, .. } if *other == worker_id => {
+                Some(cause.clone())
+            }
             _ => None,
         })
     }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use ray_core::id::{LeaseId, NodeId, ObjectId, WorkerId};
 use ray_link::message::ToRaylet;
+use rustc_hash::FxHashSet;
 
 use super::CoreWorker;
 use super::state::{State, now};
@@ -35,6 +36,8 @@ pub(super) const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Ends {
     /// How processes ended, the newest last.
     causes: VecDeque<(WorkerId, String)>,
+    /// Those among them that were ended because memory ran low.
+    out_of_memory: FxHashSet<WorkerId>,
     suspects: Vec<Suspect>,
 }
 
@@ -55,8 +58,10 @@ impl Ends {
 
     fn note(&mut self, worker_id: WorkerId, cause: String) {
         self.causes.push_back((worker_id, cause));
-        if self.causes.len() > REMEMBERED_CAUSES {
-            self.causes.pop_front();
+        if self.causes.len() > REMEMBERED_CAUSES
+            && let Some((forgotten, _)) = self.causes.pop_front()
+        {
+            self.out_of_memory.remove(&forgotten);
         }
     }
 
@@ -75,8 +80,22 @@ impl State {
         causes.find(|(known, _)| *known == worker_id).map(|(_, cause)| cause.as_str())
     }
 
+    /// Whether this process was ended because memory ran low.
+    pub(super) fn was_out_of_memory(&self, worker_id: WorkerId) -> bool {
+        self.ends.out_of_memory.contains(&worker_id)
+    }
+
     /// The node tells of the end of a process.
-    pub(super) fn on_worker_died(&mut self, core: &CoreWorker, worker_id: WorkerId, cause: String) {
+    pub(super) fn on_worker_died(
+        &mut self,
+        core: &CoreWorker,
+        worker_id: WorkerId,
+        cause: String,
+        out_of_memory: bool,
+    ) {
+        if out_of_memory {
+            self.ends.out_of_memory.insert(worker_id);
+        }
         self.ends.note(worker_id, cause);
         self.ends.suspects.retain(|suspect| suspect.worker_id != worker_id);
         self.drain_peer(core, worker_id);

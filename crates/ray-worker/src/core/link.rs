@@ -101,7 +101,9 @@ impl State {
             FromRaylet::RunTask { task_id, function, payload } => {
                 self.on_run_task(task_id, function, payload);
             }
-            FromRaylet::WorkerDied { worker_id, cause } => self.on_worker_died(core, worker_id, cause),
+            FromRaylet::WorkerDied { worker_id, cause, out_of_memory } => {
+                self.on_worker_died(core, worker_id, cause, out_of_memory);
+            }
             FromRaylet::LogLines { pid, name, is_stderr, lines } => {
                 self.notify(Notification::Log { pid, name, is_stderr, lines });
             }

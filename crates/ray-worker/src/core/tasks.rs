@@ -505,7 +505,9 @@ impl State {
         let (name, attempts) =
             self.tasks.get(task_id).map_or((String::new(), 0), |task| (task.name.to_string(), task.attempt));
         let tried = if attempts == 0 { String::new() } else { format!(" (after {attempts} retries)") };
-        Some(Failure::WorkerCrashed { task_id, name, worker_id, cause: format!("{cause}{tried}") })
+        let cause = format!("{cause}{tried}");
+        let out_of_memory = self.was_out_of_memory(worker_id);
+        Some(Failure::WorkerCrashed { task_id, name, worker_id, cause, out_of_memory })
     }
 
     /// Takes a cancelled task out of the queue that it is in.

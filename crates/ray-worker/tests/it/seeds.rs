@@ -220,7 +220,10 @@ fn from_raylet(seeds: &mut Seeds) {
         ("actor-state", FromRaylet::ActorState { info: info.clone() }),
         ("create-actor", FromRaylet::CreateActor { spec: info.clone(), num_restarts: 2 }),
         ("run-task", FromRaylet::RunTask { task_id: TASK, function: text("module:f"), payload: info }),
-        ("worker-died", FromRaylet::WorkerDied { worker_id: WORKER, cause: text("killed") }),
+        (
+            "worker-died",
+            FromRaylet::WorkerDied { worker_id: WORKER, cause: text("killed"), out_of_memory: true },
+        ),
         (
             "log-lines",
             FromRaylet::LogLines {
@@ -292,8 +295,13 @@ fn replies(seeds: &mut Seeds) {
     let inline = Returned { value: Value::Inline(Bytes::from_static(b"value")), contained: vec![] };
     let value = Value::Stored { node_id: NODE, size: 1 << 33 };
     let stored = Returned { value, contained: vec![(OBJECT, OWNER); 2] };
-    let crashed =
-        Failure::WorkerCrashed { task_id: TASK, name: "f".to_owned(), worker_id: WORKER, cause: cause() };
+    let crashed = Failure::WorkerCrashed {
+        task_id: TASK,
+        name: "f".to_owned(),
+        worker_id: WORKER,
+        cause: cause(),
+        out_of_memory: true,
+    };
     let error = Bytes::from_static(b"error");
     let died = Failure::ActorDied {
         actor_id: ACTOR,
