@@ -22,7 +22,7 @@ use ray_core::pb::gcs::{
 use ray_core::resource::{Amount, CPU, Resources};
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::GcsMethod;
-use ray_worker::core::{ActorRequest, Listening, MethodRequest, Notification, Served};
+use ray_worker::core::{ActorRequest, Listening, MethodRequest, Notification, Served, handle_object};
 use ray_worker::task_table::MethodName;
 use ray_worker::{CoreWorker, Membership};
 use rustix::process::{Signal, getpid, kill_process};
@@ -224,7 +224,7 @@ impl PyCoreWorker {
         namespace: String,
         detached: bool,
         handle_metadata: Vec<u8>,
-    ) -> PyResult<PyActorId> {
+    ) -> PyResult<(PyActorId, Option<PyObjectRef>)> {
         follow_context();
         let args = Args::encode(&self.core, args, Some(kwargs))?;
         let placement = Resources::new().with_cpu(placement_cpus);
@@ -251,10 +251,13 @@ impl PyCoreWorker {
             namespace,
             detached,
             handle_metadata,
+            ends_with_handles: !detached,
         };
         let mut signals = Signals::default();
         let result = py.detach(|| self.core.create_actor(request, &mut || signals.check()));
-        signals.settle(py, result).map(PyActorId)
+        let actor_id = signals.settle(py, result)?;
+        let handle = (!detached).then(|| PyObjectRef::adopt(&self.core, handle_object(actor_id)));
+        Ok((PyActorId(actor_id), handle))
     }
 
     #[expect(clippy::too_many_arguments, reason = "positional arguments of one Python method")]

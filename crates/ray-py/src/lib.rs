@@ -45,7 +45,7 @@ mod _internal {
     #[pymodule_export]
     use crate::node::{init_logging, run_node, set_parent_death_signal};
     #[pymodule_export]
-    use crate::object_ref::{PyObjectRef, forget_membership, restore_ref, set_deferred};
+    use crate::object_ref::{PyObjectRef, forget_membership, restore_ref};
     #[pymodule_export]
     use crate::remote::{PyHandleCall, PyMethodCall, PyMethodDescription, PyRemoteCall};
     #[pymodule_export]

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
@@ -24,9 +24,6 @@ use crate::id::{PyJobId, PyTaskId, refuse};
 /// The membership of this process: what a reference that is read belongs to.
 static CURRENT: Mutex<Option<Arc<CoreWorker>>> = Mutex::new(None);
 
-/// Something has to be done before the next call.
-static DEFERRED: AtomicBool = AtomicBool::new(false);
-
 thread_local! {
     /// References met by each encoding that is under way on this thread.
     static MET: RefCell<Vec<Vec<Contained>>> = const { RefCell::new(Vec::new()) };
@@ -47,20 +44,10 @@ fn current() -> PyResult<Arc<CoreWorker>> {
     })
 }
 
-/// The membership of this process, if nothing has to be done before it is used.
+/// The membership of this process, if it has one.
 pub(crate) fn ready_core() -> Option<Arc<CoreWorker>> {
-    if DEFERRED.load(Ordering::Relaxed) {
-        return None;
-    }
     follow_context();
     CURRENT.lock().unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-/// Whether there is something to do before the next call, which `ray_rust._private.session` knows.
-#[pyfunction]
-pub(crate) fn set_deferred(deferred: bool) {
-    // Only Python code reads and writes it, one thread after the other.
-    DEFERRED.store(deferred, Ordering::Relaxed);
 }
 
 /// In a forked process: the membership was the parent's. It is not dropped, for that would speak to
@@ -320,10 +307,11 @@ impl PyObjectRef {
         let py = slf.py();
         let (object_id, owner) = slf.get().contained()?;
         if !meet((object_id, owner)) {
-            return Err(PyTypeError::new_err(
-                "an ObjectRef can be pickled only as part of an argument, a result or a value that is put: \
-                 elsewhere nothing would keep its object",
-            ));
+            // Out of band. Nobody knows who will read it and when, so the object stays.
+            py.import("ray_rust._private.serialization")?.call_method1("check_out_of_band", (slf,))?;
+            if let Some(core) = &slf.get().core {
+                core.keep_for_good(object_id);
+            }
         }
         let restore = py.import("ray_rust._internal")?.getattr("_restore_ref")?;
         let owner_bytes = [owner.worker_id.as_bytes().as_slice(), owner.node_id.as_bytes()].concat();

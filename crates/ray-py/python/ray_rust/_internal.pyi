@@ -327,8 +327,11 @@ class CoreWorker:
         namespace: str,
         detached: bool,
         handle_metadata: bytes,
-    ) -> ActorID:
+    ) -> tuple[ActorID, Optional[ObjectRef]]:
         """Registers the actor; its constructor runs later. ValueError if the name is taken.
+
+        Also returns the reference that keeps it: the actor ends when that and its copies are gone. A detached
+        one has none.
 
         `options` says what it takes while it lives, `placement_cpus` how many CPUs it takes in
         addition until it is placed. `handle_metadata` is given to those who look the actor up.
@@ -494,9 +497,6 @@ def wait(
 
 def set_task_variable(variable: ContextVar[Optional[int]]) -> None:
     """From now on this variable says which `StartedCall` code works for, by its key."""
-
-def set_deferred(deferred: bool) -> None:
-    """Whether something has to be done before the next call, by `ray_rust._private.session`."""
 
 def forget_membership() -> None:
     """In a forked process: the connection of the parent is not used, and not dropped either."""

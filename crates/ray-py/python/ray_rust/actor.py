@@ -300,7 +300,7 @@ class ActorClass:
             from ray_rust._private.runtime_env.describe import describe
 
             runtime_env = describe(options["runtime_env"], core)
-        actor_id = core.create_actor(
+        actor_id, reference = core.create_actor(
             exported,
             args,
             kwargs,
@@ -327,7 +327,7 @@ class ActorClass:
             detached=detached,
             handle_metadata=metadata,
         )
-        return ActorHandle(actor_id, self._description, max_task_retries, metadata, ends_with_handle=not detached)
+        return ActorHandle(actor_id, self._description, max_task_retries, metadata, reference)
 
     def _concurrency(self, options: dict[str, Any]) -> tuple[int, list[tuple[str, int]], bool]:
         """How many calls run at once: of those without a group, of each group; and whether in any order."""
@@ -417,8 +417,10 @@ class ActorHandle(HandleCall):
     """Stands for an actor: `handle.method.remote(...)` calls it.
 
     Calls through one process's handles run in the order in which they were made. The actor ends, after
-    the calls made so far, when the handle that `.remote()` returned is gone; unless the handle was sent to
-    another process or the actor is detached: such an actor ends with its job, or by `kill`.
+    the calls made so far, when the handle that `.remote()` returned and all copies of it are gone, in
+    whichever process. Handles from `get_actor` and `current_actor` do not keep it; a detached actor ends by
+    `kill` alone. A handle that is pickled outside of arguments and results keeps its actor as long as the
+    process lives that pickled it.
     """
 
     def __new__(  # noqa: PYI034 - typing.Self comes with Python 3.11
@@ -427,23 +429,22 @@ class ActorHandle(HandleCall):
         description: ClassDescription,
         max_task_retries: int,
         metadata: bytes,
-        *,
-        ends_with_handle: bool = False,
+        reference: Optional[ObjectRef] = None,
     ) -> ActorHandle:
-        """A handle to an actor of this class; `metadata` makes another one."""
+        """A handle to an actor of this class; `metadata` makes another one, `reference` keeps the actor."""
         handle = super().__new__(cls, description.class_name, description.calls, ActorMethod)
         handle._actor_id = actor_id
         handle._description = description
         handle._max_task_retries = max_task_retries
         handle._metadata = metadata
-        handle._ends_with_handle = ends_with_handle
+        handle._reference = reference
         return handle
 
     _actor_id: ActorID
     _description: ClassDescription
     _max_task_retries: int
     _metadata: bytes
-    _ends_with_handle: bool
+    _reference: Optional[ObjectRef]
 
     @property
     def _ray_actor_id(self) -> ActorID:
@@ -467,37 +468,25 @@ class ActorHandle(HandleCall):
         return f"Actor({self._description.class_name}, {self._actor_id.hex()})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # From now on others may use the actor, whom nobody here counts.
-        self._ends_with_handle = False
-        return (_handle_from_binary, (self._actor_id.binary(), self._metadata))
-
-    def __del__(self) -> None:
-        if not self.__dict__.get("_ends_with_handle"):
-            return
-        actor_id = self._actor_id
-        session.defer(lambda: _terminate(actor_id))
+        return (_handle_from_binary, (self._actor_id.binary(), self._metadata, self._reference))
 
 
 ActorProxy = ActorHandle
 
 
-def _terminate(actor_id: ActorID) -> None:
-    session.connected_core().submit_actor_task(actor_id, "__ray_terminate__", (), {}, 0, 0, "__ray_terminate__", "")
-
-
-def handle_from_metadata(actor_id: ActorID, metadata: bytes) -> ActorHandle:
-    """A handle that does not keep its actor alive."""
+def handle_from_metadata(actor_id: ActorID, metadata: bytes, reference: Optional[ObjectRef] = None) -> ActorHandle:
+    """A handle that keeps its actor alive only if there is a `reference` to do so."""
     import pickle
 
     description, max_task_retries, out_of_order = pickle.loads(metadata)
     connection = session.get_session()
     if connection is not None:
         connection.core.attach_actor(actor_id, description.class_name, out_of_order)
-    return ActorHandle(actor_id, description, max_task_retries, metadata)
+    return ActorHandle(actor_id, description, max_task_retries, metadata, reference)
 
 
-def _handle_from_binary(actor_id: bytes, metadata: bytes) -> ActorHandle:
-    return handle_from_metadata(ActorID(actor_id), metadata)
+def _handle_from_binary(actor_id: bytes, metadata: bytes, reference: Optional[ObjectRef]) -> ActorHandle:
+    return handle_from_metadata(ActorID(actor_id), metadata, reference)
 
 
 class ActorMethod(MethodCall):

@@ -38,6 +38,8 @@ const REMEMBERED_DEAD: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Actor {
     calls: ActorCalls,
+    /// What handles to it count as; see [`handle_object`].
+    handle: ObjectId,
     class_name: String,
     /// The task that creates it, if this process does: it keeps the constructor's arguments.
     creation: Option<Creation>,
@@ -93,6 +95,9 @@ pub struct ActorRequest {
     pub detached: bool,
     /// Given to those who look it up.
     pub handle_metadata: Vec<u8>,
+    /// Whether it ends when nobody has a handle to it any more. Then [`handle_object`] has one reference,
+    /// which is the caller's.
+    pub ends_with_handles: bool,
 }
 
 /// A call of an actor's method.
@@ -128,6 +133,12 @@ impl CoreWorker {
         let mut state = self.lock();
         state.check_open()?;
         let named = !request.name.is_empty();
+        let handle = handle_object(actor_id);
+        let ends_with_handles = request.ends_with_handles;
+        if ends_with_handles {
+            state.references.add_owned(handle);
+            state.shared.handles.insert(handle, actor_id);
+        }
         let class_name = request.class.name.clone();
         let task = creation_task(actor_id, &request);
         let mut calls = ActorCalls::new();
@@ -138,6 +149,7 @@ impl CoreWorker {
         let creation = Creation { task_id, spec };
         let actor = Actor {
             calls,
+            handle,
             class_name,
             creation: Some(creation),
             refused: None,
@@ -150,7 +162,13 @@ impl CoreWorker {
         state.settle(self);
         state.flush(self);
         drop(state);
-        if named { self.await_registration(actor_id, interrupted).map(|()| actor_id) } else { Ok(actor_id) }
+        if named && let Err(error) = self.await_registration(actor_id, interrupted) {
+            if ends_with_handles {
+                self.drop_reference(handle);
+            }
+            return Err(error);
+        }
+        Ok(actor_id)
     }
 
     /// Waits until the control plane has taken or refused a registration.
@@ -182,27 +200,7 @@ impl CoreWorker {
     pub fn call_actor(&self, request: MethodRequest) -> RayResult<Returns> {
         let mut state = self.lock();
         state.check_open()?;
-        let actor_id = request.actor_id;
-        state.know_actor(actor_id, "");
-        let task_id = state.next_task_id();
-        let task = PendingTask {
-            call: Call::Method { actor_id, method: request.method },
-            args: request.args.into(),
-            dependencies: request.dependencies.into(),
-            nested: request.nested.into(),
-            num_returns: request.num_returns,
-            name: request.name,
-            attempt: 0,
-            retries_left: request.max_retries,
-            retry_exceptions: false,
-            state: TaskState::Queued,
-            cancelled: false,
-        };
-        let returns = state.take_task(self, task_id, task);
-        // It takes its place among the calls now, whenever its arguments come.
-        let mut out = Vec::new();
-        state.calls_of(actor_id).call(task_id, false, &mut out);
-        state.apply_calls(self, actor_id, out);
+        let returns = state.queue_call(self, request);
         state.settle(self);
         self.read_between(&mut state);
         self.stir(&mut state);
@@ -270,6 +268,13 @@ impl CoreWorker {
     }
 }
 
+/// The object that handles to an actor refer to: it has no value, and is counted like any other. When its
+/// last reference is gone, wherever that was, its owner, who made the actor, ends the actor. A call that is
+/// not answered is a reference too, so the actor ends after the calls made so far.
+pub fn handle_object(actor_id: ActorId) -> ObjectId {
+    ObjectId::for_return(actor_id.creation_task_id(), 0)
+}
+
 fn creation_task(actor_id: ActorId, request: &ActorRequest) -> PendingTask {
     PendingTask {
         call: Call::Create { actor_id },
@@ -332,6 +337,7 @@ impl State {
             let calls = ActorCalls::new();
             entry.insert(Actor {
                 calls,
+                handle: handle_object(actor_id),
                 class_name,
                 creation: None,
                 refused: None,
@@ -354,6 +360,54 @@ impl State {
 
     fn knows_actor(&self, actor_id: ActorId) -> bool {
         self.actors.contains_key(&actor_id) || self.forgotten_actors.contains(&actor_id)
+    }
+
+    /// Takes a call in, behind those made before.
+    fn queue_call(&mut self, core: &CoreWorker, request: MethodRequest) -> Returns {
+        let actor_id = request.actor_id;
+        self.know_actor(actor_id, "");
+        let mut nested = request.nested;
+        if let Some(actor) = self.actors.get(&actor_id)
+            && self.references.contains(actor.handle)
+        {
+            nested.push(actor.handle);
+        }
+        let task_id = self.next_task_id();
+        let task = PendingTask {
+            call: Call::Method { actor_id, method: request.method },
+            args: request.args.into(),
+            dependencies: request.dependencies.into(),
+            nested: nested.into(),
+            num_returns: request.num_returns,
+            name: request.name,
+            attempt: 0,
+            retries_left: request.max_retries,
+            retry_exceptions: false,
+            state: TaskState::Queued,
+            cancelled: false,
+        };
+        let returns = self.take_task(core, task_id, task);
+        // It takes its place among the calls now, whenever its arguments come.
+        let mut out = Vec::new();
+        self.calls_of(actor_id).call(task_id, false, &mut out);
+        self.apply_calls(core, actor_id, out);
+        returns
+    }
+
+    /// Nobody has a handle to an actor of this process any more, and no call to it is under way.
+    pub(super) fn end_unreferenced_actor(&mut self, core: &CoreWorker, actor_id: ActorId) {
+        let name = "__ray_terminate__";
+        let request = MethodRequest {
+            actor_id,
+            method: Arc::new(MethodName { name: name.to_owned(), group: String::new() }),
+            args: Vec::new(),
+            dependencies: Vec::new(),
+            nested: Vec::new(),
+            num_returns: 0,
+            name: name.into(),
+            max_retries: 0,
+        };
+        self.queue_call(core, request);
     }
 
     fn calls_of(&mut self, actor_id: ActorId) -> &mut ActorCalls {

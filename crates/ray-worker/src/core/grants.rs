@@ -1,7 +1,7 @@
 //! References that are handed over: held back until their owners have granted them to the receiver.
 //!
-//! See [`crate::reference_counter`] for the rule. What waits here is a reply with references in it, or
-//! the end of a task that keeps references which came with it.
+//! See [`crate::reference_counter`] for the rule. What waits here is a reply with references in it,
+//! the end of a task that keeps references which came with it, or a reference that came out of band.
 
 use ray_core::id::{ObjectId, WorkerId};
 use ray_link::message::ToRaylet;
@@ -45,6 +45,8 @@ pub(super) enum Then {
     },
     /// A message to the node.
     TellNode(ToRaylet),
+    /// The grants were all that was wanted.
+    Nothing,
     /// Something else waits for the same.
     Nested(Box<(Vec<Contained>, WorkerId, Self)>),
 }
@@ -124,6 +126,7 @@ impl State {
                 self.send(core, to, kind, |out| out.extend_from_slice(&payload));
             }
             Then::TellNode(message) => self.tell_node(&message),
+            Then::Nothing => {}
             Then::Nested(nested) => {
                 let (references, borrower, then) = *nested;
                 self.grant_then(core, references, borrower, then);

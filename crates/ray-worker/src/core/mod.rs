@@ -58,7 +58,7 @@ use ray_link::message::{FromRaylet, JobDescription, LinkMessage as _, Role, ToRa
 use ray_link::{Connection, Interest, Listener, Poller, Waker};
 use ray_object_store::shm::{Access, ShmRegion};
 
-pub use self::actors::{ActorRequest, MethodRequest};
+pub use self::actors::{ActorRequest, MethodRequest, handle_object};
 pub use self::concurrent::{Concurrency, Limits, StartedCall};
 pub use self::execution::{Executor, ReadyArg, ResolvedArg, Served, Task};
 pub use self::inbox::{Heard, Inbox, Wants};

@@ -36,6 +36,10 @@ pub(super) struct SharedObjects {
     pub(super) lease_on: FxHashMap<WorkerId, LeaseId>,
     /// Registrations of actors that the control plane has not answered, and who waits for one.
     pub(super) registrations: FxHashMap<u64, (ActorId, Option<WaiterId>)>,
+    /// Actors of this process that end with their handles, by what those count as.
+    pub(super) handles: FxHashMap<ObjectId, ActorId>,
+    /// Those of them that nobody has a handle to any more.
+    pub(super) unreferenced_actors: VecDeque<ActorId>,
     /// Borrowers that wait for values which are there now.
     answer_peers: VecDeque<(WorkerId, ObjectId)>,
 }
@@ -292,9 +296,16 @@ impl CoreWorker {
             return;
         }
         state.references.add_borrowed(object_id, owner, 0);
-        let lacks_grant = state.references.lacks_grant(object_id);
-        if lacks_grant && let Some(running) = state.execution.running.current_mut() {
+        if !state.references.lacks_grant(object_id) {
+            return;
+        }
+        if let Some(running) = state.execution.running.current_mut() {
             running.borrowed.push(object_id);
+        } else if owner.worker_id != self.me.worker_id {
+            // It was pickled out of band: nobody's request or reply covers it, only whoever pickled it.
+            state.references.add_local(object_id);
+            state.grant_then(self, vec![(object_id, owner)], self.me.worker_id, Then::Nothing);
+            self.stir(&mut state);
         }
     }
 
@@ -310,8 +321,15 @@ impl CoreWorker {
         state.references.remove_local(object_id, &mut effects);
         if !effects.is_empty() {
             state.apply_reference_effects(self, effects);
+            state.settle(self);
             self.stir(&mut state);
         }
+    }
+
+    /// Keeps an object for as long as this process lives: a reference to it leaves in bytes of which
+    /// nobody knows where they go.
+    pub fn keep_for_good(&self, object_id: ObjectId) {
+        self.lock().references.add_local(object_id);
     }
 
     /// Who owns an object that this process refers to.

@@ -426,6 +426,8 @@ impl State {
                 self.on_worker_lost(core, worker_id, Some(cause));
             } else if let Some(task_id) = self.shared.ready_tasks.pop_front() {
                 self.on_task_ready(core, task_id);
+            } else if let Some(actor_id) = self.shared.unreferenced_actors.pop_front() {
+                self.end_unreferenced_actor(core, actor_id);
             } else if self.answer_next_peer(core) {
                 // There may be more.
             } else {
@@ -443,6 +445,9 @@ impl State {
                     self.release_idle_pin(object_id);
                     let (value, told) = self.memory.remove(object_id);
                     self.tell_in_vain(object_id, told);
+                    if let Some(actor_id) = self.shared.handles.remove(&object_id) {
+                        self.shared.unreferenced_actors.push_back(actor_id);
+                    }
                     if let Some(Value::Stored { .. }) = value {
                         self.shared.spilled.remove(&object_id);
                         self.shared.freed.push(object_id);

@@ -280,6 +280,7 @@ impl Front {
             namespace: "test".to_owned(),
             detached: false,
             handle_metadata: Vec::new(),
+            ends_with_handles: false,
         };
         self.core.create_actor(request, &mut never)
     }

@@ -73,6 +73,19 @@ def know_packages() -> None:
         package_reducers.update(arrow.reducers())
 
 
+def check_out_of_band(ref: ObjectRef) -> None:
+    """Refuses to pickle a reference outside of arguments, results and put values, if that was forbidden."""
+    setting = os.environ.get("RAY_allow_out_of_band_object_ref_serialization", "1")  # noqa: SIM112 - Ray's name
+    if setting.lower() in ("0", "false"):
+        from ray_rust.exceptions import OufOfBandObjectRefSerializationException
+
+        raise OufOfBandObjectRefSerializationException(
+            f"{ref!r} is pickled outside of the arguments and results of tasks and of values that are put. Its object "
+            "would have to be kept as long as this process lives, and "
+            "RAY_allow_out_of_band_object_ref_serialization=0 forbids that. Send the reference as an argument"
+        )
+
+
 def loads(data: Any, buffers: Sequence[Any] = ()) -> Any:
     """What `dumps` was given."""
     return pickle.loads(data, buffers=buffers)

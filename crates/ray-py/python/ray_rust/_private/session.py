@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
-from ray_rust._internal import forget_membership, set_deferred
+from ray_rust._internal import forget_membership
 from ray_rust.exceptions import RaySystemError
 
 if TYPE_CHECKING:
@@ -32,14 +32,10 @@ lock = threading.RLock()
 # Connections of the parent process. They are never used, and never dropped: that would speak to the
 # node on a socket that belongs to the parent.
 _inherited: list[Session] = []
-# Actors whose only handle is gone; see `ray_rust.actor`.
-_on_next_call: list[Callable[[], None]] = []
 
 
 def connected_core() -> CoreWorker:
     """The connection; makes one as `init()` does if there is none."""
-    if _on_next_call:
-        _run_deferred()
     core = _core
     return core if core is not None else _auto_init()
 
@@ -51,27 +47,6 @@ def current_session() -> Session:
     if session is None:  # another thread shut down just now
         raise RaySystemError("the connection is being shut down")
     return session
-
-
-def defer(action: Callable[[], None]) -> None:
-    """Runs `action` at the next call that needs the connection.
-
-    For destructors, which run at any moment in any thread: also inside the core, which they must not
-    enter then.
-    """
-    _on_next_call.append(action)
-    set_deferred(True)
-
-
-def _run_deferred() -> None:
-    set_deferred(False)  # first, for what is deferred meanwhile
-    while _on_next_call:
-        try:
-            action = _on_next_call.pop(0)
-        except IndexError:  # another thread took it
-            return
-        if _core is not None:
-            action()
 
 
 def _auto_init() -> CoreWorker:
@@ -103,9 +78,6 @@ def set_session(session: Optional[Session]) -> None:
     global _core, _session
     _session = session
     _core = session.core if session is not None else None
-    if session is None:
-        _on_next_call.clear()
-        set_deferred(False)
 
 
 def _forget_parent() -> None:
