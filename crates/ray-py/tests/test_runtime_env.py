@@ -606,6 +606,20 @@ def test_environments_with_one_interpreter_share_what_forks_their_workers(cluste
     assert one[0] != other[0]
 
 
+def test_what_forks_the_workers_of_an_environment_may_die(cluster, wheels):
+    wheel(str(wheels), "survivor")
+
+    @ray_rust.remote(runtime_env={"pip": pip(wheels, "survivor")})
+    def parent():
+        return os.getppid()
+
+    first = ray_rust.get(parent.remote())
+    os.kill(first, signal.SIGKILL)
+    second = ray_rust.get(parent.remote())
+    assert second != first
+    assert ray_rust.get(pid_and_interpreter.remote())
+
+
 def test_many_environments_leave_few_processes(no_cluster, own_folder):
     ray_rust.init("local", num_cpus=2)
     for number in range(40):

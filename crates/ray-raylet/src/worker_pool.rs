@@ -516,6 +516,22 @@ impl WorkerPool {
         }
     }
 
+    /// Whether a worker of this environment has started and lives.
+    pub fn lives_in(&self, env: RuntimeEnvId) -> bool {
+        let lives =
+            |worker: &Worker| worker.env == env && !matches!(worker.state, WorkerState::Starting { .. });
+        self.matching(lives).next().is_some()
+    }
+
+    /// Ends the workers of this environment that are starting.
+    pub fn end_starting(&mut self, env: RuntimeEnvId, out: &mut Vec<PoolEffect>) {
+        let starting =
+            |worker: &Worker| worker.env == env && matches!(worker.state, WorkerState::Starting { .. });
+        for worker_id in self.matching(starting).collect::<Vec<_>>() {
+            self.kill(worker_id, out);
+        }
+    }
+
     /// The environments that workers have.
     pub fn envs(&self) -> impl Iterator<Item = RuntimeEnvId> {
         self.workers.values().map(|worker| worker.env).filter(|env| !env.is_nil())

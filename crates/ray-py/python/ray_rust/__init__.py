@@ -45,7 +45,7 @@ from ray_rust.runtime_context import get_runtime_context
 from ray_rust.task_result import TaskResult
 
 if TYPE_CHECKING:
-    from ray_rust import cloudpickle, experimental, util, widgets
+    from ray_rust import cloudpickle, experimental, runtime_env, util, widgets
 
 # As in Ray, which has two names for the same.
 ObjectID = ObjectRef
@@ -83,6 +83,7 @@ __all__ = [
     "put",
     "remote",
     "remote_function",
+    "runtime_env",
     "shutdown",
     "util",
     "wait",
@@ -90,7 +91,7 @@ __all__ = [
 ]
 
 # Imported when they are first looked at, so that importing this package stays cheap.
-_LATE = ("cloudpickle", "experimental", "util", "widgets")
+_LATE = ("cloudpickle", "experimental", "runtime_env", "util", "widgets")
 
 if not TYPE_CHECKING:
 

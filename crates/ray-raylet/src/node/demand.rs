@@ -229,7 +229,8 @@ impl NodeMachine {
         self.resources.release(lease_id);
         self.mark_changed();
         let reason = format!("no worker process starts: {reason}");
-        if !env.is_nil() {
+        // Where other processes of the environment live, it is not at fault.
+        if !env.is_nil() && !self.pool.lives_in(env) {
             self.fail_env(now, env, format!("in the runtime environment {env}, {reason}"));
             return;
         }

@@ -106,6 +106,9 @@ impl NodeMachine {
     /// No worker of this environment starts.
     pub(super) fn fail_env(&mut self, now: Instant, id: RuntimeEnvId, reason: String) {
         self.envs.fail(now, id, reason.clone());
+        let mut out = Vec::new();
+        self.pool.end_starting(id, &mut out);
+        self.run_pool_effects(now, out);
         self.on_env_failed(now, id, &reason);
     }
 
@@ -158,7 +161,8 @@ impl NodeMachine {
         for effect in effects {
             match effect {
                 RuntimeEnvEffect::SetUp(env) => {
-                    info!(id = %env.id(), env = env.text(), "a runtime environment is set up");
+                    // Not its description, in which there may be secrets.
+                    info!(id = %env.id(), "a runtime environment is set up");
                     self.effects.push(Effect::SetUp(env));
                 }
                 // A process that is not known yet is ended when it is.

@@ -15,7 +15,7 @@ use ray_link::{FromRaylet, ToRaylet};
 
 use super::effect::{ActorOrder, ActorOutcome, ClientId, Effect, ExitStatus, NodeIdentity, RemoteOutcome};
 use super::machine::{FIRST_WORKER_LIMIT, NodeMachine};
-use crate::lease_table::LeaseState;
+use crate::lease_table::{Holder, LeaseState};
 use crate::runtime_env_table::{Prepared, SetupError, Standing};
 use crate::task_table::{TaskSpec, TaskState};
 
@@ -799,12 +799,14 @@ enum Step {
     CreateActor(u8),
     ActorCreated(prop::sample::Index),
     Submit(u8),
+    /// The set-ups that run end, well or not.
+    SetUp(bool),
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
     let pick = any::<prop::sample::Index>;
     prop_oneof![
-        3 => (pick(), 0u64..3, 0u32..6).prop_map(|(who, class, target)| Step::Demand(who, class, target)),
+        3 => (pick(), 0u64..5, 0u32..6).prop_map(|(who, class, target)| Step::Demand(who, class, target)),
         3 => pick().prop_map(Step::Return),
         2 => (pick(), any::<bool>()).prop_map(|(who, blocked)| Step::Block(who, blocked)),
         4 => Just(Step::Start),
@@ -814,6 +816,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (0u8..4).prop_map(Step::CreateActor),
         1 => pick().prop_map(Step::ActorCreated),
         1 => (0u8..6).prop_map(Step::Submit),
+        2 => any::<bool>().prop_map(Step::SetUp),
     ]
 }
 
@@ -837,6 +840,23 @@ fn check(machine: &NodeMachine) {
     let waits = |lease_id: &LeaseId| {
         machine.leases.get(*lease_id).is_some_and(|lease| machine.resources.fits(&lease.shape))
     };
+    for (&(worker_id, class), demand) in &machine.demands {
+        let count = machine.leases.count(&Holder::Client { worker_id, class });
+        let served = count.queued + count.starting + count.held > 0;
+        let pending = matches!(
+            machine.env_standing(demand.runtime_env.id()),
+            Some(Standing::Pending { .. } | Standing::Failed { .. })
+        );
+        // Those for whom no worker starts ask again in a moment.
+        let asks_again = machine.retry_at.is_some() && !pending;
+        assert!(
+            served != pending || asks_again,
+            "{demand:?} is forgotten, or is served without its environment: {count:?}"
+        );
+    }
+    for (_, worker) in machine.pool.iter().filter(|(_, worker)| !worker.env.is_nil()) {
+        assert!(machine.envs.ready(worker.env).is_some() || worker.doomed, "{worker:?} has no environment");
+    }
     assert!(
         !machine.leases.of_job(JOB).iter().any(|id| machine.queue.contains(id) && waits(id)),
         "idle resources"
@@ -854,7 +874,10 @@ proptest! {
                 std::iter::once(DRIVER).chain(world.workers.iter().map(|(client, ..)| *client)).collect();
             match step {
                 Step::Demand(who, class, target) => {
-                    world.demand(clients[who.index(clients.len())], class, cpus(class as f64), target);
+                    // Two of the classes need environments.
+                    let env = if class < 3 { RuntimeEnv::none() } else { pip(&class.to_string()) };
+                    let shape = cpus((class % 3) as f64);
+                    world.demand_in(clients[who.index(clients.len())], class, shape, &env, target);
                 }
                 Step::Return(which) if !held.is_empty() => {
                     let (client, lease_id) = held.remove(which.index(held.len()));
@@ -876,8 +899,16 @@ proptest! {
                     world.settle();
                 }
                 Step::CreateActor(number) => {
-                    world.machine.on_create_actor(world.now, actor_order(number, 0));
+                    let runtime_env = if number < 2 { RuntimeEnv::none() } else { pip("3") };
+                    let order = ActorOrder { runtime_env, ..actor_order(number, 0) };
+                    world.machine.on_create_actor(world.now, order);
                     world.settle();
+                }
+                Step::SetUp(succeeds) => {
+                    for env in world.setups() {
+                        let result = if succeeds { Ok(Prepared::default()) } else { Err(no_such_package()) };
+                        world.setup_done(&env, result);
+                    }
                 }
                 Step::ActorCreated(who) if !world.workers.is_empty() => {
                     let (client, ..) = world.workers[who.index(world.workers.len())];
@@ -910,5 +941,12 @@ proptest! {
         check(&world.machine);
         prop_assert_eq!(world.machine.resources().allocations(), 0);
         prop_assert_eq!(world.machine.counts().1, 0);
+        for _ in 0..3 {
+            world.now += Duration::from_secs(1000);
+            world.machine.on_tick(world.now);
+            world.settle();
+            world.end_killed();
+        }
+        prop_assert!(world.machine.envs.is_empty(), "an environment is kept for ever");
     }
 }

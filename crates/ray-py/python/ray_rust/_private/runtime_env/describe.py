@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ray_rust._private.runtime_env.packages import Uploader
 
 # A hook travels with the environment's description, which is sent whenever workers are asked for.
-_MAX_HOOK_BYTES = 1 << 20
+_MAX_HOOK_BYTES = 128 << 10
 _INSTALLERS = ("pip", "uv", "py_executable")
 
 
