@@ -239,6 +239,8 @@ pub enum FromRaylet {
         lease_id: LeaseId,
         /// The process to send tasks to.
         worker: LeasedWorker,
+        /// The graphics processors that tasks of the lease are to use, by number.
+        devices: Vec<u32>,
     },
     /// No node can satisfy this class now or by waiting; the demand stays, for the cluster may grow.
     LeaseInfeasible {
@@ -308,6 +310,8 @@ pub enum FromRaylet {
         spec: Bytes,
         /// The incarnation.
         num_restarts: u64,
+        /// The graphics processors that it is to use, by number.
+        devices: Vec<u32>,
     },
     /// Runs a function by name, for a client without a core worker.
     RunTask {

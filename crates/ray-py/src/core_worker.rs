@@ -22,7 +22,7 @@ use ray_core::pb::gcs::{
 use ray_core::resource::{Amount, CPU, Resources};
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::GcsMethod;
-use ray_worker::core::{ActorRequest, Listening, MethodRequest, Notification, Served, handle_object};
+use ray_worker::core::{ActorRequest, Called, Listening, MethodRequest, Notification, Served, handle_object};
 use ray_worker::task_table::MethodName;
 use ray_worker::{CoreWorker, Membership};
 use rustix::process::{Signal, getpid, kill_process};
@@ -141,6 +141,32 @@ impl PyCoreWorker {
     fn current_task_name(&self) -> Option<String> {
         follow_context();
         self.core.running_task().map(|(_, name)| name)
+    }
+
+    /// Id of the function that runs, or the name of the method; nothing in a driver.
+    fn current_call<'py>(&self, py: Python<'py>) -> Option<(Option<Bound<'py, PyBytes>>, Option<String>)> {
+        let (called, task_name) = self.core.running_call()?;
+        Some(match called {
+            Called::Function(function_id) => (Some(PyBytes::new(py, function_id.as_bytes())), None),
+            Called::Method(name) => (None, Some(name)),
+            Called::NamedMethod => (None, task_name.rsplit('.').next().map(str::to_owned)),
+        })
+    }
+
+    /// Name, number of restarts and handle metadata of the actor that this process is.
+    fn own_description<'py>(&self, py: Python<'py>) -> Option<(String, u64, Bound<'py, PyBytes>)> {
+        let own = self.core.own_description()?;
+        Some((own.name, own.num_restarts, PyBytes::new(py, &own.handle_metadata)))
+    }
+
+    /// What the tasks of this worker, or its actor, may use, and the numbers of the graphics processors.
+    fn leased<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, Vec<u32>)> {
+        let leased = self.core.leased();
+        let amounts = PyDict::new(py);
+        for (name, amount) in leased.resources.iter() {
+            amounts.set_item(name, amount.to_f64())?;
+        }
+        Ok((amounts, leased.devices))
     }
 
     fn current_actor_id(&self) -> Option<PyActorId> {

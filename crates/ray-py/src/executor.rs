@@ -164,6 +164,15 @@ impl Executor for PyExecutor {
         Python::attach(|py| self.prepare(py));
     }
 
+    fn set_devices(&self, devices: &[u32]) {
+        Python::attach(|py| {
+            if let Err(error) = self.front.call_method1(py, "set_devices", (devices.to_vec(),)) {
+                tracing::error!(%error, "the visible devices could not be set");
+                error.print(py);
+            }
+        });
+    }
+
     fn execute(&self, core: &Arc<CoreWorker>, task: &Task<'_>) -> Result<Vec<Returned>, Failure> {
         Python::attach(|py| {
             if let Some(reason) = self.unfit(py) {

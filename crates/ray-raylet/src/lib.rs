@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`resource_manager`], [`scheduling_queue`] | what is free, and who waits for it; pure |
+//! | [`resource_manager`], [`device_table`], [`scheduling_queue`] | what is free, and who waits for it; pure |
 //! | [`lease_table`], [`worker_pool`], [`task_table`] | leases, worker processes, tasks by gRPC; pure |
 //! | [`runtime_env_table`] | which runtime environments are being set up, ready or failed; pure |
 //! | [`memory_monitor`] | which worker is ended when memory runs low; pure |
@@ -12,6 +12,7 @@
 //!
 //! Tasks do not pass through here: a lease is granted, and from then on its holder talks to the worker.
 
+pub mod device_table;
 mod grpc;
 pub mod lease_table;
 mod local_scheduler;

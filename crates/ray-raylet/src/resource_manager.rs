@@ -14,8 +14,10 @@
 use std::collections::BTreeMap;
 
 use ray_core::id::LeaseId;
-use ray_core::resource::{Amount, CPU, Resources};
+use ray_core::resource::{Amount, CPU, GPU, Resources};
 use rustc_hash::FxHashMap;
+
+use crate::device_table::{DeviceTable, Share};
 
 /// What one lease holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +25,8 @@ struct Allocation {
     resources: Resources,
     /// Whether the CPUs among `resources` are given back for the moment.
     cpu_suspended: bool,
+    /// The graphics processors behind the GPUs among `resources`.
+    devices: Vec<Share>,
 }
 
 impl Allocation {
@@ -43,12 +47,14 @@ pub struct ResourceManager {
     /// The sum of what all allocations use; may exceed `total` after [`Self::resume_cpu`].
     used: Resources,
     allocations: FxHashMap<LeaseId, Allocation>,
+    devices: DeviceTable,
 }
 
 impl ResourceManager {
     /// A node that has `total`, all of it free.
     pub fn new(total: Resources) -> Self {
-        Self { total, used: Resources::new(), allocations: FxHashMap::default() }
+        let devices = DeviceTable::new(total.get(GPU));
+        Self { total, used: Resources::new(), allocations: FxHashMap::default(), devices }
     }
 
     /// What the node has.
@@ -67,16 +73,20 @@ impl ResourceManager {
 
     /// Whether `request` could be taken now.
     pub fn fits(&self, request: &Resources) -> bool {
-        request
-            .iter()
-            .all(|(name, amount)| self.used.get(name).saturating_add(amount) <= self.total.get(name))
+        let free = |(name, amount)| self.used.get(name).saturating_add(amount) <= self.total.get(name);
+        request.iter().all(free) && self.devices.fits(request.get(GPU))
     }
 
     /// What `request` asks for beyond what is free, for people; nothing if it fits.
     pub fn shortage(&self, request: &Resources) -> String {
         let available = self.available();
         let describe = |(name, asked, free)| format!("{asked} of {name:?} asked, {free} free");
-        available.shortfall(request).map(describe).collect::<Vec<_>>().join(", ")
+        let short = available.shortfall(request).map(describe).collect::<Vec<_>>().join(", ");
+        if short.is_empty() && !self.devices.fits(request.get(GPU)) {
+            let (asked, free) = (request.get(GPU), available.get(GPU));
+            return format!("{asked} of {GPU:?} asked, {free} free, but scattered over devices");
+        }
+        short
     }
 
     /// Whether `request` could be taken if nothing else were.
@@ -93,8 +103,10 @@ impl ResourceManager {
         if !self.fits(request) {
             return false;
         }
+        let Some(devices) = self.devices.allocate(request.get(GPU)) else { return false };
         self.used.add(request);
-        self.allocations.insert(lease, Allocation { resources: request.clone(), cpu_suspended: false });
+        let allocation = Allocation { resources: request.clone(), cpu_suspended: false, devices };
+        self.allocations.insert(lease, allocation);
         true
     }
 
@@ -102,6 +114,7 @@ impl ResourceManager {
     pub fn release(&mut self, lease: LeaseId) -> bool {
         let Some(allocation) = self.allocations.remove(&lease) else { return false };
         self.give_back(&allocation.in_use());
+        self.devices.release(&allocation.devices);
         true
     }
 
@@ -113,6 +126,11 @@ impl ResourceManager {
         let mut kept = Resources::new();
         for (name, held) in allocation.resources.iter() {
             kept.set(name, held.min(rest.get(name)));
+        }
+        if kept.get(GPU) != allocation.resources.get(GPU) {
+            self.devices.release(&allocation.devices);
+            // Less than was just released always fits where that was.
+            allocation.devices = self.devices.allocate(kept.get(GPU)).unwrap_or_default();
         }
         allocation.resources = kept;
         self.used.add(&allocation.in_use());
@@ -155,6 +173,12 @@ impl ResourceManager {
     /// What the lease holds, its suspended CPUs included.
     pub fn held_by(&self, lease: LeaseId) -> Option<&Resources> {
         self.allocations.get(&lease).map(|allocation| &allocation.resources)
+    }
+
+    /// The graphics processors that the lease was given, by number.
+    pub fn devices_of(&self, lease: LeaseId) -> Vec<u32> {
+        let devices = self.allocations.get(&lease).map(|allocation| allocation.devices.as_slice());
+        devices.unwrap_or_default().iter().map(|share| share.device).collect()
     }
 
     /// How many leases hold something.
@@ -238,6 +262,22 @@ mod tests {
         let manager = ResourceManager::new(units(&[("CPU", 1.0)]));
         assert!(!manager.is_feasible(&units(&[("gizmo", 0.5)])));
         assert!(manager.fits(&Resources::new()));
+    }
+
+    #[test]
+    fn a_lease_knows_its_devices_and_scattered_ones_do_not_fit() {
+        let mut manager = ResourceManager::new(units(&[("GPU", 2.0)]));
+        assert!(manager.allocate(lease(1), &units(&[("GPU", 0.6)])));
+        assert!(manager.allocate(lease(2), &units(&[("GPU", 0.6)])));
+        assert_eq!((manager.devices_of(lease(1)), manager.devices_of(lease(2))), (vec![0], vec![1]));
+        assert!(!manager.allocate(lease(3), &units(&[("GPU", 0.8)])));
+        assert!(manager.shortage(&units(&[("GPU", 0.8)])).contains("scattered"));
+        assert!(manager.release(lease(1)));
+        assert!(manager.allocate(lease(3), &units(&[("GPU", 1.0)])));
+        assert_eq!(manager.devices_of(lease(3)), [0]);
+        assert!(manager.shrink(lease(2), &units(&[("GPU", 0.1)])));
+        assert_eq!(manager.devices_of(lease(2)), [1]);
+        assert_eq!(manager.devices_of(lease(9)), [0u32; 0]);
     }
 
     #[derive(Debug, Clone)]

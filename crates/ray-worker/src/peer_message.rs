@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, FunctionId, JobId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_core::resource::Resources;
 use ray_core::serialize;
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +77,13 @@ pub enum PeerMessage {
     GiveBack {
         /// The tasks, in the order in which they came.
         task_ids: Vec<TaskId>,
+    },
+    /// The sender has a lease on the receiver now: what tasks that follow may use.
+    Leased {
+        /// What the lease takes.
+        resources: Resources,
+        /// The graphics processors among it, by number.
+        devices: Vec<u32>,
     },
     /// Do not start this task, or, if it runs, interrupt it.
     Cancel {

@@ -297,6 +297,15 @@ class CoreWorker:
     def current_task_id(self) -> Optional[TaskID]: ...
     def current_actor_id(self) -> Optional[ActorID]: ...
     def current_task_name(self) -> Optional[str]: ...
+    def current_call(self) -> Optional[tuple[Optional[bytes], Optional[str]]]:
+        """Id of the function that runs, or the name of the method; None in a driver."""
+
+    def own_description(self) -> Optional[tuple[str, int, bytes]]:
+        """Name, number of restarts and handle metadata of the actor that this process is."""
+
+    def leased(self) -> tuple[dict[str, float], list[int]]:
+        """What this worker may use of its node, and the numbers of the graphics processors among it."""
+
     def put(self, value: Any) -> ObjectRef: ...
     def get(self, refs: Sequence[ObjectRef], timeout: Optional[float]) -> list[Any]:
         """The values in order. Raises the first error met, in the order of `refs`."""
@@ -437,6 +446,9 @@ class Executor(Protocol):
 
     def set_job(self, job_config: bytes) -> None:
         """Before the first task of a job: makes the driver's modules importable."""
+
+    def set_devices(self, devices: Sequence[int]) -> None:
+        """What runs from now on is to use these graphics processors of the node, by number."""
 
     def load(self, pickled: bytes) -> Callable[..., Any]:
         """The function or class of an ExportedFunction."""

@@ -289,7 +289,7 @@ class ActorClass:
 
         placement, placement_cpus = option_checks.actor_placement(options)
         max_task_retries = options.get("max_task_retries", 0)
-        detached = options.get("lifetime") == "detached"
+        detached = options.get("lifetime", session.current_session().actor_lifetime) == "detached"
         max_concurrency, groups, out_of_order = self._concurrency(options)
         metadata = pickle.dumps((self._description, max_task_retries, out_of_order), protocol=5)
         exported = self._exported or self._export()

@@ -181,8 +181,9 @@ impl NodeMachine {
         let Some(actor) = self.actors.get_mut(&actor_id) else { return };
         actor.state = ActorState::Creating(worker_id);
         let (spec, num_restarts) = (actor.order.spec.clone(), actor.order.num_restarts);
+        let devices = self.resources.devices_of(actor.lease_id);
         self.pool.dedicate(worker_id, actor_id);
-        self.send_to(worker_id, FromRaylet::CreateActor { spec, num_restarts });
+        self.send_to(worker_id, FromRaylet::CreateActor { spec, num_restarts, devices });
     }
 
     /// The actor's lease came to nothing.

@@ -40,7 +40,7 @@ use super::effect::NodeIdentity;
 use super::fork_server::ForkServer;
 use super::gcs_port::{GcsPort, UsageReport};
 use super::handle::{Command, NodeHandle};
-use super::hardware::{self, Hardware};
+use super::hardware::{self, FoundGpus, Hardware};
 use super::link_server::{LinkServer, LinkServerParts};
 use super::machine::NodeMachine;
 use super::memory::MemoryWatch;
@@ -78,6 +78,11 @@ pub struct NodeConfig {
     pub port: u16,
     /// Process id of the driver with which the node ends. Default: none, it lives until it is stopped.
     pub owner_pid: Option<u32>,
+    /// Graphics processors that were found, for nodes whose settings do not say how many they have. Default: none,
+    /// then the driver's files are counted.
+    pub found_gpus: Option<u32>,
+    /// What the vendor's library calls their type, such as "H100". Default: unknown.
+    pub found_gpu_type: Option<String>,
     /// Variables for the environment of workers.
     pub worker_env: BTreeMap<String, String>,
     /// Whether the process is the node's alone (default): it logs to the session's folder, and at its
@@ -94,6 +99,8 @@ impl Default for NodeConfig {
             gcs_address: None,
             port: 0,
             owner_pid: None,
+            found_gpus: None,
+            found_gpu_type: None,
             worker_env: BTreeMap::new(),
             own_process: true,
             config: Config::default(),
@@ -260,7 +267,8 @@ impl Services {
         let address = listener.local_addr().map_err(failed)?;
         let gcs_address = config.gcs_address.clone().unwrap_or_else(|| address.to_string());
         let host = address.ip().to_string();
-        let hardware = Hardware::find(&config.config, &host, config.is_head())?;
+        let gpus = FoundGpus { count: config.found_gpus, kind: config.found_gpu_type.clone() };
+        let hardware = Hardware::find(&config.config, &host, config.is_head(), gpus)?;
         let settings = &config.config.object_store;
         let folder = settings.spill_directory.clone().unwrap_or_else(|| session.folder().join("spilled"));
         let spill: Arc<dyn SpillBackend> = Arc::new(FileSpill::new(folder)?);

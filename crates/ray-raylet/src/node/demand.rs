@@ -205,7 +205,8 @@ impl NodeMachine {
         self.effects.push(Effect::RouteLogs(worker_id, lease.job_id, worker.pid));
         match lease.holder {
             Holder::Client { worker_id: client, class } => {
-                self.send_to(client, FromRaylet::LeaseGranted { class, lease_id, worker });
+                let devices = self.resources.devices_of(lease_id);
+                self.send_to(client, FromRaylet::LeaseGranted { class, lease_id, worker, devices });
                 self.tell_contention();
             }
             Holder::Remote(id) => {

@@ -19,13 +19,22 @@ pub(super) struct Hardware {
     pub(super) store_bytes: u64,
 }
 
+/// What is known of the graphics processors.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FoundGpus {
+    /// How many there are, if somebody has asked the vendor's library.
+    pub(super) count: Option<u32>,
+    /// Their type, such as "H100".
+    pub(super) kind: Option<String>,
+}
+
 impl Hardware {
     /// Looks at the machine and the configuration. `host` is the address by which tasks may choose
     /// this node, as in Ray: the resource `node:<host>`.
     ///
     /// # Errors
     /// If an amount of the configuration makes no sense.
-    pub(super) fn find(config: &Config, host: &str, is_head: bool) -> RayResult<Self> {
+    pub(super) fn find(config: &Config, host: &str, is_head: bool, found: FoundGpus) -> RayResult<Self> {
         let memory = memory_bytes();
         let store_bytes = match config.object_store.capacity_bytes {
             // 30 %, as in Ray.
@@ -34,7 +43,7 @@ impl Hardware {
         };
         let raylet = &config.raylet;
         let cpus = raylet.num_cpus.unwrap_or_else(|| processors() as f64);
-        let gpus = raylet.num_gpus.unwrap_or_else(|| graphics_processors() as f64);
+        let gpus = raylet.num_gpus.unwrap_or_else(|| found.count.map_or_else(graphics_processors, f64::from));
         let heap = raylet.memory_bytes.unwrap_or_else(|| memory.saturating_sub(store_bytes));
         let mut total = Resources::from_units([
             (CPU, cpus),
@@ -45,6 +54,10 @@ impl Hardware {
         .with(&format!("node:{host}"), 1.0)?;
         if is_head {
             total = total.with("node:__internal_head__", 1.0)?;
+        }
+        if let Some(kind) = found.kind.filter(|_| gpus > 0.0) {
+            // By this tasks choose the type, as in Ray.
+            total = total.with(&format!("accelerator_type:{kind}"), 1.0)?;
         }
         for (name, &amount) in &raylet.resources {
             total = total.with(name, amount)?;
@@ -58,8 +71,8 @@ fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn graphics_processors() -> usize {
-    fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, |entries| entries.flatten().count())
+fn graphics_processors() -> f64 {
+    fs::read_dir("/proc/driver/nvidia/gpus").map_or(0, |entries| entries.flatten().count()) as f64
 }
 
 /// Memory of the machine, or of the control group if that has less, in bytes.
@@ -96,12 +109,19 @@ mod tests {
         config.raylet.num_gpus = Some(0.0);
         config.raylet.resources.insert("gizmo".to_owned(), 3.0);
         config.object_store.capacity_bytes = 1 << 20;
-        let hardware = Hardware::find(&config, "127.0.0.1", true).unwrap();
+        let found = FoundGpus { count: Some(8), kind: Some("H100".to_owned()) };
+        let hardware = Hardware::find(&config, "127.0.0.1", true, found.clone()).unwrap();
         assert_eq!(hardware.store_bytes, 1 << 20);
         assert_eq!(hardware.total.get(CPU).to_f64(), 2.5);
         assert_eq!(hardware.total.get("gizmo").to_f64(), 3.0);
         assert_eq!(hardware.total.get("node:__internal_head__").to_f64(), 1.0);
         assert!(!hardware.total.get(MEMORY).is_zero());
+        assert!(hardware.total.get(GPU).is_zero());
+        assert!(hardware.total.get("accelerator_type:H100").is_zero());
+        config.raylet.num_gpus = None;
+        let hardware = Hardware::find(&config, "127.0.0.1", true, found).unwrap();
+        assert_eq!(hardware.total.get(GPU).to_f64(), 8.0);
+        assert_eq!(hardware.total.get("accelerator_type:H100").to_f64(), 1.0);
     }
 
     #[test]

@@ -556,7 +556,7 @@ fn an_actor_takes_a_cpu_to_be_placed_and_none_to_live() {
     world.start_workers();
     let (client, worker_id, pid) = world.workers[0];
     let spec = Bytes::from_static(b"spec");
-    assert_eq!(world.said, [(client, FromRaylet::CreateActor { spec, num_restarts: 0 })]);
+    assert_eq!(world.said, [(client, FromRaylet::CreateActor { spec, num_restarts: 0, devices: vec![] })]);
     assert_eq!(world.free(), 0.0);
     world.tell(client, ToRaylet::ActorCreated { actor_id: actor(1), num_restarts: 0, result: Ok(()) });
     assert_eq!(world.free(), 1.0);

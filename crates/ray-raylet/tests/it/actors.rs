@@ -62,7 +62,7 @@ fn wait_for_state(driver: &mut Client, actor_id: ActorId, state: State) -> Actor
 #[track_caller]
 fn asked_to_create(worker: &mut Client) -> (ActorSpec, u64) {
     worker.wait_for("the order to become an actor", |message| match message {
-        FromRaylet::CreateActor { spec, num_restarts } => {
+        FromRaylet::CreateActor { spec, num_restarts, .. } => {
             Some((ActorSpec::decode(spec.clone()).unwrap(), *num_restarts))
         }
         _ => None,

@@ -15,6 +15,7 @@ use prost::Message as _;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, ChildTaskIds, FunctionId, JobId, NodeId, ObjectId, TaskId, WorkerId};
 use ray_core::pb::common::ActorSpec;
+use ray_core::resource::Resources;
 use ray_core::wire;
 use ray_link::message::ToRaylet;
 use rustc_hash::FxHashMap;
@@ -25,7 +26,7 @@ use super::grants::Then;
 use super::peers::keep;
 use super::pins::ReadyValue;
 use super::poll::{End, Patience};
-use super::running::{Running, RunningKey, RunningTasks, work_for, works_for};
+use super::running::{Called, Running, RunningKey, RunningTasks, work_for, works_for};
 use super::state::{State, now};
 use super::tasks::check_size;
 use crate::codec::{Fields, damaged};
@@ -43,6 +44,9 @@ const LONG_AFTER: Duration = Duration::from_millis(5);
 pub trait Executor {
     /// Before anything of a job runs: what the driver said of it.
     fn set_job(&self, job_config: &[u8]);
+
+    /// What runs from now on is to use these graphics processors of the node, by number.
+    fn set_devices(&self, devices: &[u32]);
 
     /// Runs a task; its results are stored by [`CoreWorker::place_result`].
     ///
@@ -127,6 +131,30 @@ pub(super) struct Execution {
     unsaid: bool,
     /// The actor that this worker is.
     pub(super) actor: Option<ActorId>,
+    /// What it was told of itself.
+    own_description: Option<OwnDescription>,
+    /// What the running task, or the actor, may use.
+    leased: Leased,
+}
+
+/// What an actor knows of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnDescription {
+    /// Its name; empty if it has none.
+    pub name: String,
+    /// How often it was made again.
+    pub num_restarts: u64,
+    /// What those get who look it up, as the front end encoded it.
+    pub handle_metadata: Bytes,
+}
+
+/// What a worker may use of its node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leased {
+    /// Amounts by name.
+    pub resources: Resources,
+    /// The graphics processors among it, by number.
+    pub devices: Vec<u32>,
 }
 
 /// Why [`CoreWorker::run`] returns.
@@ -141,8 +169,9 @@ pub enum Served {
 #[derive(Debug)]
 enum Assignment {
     Job(Bytes),
+    Leased(Leased),
     Task { caller: WorkerId, task_id: TaskId, is_method: bool, retriable: bool, payload: Bytes },
-    Create { spec: Bytes, num_restarts: u64 },
+    Create { spec: Bytes, num_restarts: u64, devices: Vec<u32> },
     Named { task_id: TaskId, function: String, payload: Bytes },
 }
 
@@ -191,9 +220,10 @@ impl CoreWorker {
         while let Some(assignment) = self.next_assignment()? {
             match assignment {
                 Assignment::Job(config) => executor.set_job(&config),
+                Assignment::Leased(leased) => self.use_lease(executor, leased),
                 Assignment::Task { caller, payload, .. } => self.run_task(executor, caller, 0, &payload)?,
-                Assignment::Create { spec, num_restarts } => {
-                    self.run_creation(executor, spec, num_restarts)?;
+                Assignment::Create { spec, num_restarts, devices } => {
+                    self.run_creation(executor, spec, num_restarts, devices)?;
                     if self.lock().serves_in_loops() {
                         return Ok(Served::InLoops);
                     }
@@ -213,9 +243,33 @@ impl CoreWorker {
         state.execution.running.current().map(|running| (running.task_id, running.name.clone()))
     }
 
+    /// What the running task calls, and the task's name.
+    pub fn running_call(&self) -> Option<(Called, String)> {
+        let state = self.lock();
+        state.execution.running.current().map(|running| (running.called.clone(), running.name.clone()))
+    }
+
+    /// What the actor that this process is was told of itself.
+    pub fn own_description(&self) -> Option<OwnDescription> {
+        self.lock().execution.own_description.clone()
+    }
+
     /// Whether the task that this thread runs was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.lock().execution.running.current().is_some_and(|running| running.cancelled)
+    }
+
+    /// What the tasks of this worker, or its actor, may use; nothing in a driver.
+    pub fn leased(&self) -> Leased {
+        self.lock().execution.leased.clone()
+    }
+
+    fn use_lease(&self, executor: &dyn Executor, leased: Leased) {
+        let devices = leased.devices.clone();
+        let before = std::mem::replace(&mut self.lock().execution.leased, leased);
+        if before.devices != devices {
+            executor.set_devices(&devices);
+        }
     }
 
     /// The actor that this process is.
@@ -325,6 +379,7 @@ impl CoreWorker {
         let key = state.execution.running.insert(Running {
             task_id: header.task_id,
             name: header.name.to_owned(),
+            called: Called::of(header),
             children: ChildTaskIds::new(header.task_id),
             puts: 0,
             cancelled: false,
@@ -375,6 +430,7 @@ impl CoreWorker {
         executor: &dyn Executor,
         spec: Bytes,
         num_restarts: u64,
+        devices: Vec<u32>,
     ) -> RayResult<()> {
         let spec = ActorSpec::decode(spec).map_err(|error| damaged(error.to_string()))?;
         let actor_id: ActorId = wire::id("actor_id", &spec.actor_id)?;
@@ -386,6 +442,9 @@ impl CoreWorker {
         if let Some(config) = job {
             executor.set_job(&config);
         }
+        let resources = spec.resources.clone().unwrap_or_default().try_into();
+        let resources = resources.map_err(|error: wire::WireError| damaged(error.to_string()))?;
+        self.use_lease(executor, Leased { resources, devices });
         let header = TaskHeader {
             task_id: actor_id.creation_task_id(),
             attempt: 0,
@@ -395,7 +454,13 @@ impl CoreWorker {
             name: &spec.class_name,
         };
         let (key, begun) = self.begin(&header, 0);
-        self.lock().execution.actor = Some(actor_id);
+        {
+            let mut state = self.lock();
+            state.execution.actor = Some(actor_id);
+            let handle_metadata = spec.handle_metadata.clone().into();
+            state.execution.own_description =
+                Some(OwnDescription { name: spec.name.clone(), num_restarts, handle_metadata });
+        }
         let result = begun.and_then(|_| self.resolve(&spec.creation_task)).map_err(|failure| match failure {
             Failure::Raised(error) => (String::new(), error),
             other => (other.into_error(ObjectId::nil()).to_string(), Bytes::new()),
@@ -502,8 +567,15 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn on_create_actor(&mut self, spec: Bytes, num_restarts: u64) {
-        self.assign(Assignment::Create { spec, num_restarts });
+    /// A caller has a lease on this worker.
+    pub(super) fn on_leased(&mut self, resources: Resources, devices: Vec<u32>) {
+        if self.execution.is_worker {
+            self.assign(Assignment::Leased(Leased { resources, devices }));
+        }
+    }
+
+    pub(super) fn on_create_actor(&mut self, spec: Bytes, num_restarts: u64, devices: Vec<u32>) {
+        self.assign(Assignment::Create { spec, num_restarts, devices });
     }
 
     pub(super) fn on_run_task(&mut self, task_id: TaskId, function: String, payload: Bytes) {
@@ -546,7 +618,10 @@ impl State {
         let queue = &mut self.execution.queue;
         let queued = |assignment: &Assignment| match assignment {
             Assignment::Task { task_id: queued, .. } => *queued == task_id,
-            Assignment::Job(_) | Assignment::Create { .. } | Assignment::Named { .. } => false,
+            Assignment::Job(_)
+            | Assignment::Leased(_)
+            | Assignment::Create { .. }
+            | Assignment::Named { .. } => false,
         };
         let Some(at) = queue.iter().position(queued) else { return };
         let Some(Assignment::Task { payload, .. }) = queue.remove(at) else { return };

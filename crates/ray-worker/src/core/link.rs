@@ -72,8 +72,8 @@ impl State {
 
     fn on_link_message(&mut self, core: &CoreWorker, message: FromRaylet) {
         match message {
-            FromRaylet::LeaseGranted { class, lease_id, worker } => {
-                self.on_lease_granted(core, class, lease_id, worker);
+            FromRaylet::LeaseGranted { class, lease_id, worker, devices } => {
+                self.on_lease_granted(core, class, lease_id, worker, devices);
             }
             FromRaylet::LeaseInfeasible { class, reason } => self.on_lease_infeasible(class, &reason),
             FromRaylet::RuntimeEnvFailed { class, reason } => {
@@ -97,7 +97,9 @@ impl State {
                 }
             }
             FromRaylet::ActorState { info } => self.on_actor_news(core, &info),
-            FromRaylet::CreateActor { spec, num_restarts } => self.on_create_actor(spec, num_restarts),
+            FromRaylet::CreateActor { spec, num_restarts, devices } => {
+                self.on_create_actor(spec, num_restarts, devices);
+            }
             FromRaylet::RunTask { task_id, function, payload } => {
                 self.on_run_task(task_id, function, payload);
             }

@@ -60,7 +60,7 @@ use ray_object_store::shm::{Access, ShmRegion};
 
 pub use self::actors::{ActorRequest, MethodRequest, handle_object};
 pub use self::concurrent::{Concurrency, Limits, StartedCall};
-pub use self::execution::{Executor, ReadyArg, ResolvedArg, Served, Task};
+pub use self::execution::{Executor, Leased, OwnDescription, ReadyArg, ResolvedArg, Served, Task};
 pub use self::inbox::{Heard, Inbox, Wants};
 pub use self::locations::Location;
 pub use self::objects::Got;

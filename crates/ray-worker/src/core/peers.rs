@@ -340,6 +340,7 @@ impl State {
         match message {
             PeerMessage::GiveBack { task_ids } => self.on_given_back(core, from, &task_ids),
             PeerMessage::Cancel { task_id } => self.on_cancel(core, sender, task_id),
+            PeerMessage::Leased { resources, devices } => self.on_leased(resources, devices),
             PeerMessage::GetObject { object_id } => self.on_get_object(core, sender, object_id),
             PeerMessage::ObjectValue { object_id, value, contained } => {
                 self.on_object_value(core, from, object_id, value, &contained);

@@ -8,7 +8,9 @@
 use std::cell::Cell;
 use std::time::Instant;
 
-use ray_core::id::{ChildTaskIds, ObjectId, TaskId};
+use ray_core::id::{ChildTaskIds, FunctionId, ObjectId, TaskId};
+
+use crate::peer_message::{Target, TaskHeader};
 
 /// A running task, for as long as it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub(super) fn works_for() -> Option<RunningKey> {
 pub(super) struct Running {
     pub(super) task_id: TaskId,
     pub(super) name: String,
+    /// What it calls, where its name does not tell.
+    pub(super) called: Called,
     pub(super) children: ChildTaskIds,
     pub(super) puts: u64,
     pub(super) cancelled: bool,
@@ -61,6 +65,28 @@ pub(super) struct Running {
     pub(super) borrowed: Vec<ObjectId>,
     /// Its concurrency group, if its actor runs several calls at once.
     pub(super) group: usize,
+}
+
+/// What the running task calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Called {
+    /// This function.
+    Function(FunctionId),
+    /// The method by which its name ends.
+    NamedMethod,
+    /// This method.
+    Method(String),
+}
+
+impl Called {
+    pub(super) fn of(header: &TaskHeader<'_>) -> Self {
+        match header.target {
+            Target::Function(function_id) => Self::Function(function_id),
+            // Mostly, and then nothing has to be copied.
+            Target::Method { name, .. } if header.name.rsplit('.').next() == Some(name) => Self::NamedMethod,
+            Target::Method { name, .. } => Self::Method(name.to_owned()),
+        }
+    }
 }
 
 /// All tasks that run.
@@ -150,6 +176,7 @@ mod tests {
         Running {
             task_id,
             name: String::new(),
+            called: Called::NamedMethod,
             children: ChildTaskIds::new(task_id),
             puts: 0,
             cancelled: false,

@@ -304,10 +304,14 @@ impl State {
         class: u64,
         lease_id: LeaseId,
         worker: LeasedWorker,
+        devices: Vec<u32>,
     ) {
         let at = Owner { worker_id: worker.worker_id, node_id: worker.node_id };
         self.shared.leases.insert(lease_id, at);
         self.shared.lease_on.insert(at.worker_id, lease_id);
+        // Before its first task: on one connection, so that they cannot change places.
+        let resources = self.dispatcher.resources(class).clone();
+        self.tell(core, at, &PeerMessage::Leased { resources, devices });
         let mut out = Vec::new();
         self.dispatcher.on_lease_granted(class, lease_id, now(), &mut out);
         self.apply_dispatch(core, out);

@@ -35,6 +35,8 @@ type Outcome = Result<Value, Failure>;
 impl Executor for Functions {
     fn set_job(&self, _job_config: &[u8]) {}
 
+    fn set_devices(&self, _devices: &[u32]) {}
+
     fn execute(&self, core: &Arc<CoreWorker>, task: &Task<'_>) -> Result<Vec<Returned>, Failure> {
         let front = Front { core: Arc::clone(core) };
         let args = decode_args(core, &task.args);

@@ -208,7 +208,10 @@ fn from_raylet(seeds: &mut Seeds) {
     let messages = [
         ("registered", registered),
         ("rejected", FromRaylet::Rejected { reason: text("no") }),
-        ("lease-granted", FromRaylet::LeaseGranted { class: 1, lease_id: LEASE, worker }),
+        (
+            "lease-granted",
+            FromRaylet::LeaseGranted { class: 1, lease_id: LEASE, worker, devices: vec![0, 3] },
+        ),
         ("lease-infeasible", FromRaylet::LeaseInfeasible { class: 1, reason: text("no gizmo") }),
         ("runtime-env-failed", FromRaylet::RuntimeEnvFailed { class: 1, reason: text("no such package") }),
         ("object-created", FromRaylet::ObjectCreated { request: 1, result: Ok(4096) }),
@@ -218,7 +221,7 @@ fn from_raylet(seeds: &mut Seeds) {
         ("gcs-reply", FromRaylet::GcsReply { request: 2, result: Ok(info.clone()) }),
         ("gcs-refusal", FromRaylet::GcsReply { request: 2, result: refused }),
         ("actor-state", FromRaylet::ActorState { info: info.clone() }),
-        ("create-actor", FromRaylet::CreateActor { spec: info.clone(), num_restarts: 2 }),
+        ("create-actor", FromRaylet::CreateActor { spec: info.clone(), num_restarts: 2, devices: vec![1] }),
         ("run-task", FromRaylet::RunTask { task_id: TASK, function: text("module:f"), payload: info }),
         (
             "worker-died",
@@ -250,9 +253,11 @@ fn peer_messages(seeds: &mut Seeds) {
     seeds.push(("peer_message/define-function".to_owned(), encode(Kind::DefineFunction as u8, &define)));
     let value =
         |value| PeerMessage::ObjectValue { object_id: OBJECT, value, contained: vec![(OBJECT, OWNER)] };
+    let leased = Resources::from_units([("CPU", 1.0), ("GPU", 0.5)]).unwrap();
     let messages = [
         ("give-back", PeerMessage::GiveBack { task_ids: vec![TASK; 3] }),
         ("cancel", PeerMessage::Cancel { task_id: TASK }),
+        ("leased", PeerMessage::Leased { resources: leased, devices: vec![1] }),
         ("get-object", PeerMessage::GetObject { object_id: OBJECT }),
         ("object-inline", value(Value::Inline(Bytes::from_static(b"value")))),
         ("object-stored", value(Value::Stored { node_id: NODE, size: 1 << 33 })),

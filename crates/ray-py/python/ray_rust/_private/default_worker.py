@@ -12,10 +12,12 @@ import types
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from ray_rust import _internal
-from ray_rust._private import serialization, session
+from ray_rust._private import called, gpus, serialization, session
 from ray_rust._private.runtime_env.apply import Environment
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ray_rust._private.event_loops import EventLoops
 
 
@@ -24,6 +26,7 @@ def run(order: dict[str, Any]) -> int:
     os.environ.update(order.get("env", {}))
     environment = Environment(order.get("runtime_env", ""), order.get("context", {}))
     environment.set_variables()
+    gpus.visibility()
     logs = os.path.dirname(order["stdout"])
     # A session's folder has logs/ and sockets/ side by side.
     socket_path = os.path.join(os.path.dirname(logs), "sockets", "node.sock")
@@ -131,8 +134,17 @@ class _Executor:
         config = json.loads(job_config)
         # The driver's order comes first: what it imports is what its tasks import.
         self._environment.enter(config["sys_path"], config["working_dir"])
+        if config["as_ray"]:
+            from ray_rust._private import as_ray
+
+            as_ray.install()
         core = self.core or session.connected_core()
-        session.set_session(session.Session(core, config["namespace"], None, is_driver=False))
+        lifetime = config["default_actor_lifetime"]
+        session.set_session(session.Session(core, config["namespace"], None, is_driver=False, actor_lifetime=lifetime))
+        if config["logging"] is not None:
+            from ray_rust._private.ray_logging.logging_config import LoggingConfig
+
+            LoggingConfig.from_dict(config["logging"])._apply()  # noqa: SLF001 - Ray's name
         try:
             self._environment.run_hook()
         except BaseException:  # noqa: BLE001 - whatever it is, tasks have to be told
@@ -142,8 +154,12 @@ class _Executor:
                 f"the hook that prepares workers (worker_process_setup_hook) failed:\n{traceback.format_exc()}"
             ) from None
 
+    def set_devices(self, devices: Sequence[int]) -> None:
+        gpus.visibility().show(list(devices))
+
     def load(self, pickled: bytes) -> Callable[..., Any]:
         function: Callable[..., Any] = pickle.loads(pickled)
+        called.remember(_internal.ExportedFunction(pickled, "").function_id, function)
         return function
 
     def announce(self, kind: str, name: str) -> None:

@@ -14,7 +14,7 @@ import sys
 from typing import NoReturn
 
 from ray_rust import _internal
-from ray_rust._private import fork_server
+from ray_rust._private import fork_server, gpus
 
 
 def main(arguments: list[str]) -> int:
@@ -32,8 +32,18 @@ def main(arguments: list[str]) -> int:
         os.write(ready, text.encode())
         os.close(ready)
 
-    _internal.run_node(config, daemon_end.detach(), on_ready)
+    _internal.run_node(_with_found_gpus(config), daemon_end.detach(), on_ready)
     return 0
+
+
+def _with_found_gpus(config: str) -> str:
+    """The configuration with the graphics processors of this machine, in case it does not say how many to use."""
+    count, kind = gpus.found()
+    if not count:
+        return config
+    import json
+
+    return json.dumps({**json.loads(config), "found_gpus": count, "found_gpu_type": kind})
 
 
 def _serve(connection: socket.socket) -> NoReturn:

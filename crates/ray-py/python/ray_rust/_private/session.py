@@ -22,6 +22,8 @@ class Session(NamedTuple):
     # The daemon, if this process started it.
     node: Optional[NodeProcess]
     is_driver: bool
+    # Of actors that are made without one: "detached" or "non_detached".
+    actor_lifetime: str = "non_detached"
 
 
 # Read on the way of every call; `_session.core`, kept apart for speed.
