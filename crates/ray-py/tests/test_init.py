@@ -64,7 +64,7 @@ def test_a_second_init_is_refused_unless_expected(cluster):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"num_cpu": 1}, TypeError, "num_cpu"),
+        ({"num_cpu": 1}, RuntimeError, "num_cpu"),
         ({"num_cpus": -1}, ValueError, "num_cpus"),
         ({"num_cpus": "1"}, TypeError, "num_cpus"),
         ({"resources": {"CPU": 1}}, ValueError, "num_cpus"),
@@ -73,10 +73,20 @@ def test_a_second_init_is_refused_unless_expected(cluster):
         ({"namespace": ""}, ValueError, "namespace"),
         ({"runtime_env": {"conda": "x"}}, NotImplementedError, "conda"),
         ({"runtime_env": {"env_vars": {"A": 1}}}, TypeError, "env_vars"),
-        ({"local_mode": True}, NotImplementedError, "local_mode"),
+        ({"local_mode": True}, RuntimeError, "local_mode"),
         ({"address": 5}, TypeError, "address"),
-        ({"address": "ray://host:1"}, ValueError, "ray://"),
+        ({"address": "ray://host:1"}, NotImplementedError, "ray://"),
         ({"address": "127.0.0.1:1"}, ConnectionError, "ray-rust start"),
+        ({"address": "auto"}, ConnectionError, "no cluster runs"),
+        ({"allow_multiple": True}, RuntimeError, "allow_multiple"),
+        ({"storage": "/tmp"}, RuntimeError, "storage"),
+        ({"_system_config": 1}, TypeError, "_system_config"),
+        ({"_memory": -1}, ValueError, "memory"),
+        ({"job_config": {}}, TypeError, "job_config"),
+        ({"logging_level": "loud"}, ValueError, "loud"),
+        ({"system_reserved_cpu": 1.0}, ValueError, "enable_resource_isolation"),
+        ({"cgroup_path": "/x"}, ValueError, "enable_resource_isolation"),
+        ({"enable_resource_isolation": True}, NotImplementedError, "enable_resource_isolation"),
     ],
 )
 def test_what_is_wrong_with_init_is_named(no_cluster, own_folder, arguments, error, words):
@@ -376,3 +386,176 @@ def test_a_wrong_setting_is_named(script, monkeypatch):
     status, _, err = script("import ray_rust\nray_rust.init()").finish()
     assert status != 0
     assert "RAY_RUST_RAYLET_NUM_CPUS" in err
+
+
+def test_the_context_describes_the_connection_and_ends_it(no_cluster, own_folder):
+    with ray_rust.init("local", num_cpus=1) as context:
+        assert context.python_version == ".".join(str(part) for part in sys.version_info[:3])
+        assert context.ray_version == ray_rust.__version__ == "2.60.0"
+        assert context.ray_commit == ray_rust.__commit__
+        assert context.dashboard_url is None
+        assert dict(context) == context.address_info
+        assert len(context) == len(list(context)) > 5
+        assert context.python_version in context._repr_html_()
+        assert "2.60.0" in repr(context)
+    assert not ray_rust.is_initialized()
+    context = ray_rust.init("local", num_cpus=1)
+    context.disconnect()
+    assert not ray_rust.is_initialized()
+
+
+def test_hooks_run_at_the_end_of_init(no_cluster, own_folder, monkeypatch):
+    from ray_rust._private import worker
+
+    seen = []
+    monkeypatch.setattr(worker, "_post_init_hooks", [lambda: seen.append(ray_rust.is_initialized())])
+    ray_rust.init("local", num_cpus=1)
+    ray_rust.init(ignore_reinit_error=True)
+    assert seen == [True]
+
+
+def test_a_job_config_gives_what_init_is_not_given(no_cluster, own_folder, tmp_path):
+    from ray_rust.job_config import JobConfig
+
+    (tmp_path / "only_there.py").write_text("answer = 42")
+    config = JobConfig(
+        ray_namespace="mine",
+        runtime_env={"env_vars": {"FROM_JOB": "yes"}},
+        code_search_path=[str(tmp_path)],
+        default_actor_lifetime="detached",
+    )
+    ray_rust.init("local", num_cpus=1, job_config=config)
+
+    @ray_rust.remote
+    def look():
+        import only_there
+
+        context = ray_rust.get_runtime_context()
+        return only_there.answer, os.environ["FROM_JOB"], context.namespace
+
+    assert ray_rust.get(look.remote()) == (42, "yes", "mine")
+    ray_rust.shutdown()
+    ray_rust.init("local", num_cpus=1, job_config=config, namespace="other")
+    assert ray_rust.get_runtime_context().namespace == "other"
+    with pytest.raises(ValueError, match="default_actor_lifetime"):
+        JobConfig(default_actor_lifetime="for ever")
+    with pytest.raises(TypeError, match="code_search_path"):
+        JobConfig(code_search_path="x")
+    assert JobConfig.from_json({"ray_namespace": "n", "metadata": {"a": "b"}}).metadata == {"a": "b"}
+
+
+STRUCTURED = """
+import logging, sys
+import ray_rust as ray
+
+ray.init("local", num_cpus=1, logging_config=ray.LoggingConfig(
+    encoding=sys.argv[1], additional_log_standard_attrs=["name"]))
+logging.getLogger("mine").info("from the driver", extra={"color": "red"})
+
+@ray.remote
+def chat():
+    logging.getLogger("mine").info("from a task")
+    logging.getLogger("mine").debug("nothing")
+
+ray.get(chat.options(name="named").remote())
+"""
+
+
+def test_structured_logs_of_a_job_are_json_everywhere(script):
+    import json
+
+    status, out, err = script(STRUCTURED, "JSON").finish()
+    assert status == 0, err
+    records = [json.loads(line) for line in (out + err).splitlines()]
+    (driver,) = [record for record in records if record["message"] == "from the driver"]
+    (task,) = [record for record in records if record["message"] == "from a task"]
+    assert driver["color"] == "red"
+    assert driver["name"] == task["name"] == "mine"
+    assert driver["job_id"] == task["job_id"]
+    assert (task["task_name"], task["task_func_name"]) == ("named", "__main__.chat")
+    assert task["levelname"] == "INFO"
+    assert task["timestamp_ns"] > 0
+    assert "task_id" not in driver
+
+
+def test_structured_logs_of_a_job_as_text(script):
+    status, out, err = script(STRUCTURED, "TEXT").finish()
+    assert status == 0, err
+    lines = (out + err).splitlines()
+    assert any("INFO" in line and "from the driver" in line and "color=red" in line for line in lines)
+    assert any("-- from a task" in line and "task_name=named" in line for line in lines)
+
+
+def test_a_logging_config_names_what_is_wrong():
+    with pytest.raises(ValueError, match="XML"):
+        ray_rust.LoggingConfig(encoding="XML")
+    with pytest.raises(ValueError, match="nothing"):
+        ray_rust.LoggingConfig(additional_log_standard_attrs=["nothing"])
+    config = ray_rust.LoggingConfig("JSON", "DEBUG", ["name"])
+    assert ray_rust.LoggingConfig.from_dict({**config.to_dict(), "new": 1}) == config
+
+
+def test_loggers_are_configured_unless_told_otherwise(run_script):
+    source = """
+import logging, sys
+import ray_rust as ray
+sys.stderr = sys.stdout
+ray.init("local", num_cpus=1, logging_level="warning", logging_format="<%(message)s>")
+ray.logger.info("too little")
+ray.logger.warning("enough")
+logging.getLogger("ray_rust").warning("this too")
+ray.shutdown()
+ray.init("local", num_cpus=1, configure_logging=False)
+assert ray.logger is logging.getLogger("ray") and not ray.logger.handlers and ray.logger.propagate
+"""
+    assert run_script(source).splitlines() == ["<enough>", "<this too>"]
+
+
+def test_the_state_of_the_process_is_there_for_libraries(no_cluster, own_folder):
+    from ray_rust._private import worker
+
+    facade = worker.global_worker
+    assert (facade.connected, facade.mode, facade.node, worker._global_node) == (False, None, None, None)
+    assert facade.actor_id.is_nil()
+    with pytest.raises(RaySystemError):
+        facade.check_connected()
+    ray_rust.init("local", num_cpus=1, namespace="here")
+    facade.check_connected()
+    assert (facade.mode, worker._mode(), facade.namespace) == (worker.SCRIPT_MODE, ray_rust.SCRIPT_MODE, "here")
+    node = worker._global_node
+    assert os.path.isdir(node.get_session_dir_path())
+    assert os.path.isdir(node.get_logs_dir_path())
+    assert node.session_name == ray_rust.get_runtime_context().get_session_name()
+    assert node.is_head()
+    assert node.address_info["webui_url"] is None
+    assert facade.get_serialization_context().serialize([1]).total_bytes > 0
+
+    @ray_rust.remote
+    class Looker:
+        def look(self):
+            inside = worker.global_worker
+            return inside.mode, inside.actor_id, inside.current_task_id.is_nil()
+
+    looker = Looker.remote()
+    assert ray_rust.get(looker.look.remote()) == (ray_rust.WORKER_MODE, looker._actor_id, False)
+
+
+@pytest.mark.parametrize("call", ["put(1)", "get([])", "wait([])", "get_gpu_ids()", "get_runtime_context()"])
+def test_the_first_use_of_any_call_connects(run_script, call):
+    source = f"""
+import ray_rust as ray
+assert not ray.is_initialized()
+ray.{call}
+assert ray.is_initialized()
+"""
+    run_script(source)
+
+
+def test_other_languages_and_ray_client_are_refused_by_name():
+    with pytest.raises(AttributeError, match="java_function"):
+        ray_rust.java_function  # noqa: B018
+    with pytest.raises(NotImplementedError, match="Ray Client"):
+        ray_rust.client("ray://host:10001")
+    with pytest.raises(NotImplementedError, match="Ray Client"):
+        ray_rust.ClientBuilder("host").connect()
+    assert ray_rust.Language.PYTHON.name == "PYTHON"

@@ -11,7 +11,7 @@ print(ray.get([square.remote(i) for i in range(4)]))
 
 from typing import TYPE_CHECKING
 
-from ray_rust import actor, exceptions, remote_function
+from ray_rust import actor, exceptions, remote_function, runtime_context
 from ray_rust._internal import (
     ActorClassID,
     ActorID,
@@ -24,7 +24,6 @@ from ray_rust._internal import (
     TaskID,
     UniqueID,
     WorkerID,
-    __version__,
     get,
     put,
     wait,
@@ -38,24 +37,50 @@ from ray_rust._private.api import (
     nodes,
 )
 from ray_rust._private.decorator import remote
-from ray_rust._private.session import is_initialized
-from ray_rust._private.worker import init, shutdown
+from ray_rust._private.worker import (
+    LOCAL_MODE,
+    RESTORE_WORKER_MODE,
+    SCRIPT_MODE,
+    SPILL_WORKER_MODE,
+    WORKER_MODE,
+    get_gpu_ids,
+    init,
+    is_initialized,
+    shutdown,
+)
+from ray_rust._version import commit as __commit__
+from ray_rust._version import version as __version__
 from ray_rust.actor import method
 from ray_rust.runtime_context import get_runtime_context
 from ray_rust.task_result import TaskResult
 
 if TYPE_CHECKING:
-    from ray_rust import cloudpickle, experimental, runtime_env, util, widgets
+    import logging
+
+    from ray_rust import cloudpickle, experimental, job_config, runtime_env, types, util, widgets
+    from ray_rust._private.ray_logging.logging_config import LoggingConfig
+    from ray_rust._raylet import Language
+    from ray_rust.client_builder import ClientBuilder, client
+
+    logger: logging.Logger
 
 # As in Ray, which has two names for the same.
 ObjectID = ObjectRef
 
 __all__ = [
+    "LOCAL_MODE",
+    "RESTORE_WORKER_MODE",
+    "SCRIPT_MODE",
+    "SPILL_WORKER_MODE",
+    "WORKER_MODE",
     "ActorClassID",
     "ActorID",
+    "ClientBuilder",
     "ClusterID",
     "FunctionID",
     "JobID",
+    "Language",
+    "LoggingConfig",
     "NodeID",
     "ObjectID",
     "ObjectRef",
@@ -64,40 +89,96 @@ __all__ = [
     "TaskResult",
     "UniqueID",
     "WorkerID",
+    "__commit__",
     "__version__",
     "actor",
     "available_resources",
     "cancel",
+    "client",
     "cloudpickle",
     "cluster_resources",
     "exceptions",
     "experimental",
     "get",
     "get_actor",
+    "get_gpu_ids",
     "get_runtime_context",
     "init",
+    "install_as_ray",
     "is_initialized",
+    "job_config",
     "kill",
+    "logger",
     "method",
     "nodes",
     "put",
     "remote",
     "remote_function",
+    "runtime_context",
     "runtime_env",
     "shutdown",
+    "types",
     "util",
     "wait",
     "widgets",
 ]
 
-# Imported when they are first looked at, so that importing this package stays cheap.
-_LATE = ("cloudpickle", "experimental", "runtime_env", "util", "widgets")
+
+def install_as_ray() -> None:
+    """From now on `import ray` gives this package: one module under both names, here and in workers of this driver.
+
+    The environment variable RAY_RUST_AS_RAY=1 and `python -m ray_rust run PROGRAM` do it from the start. RuntimeError
+    if Ray itself was imported before.
+    """
+    from ray_rust._private import as_ray
+
+    as_ray.install()
+
+
+# Imported when they are first looked at, so that importing this package stays cheap: modules below this one, and names
+# with the module that has them.
+_LATE_MODULES = (
+    "client_builder",
+    "cloudpickle",
+    "experimental",
+    "job_config",
+    "runtime_env",
+    "types",
+    "util",
+    "widgets",
+)
+_LATE_NAMES = {
+    "ClientBuilder": "client_builder",
+    "Language": "_raylet",
+    "LoggingConfig": "_private.ray_logging.logging_config",
+    "client": "client_builder",
+}
+_OTHER_LANGUAGES = ("cpp_actor_class", "cpp_function", "java_actor_class", "java_function")
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if name in _LATE:
-            import importlib
+        import importlib
 
+        if name in _LATE_MODULES:
             return importlib.import_module(f"ray_rust.{name}")
+        if name in _LATE_NAMES:
+            value = globals()[name] = getattr(importlib.import_module(f"ray_rust.{_LATE_NAMES[name]}"), name)
+            return value
+        if name == "logger":
+            import logging
+
+            return logging.getLogger("ray")
+        if name in _OTHER_LANGUAGES:
+            raise AttributeError(f"ray_rust has no {name}: functions and classes of other languages are not supported")
         raise AttributeError(f"module 'ray_rust' has no attribute {name!r}")
+
+
+def _install_if_asked() -> None:
+    import os
+
+    if os.environ.get("RAY_RUST_AS_RAY") == "1":
+        install_as_ray()
+
+
+_install_if_asked()

@@ -8,13 +8,14 @@ import os
 import signal
 import sys
 import time
+import types
 from typing import TYPE_CHECKING, Any, Optional
 
-from ray_rust import __version__
+from ray_rust._internal import __version__
 from ray_rust._private import node as nodes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _STOP_GRACE_S = 5.0
 _POLL_S = 0.02
@@ -23,8 +24,11 @@ _POLL_S = 0.02
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.run
+    if command is _run:
+        return _run(options)  # whose errors are the program's
     try:
-        return int(options.run(options))
+        return command(options)
     except (RuntimeError, ConnectionError, ValueError) as error:
         print(f"ray-rust: {error}", file=sys.stderr)
         return 1
@@ -48,6 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--block", action="store_true", help="stay in the foreground until the node ends")
     _add_temp_dir(start)
     start.set_defaults(run=_start)
+
+    run = commands.add_parser("run", help="run a program in which `import ray` gives this package")
+    run.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is the name of a module")
+    run.add_argument("program", metavar="PROGRAM", help="path of a script")
+    run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="of the program")
+    run.set_defaults(run=_run)
 
     stop = commands.add_parser("stop", help="stop the nodes of this machine that were started by hand")
     stop.add_argument("--all", action="store_true", help="also those that belong to a running driver")
@@ -129,6 +139,33 @@ def _start(options: argparse.Namespace) -> int:
         _end([info], force=False)
         node.wait()
         return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ray_rust._private import as_ray
+
+    as_ray.install()
+    sys.argv = [options.program, *options.arguments]
+    if options.is_module:
+        import runpy
+
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(options.program, run_name="__main__", alter_sys=True)
+        return 0
+    try:
+        with open(options.program, "rb") as file:
+            source = file.read()
+    except OSError as error:
+        print(f"ray-rust: cannot read the program: {error}", file=sys.stderr)
+        return 2
+    sys.path.insert(0, os.path.dirname(os.path.abspath(options.program)))
+    # It stays the main module until the process ends, for its threads and exit handlers.
+    main_module = types.ModuleType("__main__")
+    main_module.__file__ = options.program
+    main_module.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = main_module
+    exec(compile(source, options.program, "exec", dont_inherit=True), main_module.__dict__)  # noqa: S102 - what was asked for
+    return 0
 
 
 def _stop(options: argparse.Namespace) -> int:

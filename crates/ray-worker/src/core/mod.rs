@@ -66,7 +66,7 @@ pub use self::locations::Location;
 pub use self::objects::Got;
 pub use self::pins::{Pinned, ReadyValue};
 pub use self::poll::Interrupted;
-pub use self::running::{RunningKey, work_for};
+pub use self::running::{Called, RunningKey, work_for};
 use self::state::State;
 pub use self::tasks::{Returns, TaskRequest};
 use crate::reference_counter::Owner;

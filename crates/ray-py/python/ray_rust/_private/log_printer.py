@@ -28,6 +28,18 @@ def print_lines(pid: int, name: str, is_stderr: bool, lines: list[str]) -> None:
         _write(pid, name, is_stderr, lines)
 
 
+def print_bare_lines(_pid: int, _name: str, is_stderr: bool, lines: list[str]) -> None:
+    """Writes the lines as they are, for those who parse them."""
+    stream: Optional[TextIO] = sys.stderr if is_stderr else sys.stdout
+    if stream is None:
+        return
+    try:
+        stream.write("".join(f"{line}\n" for line in lines))
+        stream.flush()
+    except (OSError, ValueError):
+        pass  # the stream is closed: nobody wants to see it
+
+
 def _write(pid: int, name: str, is_stderr: bool, lines: list[str]) -> None:
     stream: Optional[TextIO] = sys.stderr if is_stderr else sys.stdout
     if stream is None:  # as under pythonw, or after the user closed it

@@ -109,15 +109,24 @@ def node_config(
     resources: Optional[dict[str, float]] = None,
     labels: Optional[dict[str, str]] = None,
     object_store_memory: Optional[int] = None,
+    memory: Optional[int] = None,
+    spill_directory: Optional[str] = None,
 ) -> dict[str, Any]:
     """The configuration of a daemon; what is None is left to the settings of the machine.
 
     Without `gcs_address` the node is the head of a new cluster. With `owner_pid` it ends with that process,
     however that ends.
     """
-    raylet = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources, "labels": labels}
+    raylet = {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "memory_bytes": memory,
+        "resources": resources,
+        "labels": labels,
+    }
+    object_store = {"capacity_bytes": object_store_memory, "spill_directory": spill_directory}
     node = {"temp_dir": directory, "gcs_address": gcs_address, "port": port, "owner_pid": owner_pid}
-    sections = {"raylet": _given(raylet), "object_store": _given({"capacity_bytes": object_store_memory})}
+    sections = {"raylet": _given(raylet), "object_store": _given(object_store)}
     return {**_given(node), "config": {name: section for name, section in sections.items() if section}}
 
 

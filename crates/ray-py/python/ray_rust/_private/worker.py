@@ -5,72 +5,37 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from ray_rust._internal import CoreWorker, init_logging
 from ray_rust._private import session as state
+from ray_rust._private.context import RayContext
+from ray_rust._private.global_worker import Worker, address_info, global_node
 from ray_rust._private.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import TracebackType
+    from collections.abc import Mapping
 
     from ray_rust._private.node import NodeInfo, NodeProcess
+    from ray_rust._private.ray_logging.logging_config import LoggingConfig
+    from ray_rust.job_config import JobConfig
+    from ray_rust.runtime_env import RuntimeEnv
 
 # How long the end of a driver waits for what workers printed last, in seconds.
 _FLUSH_TIMEOUT_S = 1.0
 
 
-class RayContext(Mapping[str, Any]):
-    """What `init` returns: how the cluster can be reached; in a `with` statement, shuts down at its end."""
+SCRIPT_MODE = 0
+WORKER_MODE = 1
+LOCAL_MODE = 2
+SPILL_WORKER_MODE = 2
+RESTORE_WORKER_MODE = 3
 
-    dashboard_url: Optional[str] = None
-
-    def __init__(self, address_info: dict[str, Any]) -> None:
-        self.address_info = address_info
-        self.python_version = "{}.{}.{}".format(*sys.version_info[:3])
-
-    def __getitem__(self, key: str) -> Any:
-        return self.address_info[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.address_info)
-
-    def __len__(self) -> int:
-        return len(self.address_info)
-
-    def __enter__(self) -> RayContext:  # noqa: PYI034 - typing.Self comes with Python 3.11
-        return self
-
-    def __exit__(
-        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
-    ) -> None:
-        self.disconnect()
-
-    def disconnect(self) -> None:
-        """Shuts down."""
-        shutdown()
-
-    def __repr__(self) -> str:
-        return f"RayContext({self.address_info!r})"
-
-
-# Keywords of Ray's init that change nothing about results here.
-_IGNORED = frozenset(
-    {
-        "configure_logging",
-        "dashboard_host",
-        "dashboard_port",
-        "include_dashboard",
-        "logging_config",
-        "logging_format",
-        "_metrics_export_port",
-        "_node_ip_address",
-        "_system_config",
-        "_tracing_startup_hook",
-    }
-)
+# Called at the end of each `init`, by libraries.
+_post_init_hooks: list[Callable[[], object]] = []
+# Libraries set it so that a blocking `get` in a coroutine is not warned of again.
+blocking_get_inside_async_warned = False
+global_worker = Worker()
 
 
 def init(
@@ -83,44 +48,73 @@ def init(
     object_store_memory: Optional[int] = None,
     local_mode: bool = False,
     ignore_reinit_error: bool = False,
-    logging_level: Union[int, str, None] = None,
+    include_dashboard: Optional[bool] = None,
+    dashboard_host: str = "127.0.0.1",
+    dashboard_port: Optional[int] = None,
+    job_config: Optional[JobConfig] = None,
+    configure_logging: bool = True,
+    logging_level: Union[int, str] = "info",
+    logging_format: Optional[str] = None,
+    logging_config: Optional[LoggingConfig] = None,
     log_to_driver: Optional[bool] = None,
     namespace: Optional[str] = None,
-    runtime_env: Optional[dict[str, Any]] = None,
-    _temp_dir: Optional[str] = None,
+    runtime_env: Optional[Union[dict[str, Any], RuntimeEnv]] = None,
+    enable_resource_isolation: bool = False,
+    cgroup_path: Optional[str] = None,
+    system_reserved_cpu: Optional[float] = None,
+    system_reserved_memory: Optional[int] = None,
+    proxy_server_url: Optional[str] = None,
     **kwargs: Any,
 ) -> RayContext:
     """Joins a cluster, or starts one for this process.
 
     `address` None joins the cluster that `RAY_ADDRESS` names, else the one that was started on this
     machine with `ray-rust start --head`, else starts one that ends with this process. "auto" does the
-    same (in Ray it fails where no cluster runs). "local" always starts one. "host:port" joins the cluster
+    first two, and fails where no cluster runs. "local" always starts one. "host:port" joins the cluster
     of that address, of which a node has to run on this machine.
 
     `num_cpus`, `num_gpus`, `resources`, `labels` and `object_store_memory` (bytes) describe the node that
-    is started; they are refused when one is joined.
-    """
-    unknown = sorted(set(kwargs) - _IGNORED)
-    if unknown:
-        raise TypeError(f"init() got unexpected keyword arguments: {', '.join(unknown)}")
-    if local_mode:
-        raise NotImplementedError("local_mode is not supported")
-    if logging_level is not None:
-        import logging
+    is started; they are refused when one is joined. More GPUs than there are can be given: tasks then get
+    numbers of devices without hardware behind them.
 
-        logging.getLogger("ray_rust").setLevel(logging_level)
+    `logging_level` and `logging_format` are those of the loggers "ray" and "ray_rust" of this process, unless
+    `configure_logging` is false; `logging_config` makes the whole job log in a structured form. `log_to_driver`
+    says whether what workers print is shown here. `job_config` gives what is not given by itself.
+
+    RuntimeError if this process is connected already, unless with `ignore_reinit_error`.
+    """
+    from ray_rust._private import init_options, ray_logging
+
+    hidden = init_options.take_hidden(kwargs)
+    init_options.check_isolation(enable_resource_isolation, cgroup_path, system_reserved_cpu, system_reserved_memory)
+    if configure_logging:
+        ray_logging.setup_logger(logging_level, logging_format or ray_logging.LOGGER_FORMAT)
+    else:
+        ray_logging.leave_alone()
+    init_options.check_address(address)
+    if local_mode:
+        raise RuntimeError(
+            "local_mode is gone, as in Ray: to look into a task, call its function directly (f._function(...)), "
+            "or put a breakpoint() into it"
+        )
+    if include_dashboard:
+        _warn("there is no dashboard: include_dashboard has no effect")
+    job = init_options.job_of(job_config, logging_config)
     described = {
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
         "resources": resources,
         "labels": labels,
         "object_store_memory": object_store_memory,
+        **hidden.described,
     }
     described = {name: value for name, value in described.items() if value is not None}
-    _check_node_description(described)
-    job_env = _runtime_env_of_job(runtime_env)
-    if namespace is not None and (not isinstance(namespace, str) or not namespace):
-        raise ValueError(f"namespace has to be text that is not empty, is {namespace!r}")
+    init_options.check_node_description(described)
+    if not runtime_env and job.runtime_env:
+        runtime_env = dict(job.runtime_env)
+    job_env = init_options.runtime_env_of_job(runtime_env)
+    namespace = namespace if namespace is not None else job.ray_namespace
+    init_options.check_namespace(namespace)
     with state.lock:
         known = state.get_session()
         if known is not None:
@@ -129,7 +123,11 @@ def init(
             raise RuntimeError(
                 "init() was called already; call shutdown() first, or pass ignore_reinit_error=True if that is expected"
             )
-        return _connect(address, described, job_env, namespace, log_to_driver, _temp_dir)
+        shown = init_options.shows_logs(log_to_driver)
+        context = _connect(address, described, job_env, namespace, shown, hidden.temp_dir, job)
+    for hook in _post_init_hooks[:]:
+        hook()
+    return context
 
 
 def _connect(
@@ -137,15 +135,20 @@ def _connect(
     described: dict[str, Any],
     runtime_env: Optional[Mapping[str, Any]],
     namespace: Optional[str],
-    log_to_driver: Optional[bool],
+    log_to_driver: bool,
     given_temp_dir: Optional[str],
+    job: JobConfig,
 ) -> RayContext:
+    from ray_rust._private import gpus
     from ray_rust._private import node as nodes
 
     directory = nodes.temp_dir(given_temp_dir)
     info = _find_cluster(address, directory)
     process: Optional[NodeProcess] = None
     if info is None:
+        gpus.check_request(described.get("num_gpus"))
+        if described.pop("_system_config", None):
+            _warn("_system_config is for Ray's own processes, and has no effect here")
         # The daemon watches this process, and ends when it does, however it does.
         config = nodes.node_config(directory, owner_pid=os.getpid(), **described)
         process = nodes.start_node(config, meanwhile=_prepare_for_calls)
@@ -165,8 +168,8 @@ def _connect(
             info.socket_path,
             namespace,
             _entrypoint(),
-            _job_config(namespace),
-            _ignore_lines if log_to_driver is False else _line_printer(),
+            _job_description(namespace, job),
+            _line_printer(job) if log_to_driver else _ignore_lines,
             _warn,
             "" if described_env is None else described_env,
         )
@@ -179,7 +182,8 @@ def _connect(
             process.wait(0)
         raise
     init_logging("driver", os.path.join(core.session_dir, "logs"))
-    session = Session(core, namespace, process, is_driver=True)
+    lifetime = job._default_actor_lifetime  # noqa: SLF001 - Ray's name
+    session = Session(core, namespace, process, is_driver=True, actor_lifetime=lifetime)
     state.set_session(session)
     # Last registered runs first: before what was registered earlier, such as the end of logging.
     atexit.register(shutdown)
@@ -202,16 +206,19 @@ def _find_cluster(address: Optional[str], directory: str) -> Optional[NodeInfo]:
     """The node to join, or None if one has to be started."""
     from ray_rust._private import node as nodes
 
-    if address is not None and not isinstance(address, str):
-        raise TypeError(f"address has to be a string, is {address!r} of type {type(address).__name__}")
+    has_to_run = address == "auto"
     if address in (None, "", "auto"):
         address = os.environ.get("RAY_ADDRESS") or "auto"
     if address == "local":
         return None
     if address == "auto":
-        return nodes.advertised_node(directory)
-    if "://" in address:
-        raise ValueError(f"the address {address!r} is not supported: give host:port, 'auto' or 'local'")
+        advertised = nodes.advertised_node(directory)
+        if advertised is None and has_to_run:
+            raise ConnectionError(
+                f"no cluster runs on this machine (looked in {directory}): start one with 'ray-rust start --head', "
+                "name one by RAY_ADDRESS, or leave out the address, and one is started for this program"
+            )
+        return advertised
     node = nodes.find_node(directory, address)
     if node is None:
         running = sorted({node.gcs_address for node in nodes.living_nodes(directory)})
@@ -221,37 +228,6 @@ def _find_cluster(address: Optional[str], directory: str) -> Optional[NodeInfo]:
             f"Start one with 'ray-rust start --address={address}', or a cluster with 'ray-rust start --head'"
         )
     return node
-
-
-def _check_node_description(described: dict[str, Any]) -> None:
-    from ray_rust._private import options
-
-    options.check_init_amount("num_cpus", described.get("num_cpus"))
-    options.check_init_amount("num_gpus", described.get("num_gpus"))
-    if "resources" in described:
-        options.check_resources("resources", described["resources"])
-    memory = described.get("object_store_memory")
-    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, (int, float)) or memory <= 0):
-        raise ValueError(f"object_store_memory has to be a positive number of bytes, is {memory!r}")
-    if memory is not None:
-        described["object_store_memory"] = int(memory)
-    labels = described.get("labels", {})
-    if not isinstance(labels, dict) or not all(isinstance(text, str) for pair in labels.items() for text in pair):
-        raise TypeError(f"labels has to be a dict of strings, is {labels!r}")
-
-
-def _runtime_env_of_job(given: Optional[dict[str, Any]]) -> Optional[Mapping[str, Any]]:
-    """What was asked for by whoever may ask for it, checked."""
-    runtime_env: Optional[Mapping[str, Any]] = given
-    if "RAY_RUNTIME_ENV_HOOK" in os.environ or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        from ray_rust._private.runtime_env.describe import of_job
-
-        runtime_env = of_job(given)
-    if runtime_env is not None:
-        from ray_rust._private import options
-
-        options.check_runtime_env("runtime_env", runtime_env)
-    return runtime_env
 
 
 def _describe_runtime_env(runtime_env: Optional[Mapping[str, Any]]) -> Optional[str]:
@@ -275,21 +251,35 @@ def _entrypoint() -> str:
     return " ".join(shlex.quote(argument) for argument in [sys.executable, *sys.argv])
 
 
-def _job_config(namespace: str) -> bytes:
-    """What workers need so that they can import what this process can."""
+def _job_description(namespace: str, job: JobConfig) -> bytes:
+    """What workers need so that they can import what this process can, and behave as its job wants."""
     import json
 
+    from ray_rust._private import as_ray
+
     directory = os.getcwd()
+    folders = [*job.code_search_path, *job._py_driver_sys_path, *sys.path]  # noqa: SLF001 - Ray's name
     # Entries are absolute there, where the working directory may be another one for a moment.
-    path = [os.path.join(directory, entry) for entry in sys.path]
-    config = {"sys_path": path, "working_dir": directory, "namespace": namespace}
+    path = [os.path.join(directory, entry) for entry in folders]
+    logging_config = job.py_logging_config
+    config = {
+        "sys_path": path,
+        "working_dir": directory,
+        "namespace": namespace,
+        "as_ray": as_ray.is_installed(),
+        "default_actor_lifetime": job._default_actor_lifetime,  # noqa: SLF001 - Ray's name
+        "logging": logging_config.to_dict() if logging_config is not None else None,
+    }
     return json.dumps(config).encode()
 
 
-def _line_printer() -> Callable[[int, str, bool, list[str]], None]:
-    from ray_rust._private.log_printer import print_lines
+def _line_printer(job: JobConfig) -> Callable[[int, str, bool, list[str]], None]:
+    from ray_rust._private import log_printer
 
-    return print_lines
+    if job.py_logging_config is not None or os.environ.get("RAY_DISABLE_WORKER_LOG_PREFIX") == "1":
+        # Lines have to stay whole for those who parse them.
+        return log_printer.print_bare_lines
+    return log_printer.print_lines
 
 
 def _ignore_lines(pid: int, name: str, is_stderr: bool, lines: list[str]) -> None:
@@ -303,21 +293,10 @@ def _warn(text: str) -> None:
 
 
 def _context(session: Session) -> RayContext:
-    core = session.core
-    return RayContext(
-        {
-            "address": core.gcs_address,
-            "gcs_address": core.gcs_address,
-            "node_id": core.node_id.hex(),
-            "node_ip_address": core.gcs_address.rpartition(":")[0],
-            "session_dir": core.session_dir,
-            "namespace": session.namespace,
-            "webui_url": None,
-        }
-    )
+    return RayContext(address_info(session))
 
 
-def shutdown(*, wait_for_processes: bool = True, _exiting_interpreter: bool = False) -> None:
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
     """Leaves the cluster. One that `init` started ends: its processes are gone when this returns.
 
     References and handles of this connection are of no use afterwards.
@@ -342,3 +321,41 @@ def _leave(session: Session) -> None:
     finally:
         if session.node is not None:
             session.node.wait()
+
+
+def is_initialized() -> bool:
+    """Whether this process is connected to a cluster."""
+    return state.is_initialized()
+
+
+def get_gpu_ids() -> Union[list[int], list[str]]:
+    """The graphics processors that this task or actor is to use; none in a driver.
+
+    Numbers from 0, or entries of `CUDA_VISIBLE_DEVICES` if that was set for the node. Several tasks that take
+    parts of a device get the same one.
+    """
+    from ray_rust._private import gpus
+
+    session = state.current_session()
+    return [] if session.is_driver else gpus.visibility().ids(session.core.leased()[1])
+
+
+def _mode() -> Optional[int]:
+    return global_worker.mode
+
+
+def get_dashboard_url() -> Optional[str]:
+    """None: there is no dashboard."""
+    return None
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name == "_global_node":
+            return global_node()
+        if name in ("get", "put", "wait", "remote", "kill", "cancel", "get_actor"):
+            import ray_rust
+
+            return getattr(ray_rust, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
