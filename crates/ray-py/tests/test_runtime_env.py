@@ -306,6 +306,10 @@ def test_the_description_is_a_dict_and_keeps_what_it_was_given(tmp_path):
     assert pickle.loads(pickle.dumps(env)) == env
     with pytest.raises(ValueError, match="not known"):
         env["nonsense"] = 1
+    assert env.pip_uri().startswith("pip://")
+    assert (env.uv_uri(), env.conda_env_name(), env.has_py_container()) == (None, None, False)
+    boxed = RuntimeEnv(container={"image": "i"}, env_vars={"A": "1"})
+    assert (boxed.py_container_image(), boxed.py_container_run_options()) == ("i", [])
 
 
 # Folders and packages

@@ -232,6 +232,81 @@ class RuntimeEnv(dict[str, Any]):
         """Whether it names a conda environment."""
         return bool(self.get("conda"))
 
+    def virtualenv_name(self) -> Optional[str]:
+        """Always None: environments of pip have no names of their own."""
+        return None
+
+    def pip_uri(self) -> Optional[str]:
+        """Names the packages of pip by their description."""
+        return _uri_of("pip", self.get("pip"))
+
+    def uv_uri(self) -> Optional[str]:
+        """Names the packages of uv by their description."""
+        return _uri_of("uv", self.get("uv"))
+
+    def plugin_uris(self) -> list[str]:
+        """Of fields that are not known here; there are none."""
+        return []
+
+    def get_extension(self, key: str) -> Optional[str]:
+        """One of Ray's notes to itself."""
+        if key not in self.extensions_fields:
+            raise ValueError(f"an extension is one of {', '.join(sorted(self.extensions_fields))}, not {key!r}")
+        value: Optional[str] = self.get(key)
+        return value
+
+    # Fields that can be described, and are refused when they are used
+
+    def conda_env_name(self) -> Optional[str]:
+        """The name of the conda environment, if it has one."""
+        conda = self.get("conda")
+        return conda if isinstance(conda, str) else None
+
+    def conda_config(self) -> Optional[str]:
+        """The description of the conda environment in JSON, if it has one."""
+        conda = self.get("conda")
+        return json.dumps(conda, sort_keys=True) if isinstance(conda, dict) else None
+
+    def conda_uri(self) -> Optional[str]:
+        """Names the conda environment by its description."""
+        return _uri_of("conda", self.get("conda"))
+
+    def java_jars(self) -> list[str]:
+        """Archives for workers in Java."""
+        return list(self.get("java_jars", []))
+
+    def nsight(self) -> Union[str, dict[str, str], None]:
+        """Options of a profiler."""
+        options: Union[str, dict[str, str], None] = self.get("_nsight")
+        return options
+
+    def rocprof_sys(self) -> Union[str, dict[str, Any], None]:
+        """Options of a profiler."""
+        options: Union[str, dict[str, Any], None] = self.get("_rocprof_sys")
+        return options
+
+    def has_py_container(self) -> bool:
+        """Whether it names a container."""
+        return bool(self.get("container"))
+
+    def py_container_image(self) -> Optional[str]:
+        """The image of the container."""
+        image: Optional[str] = self._of_container("image", "")
+        return image
+
+    def py_container_worker_path(self) -> Optional[str]:
+        """The program of workers in the container."""
+        path: Optional[str] = self._of_container("worker_path", "")
+        return path
+
+    def py_container_run_options(self) -> Optional[list[str]]:
+        """Options to run the container with."""
+        options: Optional[list[str]] = self._of_container("run_options", [])
+        return options
+
+    def _of_container(self, name: str, default: Any) -> Any:
+        return self["container"].get(name, default) if self.has_py_container() else None
+
     def image_uri(self) -> Optional[str]:
         """The container image."""
         uri: Optional[str] = self.get("image_uri")
@@ -240,6 +315,15 @@ class RuntimeEnv(dict[str, Any]):
     def plugins(self) -> list[tuple[str, Any]]:
         """Fields that are not known here; there are none."""
         return [(name, value) for name, value in self.items() if name not in self.known_fields]
+
+
+def _uri_of(kind: str, asked: Any) -> Optional[str]:
+    import hashlib
+
+    if not asked:
+        return None
+    text = json.dumps(asked, sort_keys=True)
+    return f"{kind}://{hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()}"
 
 
 def _unpickle(cls: type[RuntimeEnv], values: dict[str, Any]) -> RuntimeEnv:
