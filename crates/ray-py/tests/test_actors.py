@@ -354,3 +354,48 @@ def test_an_unpicklable_class_names_the_culprit(cluster):
 
     with pytest.raises(TypeError, match=r"'HasLock'.*'guard'"):
         HasLock.remote()
+
+
+def test_an_actor_that_was_just_made_can_be_killed(cluster):
+    @cluster.remote(num_cpus=0)
+    class Short:
+        def ping(self):
+            return 1
+
+    # Many times: the registration is still under way then, mostly.
+    for _ in range(20):
+        actor = Short.remote()
+        cluster.kill(actor)
+        with pytest.raises(exceptions.ActorDiedError, match="kill"):
+            cluster.get(actor.ping.remote(), timeout=30)
+
+
+def test_an_actor_whose_argument_is_not_there_can_be_killed(cluster, tmp_path):
+    path = str(tmp_path / "gate")
+    made = str(tmp_path / "made")
+
+    @cluster.remote(num_cpus=0)
+    def wait():
+        while not os.path.exists(path):
+            pass
+        return made
+
+    @cluster.remote(num_cpus=0)
+    class Late:
+        def __init__(self, file):
+            open(file, "w").close()
+
+        def ping(self):
+            return 1
+
+    argument = wait.remote()
+    actor = Late.remote(argument)
+    call = actor.ping.remote()
+    cluster.kill(actor)
+    with pytest.raises(exceptions.ActorDiedError, match="before its constructor"):
+        cluster.get(call, timeout=30)
+    open(path, "w").close()
+    cluster.get(argument, timeout=30)
+    with pytest.raises(exceptions.ActorDiedError):
+        cluster.get(actor.ping.remote(), timeout=30)
+    assert not os.path.exists(made)

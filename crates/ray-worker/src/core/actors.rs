@@ -173,24 +173,29 @@ impl CoreWorker {
 
     /// Waits until the control plane has taken or refused a registration.
     fn await_registration(&self, actor_id: ActorId, interrupted: Interrupted<'_>) -> RayResult<()> {
+        self.await_answer(actor_id, interrupted)?;
+        self.lock().registration_result(actor_id)
+    }
+
+    /// Waits until no registration of this actor is under way.
+    fn await_answer(&self, actor_id: ActorId, interrupted: Interrupted<'_>) -> RayResult<()> {
         let mut state = self.lock();
-        if !state.shared.registrations.values().any(|&(registered, _)| registered == actor_id) {
-            return state.registration_result(actor_id);
+        if !state.is_registering(actor_id) {
+            return Ok(());
         }
         let waiter = state.add_waiter(1);
         for (registered, waiting) in state.shared.registrations.values_mut() {
             if *registered == actor_id {
-                *waiting = Some(waiter);
+                waiting.push(waiter);
             }
         }
         let mut patience = super::poll::Patience::until(Some(GCS_TIMEOUT), interrupted);
         let (mut state, end) = self.wait_for(state, waiter, &mut patience);
         for (_, waiting) in state.shared.registrations.values_mut() {
             // Its number may be another's next.
-            waiting.take_if(|waiting| *waiting == waiter);
+            waiting.retain(|other| *other != waiter);
         }
-        self.refuse(&state, end, "registration of an actor", GCS_TIMEOUT)?;
-        state.registration_result(actor_id)
+        self.refuse(&state, end, "registration of an actor", GCS_TIMEOUT)
     }
 
     /// Calls a method. Its objects are returned at once, each with one handle.
@@ -236,11 +241,26 @@ impl CoreWorker {
             error: Vec::new(),
         };
         let request = KillActorRequest { actor_id: actor_id.into(), no_restart, cause: Some(cause) };
-        let body = request.encode_to_vec().into();
-        match self.call_gcs(GcsMethod::KillActor, body, GCS_TIMEOUT, interrupted) {
-            // It is not registered yet, or forgotten: there is nothing to kill.
-            Err(RayError::NotFound { .. }) if self.lock().knows_actor(actor_id) => Ok(()),
-            result => result.map(drop),
+        let body: Bytes = request.encode_to_vec().into();
+        loop {
+            // Its registration and this could overtake each other on their way, and nothing would be killed.
+            self.await_answer(actor_id, &mut *interrupted)?;
+            let body = body.clone();
+            let result = self.call_gcs(GcsMethod::KillActor, body, GCS_TIMEOUT, &mut *interrupted);
+            let Err(RayError::NotFound { .. }) = result else { return result.map(drop) };
+            let mut state = self.lock();
+            if !state.knows_actor(actor_id) {
+                return result.map(drop);
+            }
+            if state.is_registering(actor_id) {
+                continue;
+            }
+            // It is forgotten; or its constructor waits for an argument, and will not be called.
+            if no_restart {
+                state.abandon_creation(self, actor_id);
+                self.stir(&mut state);
+            }
+            return Ok(());
         }
     }
 
@@ -358,6 +378,19 @@ impl State {
         }
     }
 
+    fn is_registering(&self, actor_id: ActorId) -> bool {
+        self.shared.registrations.values().any(|&(registered, _)| registered == actor_id)
+    }
+
+    /// The actor was killed before it was registered.
+    fn abandon_creation(&mut self, core: &CoreWorker, actor_id: ActorId) {
+        if self.actors.get(&actor_id).is_some_and(|actor| actor.creation.is_some()) {
+            let cause = "it was killed by ray.kill before its constructor had all arguments".to_owned();
+            self.on_not_created(core, actor_id, cause, Bytes::new());
+            self.finish_creation(core, actor_id, actor_info::State::Dead);
+        }
+    }
+
     fn knows_actor(&self, actor_id: ActorId) -> bool {
         self.actors.contains_key(&actor_id) || self.forgotten_actors.contains(&actor_id)
     }
@@ -432,7 +465,7 @@ impl State {
         spec.creation_task = args;
         self.tasks.on_sent(task_id);
         let request = self.next_request();
-        self.shared.registrations.insert(request, (actor_id, None));
+        self.shared.registrations.insert(request, (actor_id, Vec::new()));
         let body = RegisterActorRequest { spec: Some(spec) }.encode_to_vec().into();
         self.tell_node(&ToRaylet::GcsCall { request, method: GcsMethod::RegisterActor, body });
     }
@@ -444,7 +477,7 @@ impl State {
         request: u64,
         result: &Result<Bytes, (i32, String)>,
     ) -> bool {
-        let Some((actor_id, waiter)) = self.shared.registrations.remove(&request) else { return false };
+        let Some((actor_id, waiters)) = self.shared.registrations.remove(&request) else { return false };
         if let Err((code, message)) = result {
             let error = gcs_error(*code, "registration of an actor".to_owned(), message.clone());
             self.on_not_created(core, actor_id, error.to_string(), Bytes::new());
@@ -453,7 +486,7 @@ impl State {
                 actor.refused = Some(error);
             }
         }
-        if let Some(waiter) = waiter {
+        for waiter in waiters {
             self.tell_waiter(waiter);
         }
         true

@@ -35,7 +35,7 @@ pub(super) struct SharedObjects {
     pub(super) leases: FxHashMap<LeaseId, Owner>,
     pub(super) lease_on: FxHashMap<WorkerId, LeaseId>,
     /// Registrations of actors that the control plane has not answered, and who waits for one.
-    pub(super) registrations: FxHashMap<u64, (ActorId, Option<WaiterId>)>,
+    pub(super) registrations: FxHashMap<u64, (ActorId, Vec<WaiterId>)>,
     /// Actors of this process that end with their handles, by what those count as.
     pub(super) handles: FxHashMap<ObjectId, ActorId>,
     /// Those of them that nobody has a handle to any more.
