@@ -316,6 +316,11 @@ impl ChildTaskIds {
         Self { prefix: mixed[..11].try_into().expect("16 bytes hold 11"), next: 0 }
     }
 
+    /// What the ids of all children begin with, and of no other parent's.
+    pub const fn prefix(&self) -> &[u8; 11] {
+        &self.prefix
+    }
+
     /// The id of the next child.
     pub fn next_id(&mut self) -> TaskId {
         let mut bytes = [0; TaskId::LEN];

@@ -144,6 +144,7 @@ fn node(number: u64) -> NodeSpec {
         labels: BTreeMap::new(),
         is_head: number == 0,
         socket_path: "/tmp/ray_rust/session/sockets/raylet".to_owned(),
+        metrics_port: 0,
     }
 }
 

@@ -1,13 +1,15 @@
 //! `GcsService` by gRPC: checks messages, asks the control plane, words the answer. Nothing is decided here.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ray_core::error::RayError;
-use ray_core::id::NodeId;
+use ray_core::id::{ActorId, JobId, NodeId, TaskId};
 use ray_core::pb::gcs;
 use ray_core::pb::gcs::gcs_service_server::{GcsService, GcsServiceServer};
 use ray_core::pb::gcs::report_actor_request::Outcome;
+use ray_core::report::TaskBatch;
+use ray_core::serialize;
 use ray_core::wire::{WireError, id, required};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -18,6 +20,7 @@ use crate::actor::{DeathCause, DeathKind, Incarnation};
 use crate::control_plane::ActorOutcome;
 use crate::error::{ActorError, NodeError, ServiceError};
 use crate::service::{Gcs, GcsHandle};
+use crate::task_history::TaskHistory;
 use crate::wire;
 
 /// The control plane's gRPC service, to be served alone or beside others on one port.
@@ -28,6 +31,8 @@ pub type GcsGrpcService = GcsServiceServer<GcsGrpc>;
 pub struct GcsGrpc {
     handle: GcsHandle,
     heartbeat_interval_ms: u64,
+    /// Apart from the tables, for nothing rests on it and it may be told a lot.
+    history: Arc<Mutex<TaskHistory>>,
 }
 
 impl Gcs {
@@ -35,7 +40,8 @@ impl Gcs {
     pub fn grpc_service(&self) -> GcsGrpcService {
         let heartbeat_interval_ms = self.config().heartbeat_interval_ms;
         let largest = self.config().max_message_bytes;
-        GcsServiceServer::new(GcsGrpc { handle: self.handle().clone(), heartbeat_interval_ms })
+        let history = Arc::new(Mutex::new(TaskHistory::new(self.config().task_events_kept)));
+        GcsServiceServer::new(GcsGrpc { handle: self.handle().clone(), heartbeat_interval_ms, history })
             .max_decoding_message_size(largest)
             .max_encoding_message_size(largest)
     }
@@ -229,6 +235,34 @@ impl GcsService for GcsGrpc {
         let gcs::KvKeysRequest { namespace, prefix } = request.into_inner();
         let keys = self.handle.step(move |plane, _, _| plane.kv().keys(&namespace, &prefix)).await?;
         answer(gcs::KvKeysReply { keys })
+    }
+
+    async fn add_task_events(
+        &self,
+        request: Request<gcs::AddTaskEventsRequest>,
+    ) -> Answer<gcs::AddTaskEventsReply> {
+        let batch: TaskBatch = serialize::from_bytes(&request.into_inner().batch)?;
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).add(batch);
+        answer(gcs::AddTaskEventsReply {})
+    }
+
+    async fn list_task_events(
+        &self,
+        request: Request<gcs::ListTaskEventsRequest>,
+    ) -> Answer<gcs::ListTaskEventsReply> {
+        let gcs::ListTaskEventsRequest { job_id, task_id, actor_id, limit } = request.into_inner();
+        let job_id: Option<JobId> = wire::given_id("job_id", &job_id)?;
+        let task_id: Option<TaskId> = wire::given_id("task_id", &task_id)?;
+        let actor_id: Option<ActorId> = wire::given_id("actor_id", &actor_id)?;
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let batches =
+            self.history.lock().unwrap_or_else(PoisonError::into_inner).list(limit, |record, teller| {
+                job_id.is_none_or(|wanted| teller.job_id == wanted)
+                    && task_id.is_none_or(|wanted| record.task_id == wanted)
+                    && actor_id.is_none_or(|wanted| record.actor_id == Some(wanted))
+            });
+        let batches = batches.iter().map(serialize::to_bytes).collect::<Result<_, _>>()?;
+        answer(gcs::ListTaskEventsReply { batches })
     }
 
     type SubscribeStream = Pin<Box<dyn Stream<Item = Result<gcs::Event, Status>> + Send>>;

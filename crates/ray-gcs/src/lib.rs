@@ -6,6 +6,7 @@
 //! | [`control_plane`] | the machine made of all tables; [`effects`]: what it tells its shell to do |
 //! | [`node_table`], [`actor_table`], [`job_table`], [`kv`], [`usage_table`] | a table each, pure |
 //! | [`pending_actors`] | who waits for a node |
+//! | [`task_history`] | tasks that have ended |
 //! | [`stored`], [`memory_store`], [`redb_store`] | how tables are kept, and where |
 //! | [`service`], `outbox`, `raylet_link` | the shell: the owner of the machine, what makes its decisions durable and known, what gives nodes their orders |
 //! | `grpc`, `server` | the service by gRPC, and a server of its own |
@@ -36,6 +37,7 @@ pub mod service;
 #[cfg(test)]
 mod store_tests;
 pub mod stored;
+pub mod task_history;
 pub mod usage_table;
 mod wire;
 

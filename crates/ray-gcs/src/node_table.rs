@@ -36,6 +36,8 @@ pub struct NodeSpec {
     pub is_head: bool,
     /// Path of the Unix socket on which it takes its workers and drivers.
     pub socket_path: String,
+    /// Port of its metrics; 0: none.
+    pub metrics_port: u16,
 }
 
 /// Whether a node is there.
@@ -320,6 +322,7 @@ mod tests {
             labels: BTreeMap::new(),
             is_head: false,
             socket_path: String::new(),
+            metrics_port: 0,
         }
     }
 

@@ -291,6 +291,7 @@ pub(crate) fn node_spec(message: gcs::NodeInfo) -> Checked<NodeSpec> {
         labels: message.labels.into_iter().collect(),
         is_head: message.is_head,
         socket_path: message.socket_path,
+        metrics_port: u16::try_from(message.metrics_port).unwrap_or_default(),
     })
 }
 
@@ -328,6 +329,7 @@ impl From<&NodeInfo> for gcs::NodeInfo {
             start_time_ms: info.start_ms,
             end_time_ms,
             socket_path: spec.socket_path.clone(),
+            metrics_port: spec.metrics_port.into(),
         }
     }
 }

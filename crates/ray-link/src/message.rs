@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, JobId, LeaseId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_core::metric::MetricChange;
+use ray_core::report::Inquiry;
 use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
 use ray_core::serialize;
@@ -162,6 +164,23 @@ pub enum ToRaylet {
         /// Number of the request.
         request: u64,
     },
+    /// Answers [`FromRaylet::Inspect`].
+    Inspected {
+        /// Number of the request.
+        request: u64,
+        /// A [`ray_core::report::ProcessReport`] in the common codec.
+        report: Bytes,
+    },
+    /// Asks why no lease of this class is granted; answered by [`FromRaylet::PendingReason`].
+    WhyPending {
+        /// The speaker's number for the class.
+        class: u64,
+    },
+    /// What the programs of the speaker have recorded since it said so last.
+    Metrics {
+        /// By metric.
+        changes: Vec<MetricChange>,
+    },
     /// The speaker, a driver that owns its node, is done with it: the daemon ends.
     Shutdown {
         /// Why, for the log.
@@ -210,6 +229,10 @@ pub enum GcsMethod {
     KvGet,
     KvDel,
     KvKeys,
+    AddTaskEvents,
+    ListTaskEvents,
+    /// Not of `GcsService`: `RayletService.Inspect` of the node that the request names.
+    InspectNode,
 }
 
 /// What a node tells or answers a core worker.
@@ -346,6 +369,20 @@ pub enum FromRaylet {
     LogsFlushed {
         /// Number of the request.
         request: u64,
+    },
+    /// Asks what the receiver does and keeps; answered by [`ToRaylet::Inspected`].
+    Inspect {
+        /// Number of the request.
+        request: u64,
+        /// What is asked.
+        inquiry: Inquiry,
+    },
+    /// Answers [`ToRaylet::WhyPending`].
+    PendingReason {
+        /// The speaker's number for the class.
+        class: u64,
+        /// What its leases wait for, for people; empty if they wait for nothing that the node knows of.
+        reason: String,
     },
     /// The client has to end.
     Exit {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use pyo3::call::PyCallArgs;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
@@ -17,8 +18,10 @@ use ray_core::pb::common::Resources as WireResources;
 use ray_core::pb::common::{ActorInfo, actor_info};
 use ray_core::pb::gcs::{
     GetClusterResourcesReply, KvDelReply, KvDelRequest, KvEntry, KvGetReply, KvGetRequest, KvKeysReply,
-    KvKeysRequest, KvPutReply, KvPutRequest, ListActorsReply, ListNodesReply, NodeInfo, node_info,
+    KvKeysRequest, KvPutReply, KvPutRequest, ListActorsReply, ListJobsReply, ListNodesReply,
+    ListTaskEventsRequest, NodeInfo, node_info,
 };
+use ray_core::report::Inquiry;
 use ray_core::resource::{Amount, CPU, Resources};
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::GcsMethod;
@@ -32,12 +35,13 @@ use crate::args::{Args, store};
 use crate::awaiting::join_callbacks;
 use crate::codec::EncodedValue;
 use crate::current_task::follow_context;
-use crate::error::{Signals, raise, ray_exception};
+use crate::error::{Signals, raise, raise_failure, ray_exception};
 use crate::executor::PyExecutor;
 use crate::function::{PyExportedFunction, PyTaskOptions};
 use crate::id::{PyActorId, PyJobId, PyNodeId, PyTaskId, PyWorkerId};
 use crate::object_ref::{PyObjectRef, adopt_all, set_current};
 use crate::remote::submit_task;
+use crate::state;
 
 /// How long a question to the control plane may take; the node retries while the GCS is away.
 const GCS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -286,6 +290,8 @@ impl PyCoreWorker {
         Ok((PyActorId(actor_id), handle))
     }
 
+    #[pyo3(signature = (actor_id, method_name, args, kwargs, num_returns, max_task_retries, task_name, concurrency_group,
+        task_events = true))]
     #[expect(clippy::too_many_arguments, reason = "positional arguments of one Python method")]
     fn submit_actor_task<'py>(
         &self,
@@ -298,6 +304,7 @@ impl PyCoreWorker {
         max_task_retries: i64,
         task_name: &str,
         concurrency_group: &str,
+        task_events: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         follow_context();
         let args = Args::encode(&self.core, args, Some(kwargs))?;
@@ -313,6 +320,7 @@ impl PyCoreWorker {
             num_returns,
             name: task_name.into(),
             max_retries: max_task_retries,
+            task_events,
         };
         let returns = self.core.call_actor(request).map_err(|error| raise(py, error))?;
         adopt_all(py, &self.core, returns)
@@ -454,6 +462,52 @@ impl PyCoreWorker {
     /// How many objects this process refers to, and how many bytes of small values it keeps.
     fn reference_usage(&self) -> (usize, usize) {
         self.core.reference_usage()
+    }
+
+    fn inspect_node(
+        &self,
+        py: Python<'_>,
+        address: &str,
+        tasks: bool,
+        objects: bool,
+        limit: u32,
+        timeout: f64,
+    ) -> PyResult<String> {
+        let inquiry = Inquiry { tasks, objects, limit };
+        let mut signals = Signals::default();
+        let timeout = patience(Some(timeout))?.unwrap_or_default();
+        let core = &self.core;
+        let result =
+            py.detach(|| state::inspect_node(core, address, inquiry, timeout, &mut || signals.check()));
+        signals.settle(py, result)
+    }
+
+    fn task_events(
+        &self,
+        py: Python<'_>,
+        limit: u64,
+        timeout: f64,
+        job_id: &[u8],
+        task_id: &[u8],
+        actor_id: &[u8],
+    ) -> PyResult<String> {
+        let (job_id, task_id, actor_id) = (job_id.to_vec(), task_id.to_vec(), actor_id.to_vec());
+        let request = ListTaskEventsRequest { job_id, task_id, actor_id, limit };
+        let mut signals = Signals::default();
+        let timeout = patience(Some(timeout))?.unwrap_or_default();
+        let core = &self.core;
+        let result = py.detach(|| state::task_events(core, &request, timeout, &mut || signals.check()));
+        signals.settle(py, result)
+    }
+
+    fn list_actors<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let reply: ListActorsReply = self.ask_gcs(py, GcsMethod::ListActors, Bytes::new())?;
+        reply.actors.iter().map(|actor| state::describe_actor(py, actor)).collect()
+    }
+
+    fn list_jobs<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let reply: ListJobsReply = self.ask_gcs(py, GcsMethod::ListJobs, Bytes::new())?;
+        reply.jobs.iter().map(|job| state::describe_job(py, job)).collect()
     }
 
     fn flush_logs(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {
@@ -604,7 +658,15 @@ fn describe_node<'py>(py: Python<'py>, node: &NodeInfo) -> PyResult<Bound<'py, P
     described.set_item("Resources", units(py, node.total.as_ref())?)?;
     described.set_item("Labels", node.labels.clone())?;
     described.set_item("IsHeadNode", node.is_head)?;
+    described.set_item("MetricsExportPort", node.metrics_port)?;
+    described.set_item("StartTimeMs", node.start_time_ms)?;
+    described.set_item("EndTimeMs", node.end_time_ms)?;
     Ok(described)
+}
+
+/// Calls a function of the module that reports to the user.
+fn report<'py>(py: Python<'py>, name: &str, args: impl PyCallArgs<'py>) -> PyResult<()> {
+    py.import("ray_rust._private.reporting")?.call_method1(name, args).map(drop)
 }
 
 /// Tells Python what the core noticed.
@@ -636,6 +698,15 @@ impl Listening for PyListener {
                     self.front.as_ref().map_or(Ok(()), |front| {
                         front.call_method1(py, "start_threads", (group, count)).map(drop)
                     })
+                }
+                // As if a worker without a process had printed it.
+                (Notification::Pending(text), Some(on_log), _) => {
+                    on_log.call1(py, (0, "scheduler", true, vec![text])).map(drop)
+                }
+                (Notification::Pending(text), None, _) => report(py, "report_pending", (text,)),
+                (Notification::UnhandledError { object_id, failure }, ..) => {
+                    let error = raise_failure(py, object_id, failure).into_value(py);
+                    report(py, "report_unhandled", (error,))
                 }
                 (Notification::Interrupt, _, _) => {
                     // The worker's handler of the signal raises in the main thread if the task still runs.

@@ -193,7 +193,9 @@ impl Executor for PyExecutor {
                     if is_exit(py, &error) && matches!(task.header.target, Target::Method { .. }) {
                         core.exit_actor("its code raised SystemExit");
                     }
-                    Err(self.failure(py, harmless(py, error, task.header.name), task.header.name))
+                    let error = harmless(py, error, task.header.name);
+                    core.keep_error_text(task.header.task_id, traceback_of(py, &error));
+                    Err(self.failure(py, error, task.header.name))
                 }
             }
         })
@@ -232,7 +234,7 @@ impl Executor for PyExecutor {
 
     fn create_actor(
         &self,
-        _core: &Arc<CoreWorker>,
+        core: &Arc<CoreWorker>,
         spec: &ActorSpec,
         args: &[ResolvedArg<'_>],
     ) -> Result<Concurrency, (String, Bytes)> {
@@ -272,6 +274,9 @@ impl Executor for PyExecutor {
                 Err(error) => {
                     let text = format!("its constructor raised {error}");
                     let name = format!("{class_name}.__init__");
+                    if let Some(actor_id) = core.current_actor() {
+                        core.keep_error_text(actor_id.creation_task_id(), traceback_of(py, &error));
+                    }
                     match self.failure(py, error, &name) {
                         Failure::Raised(encoded) => Err((text, encoded)),
                         other => Err((other.into_error(ObjectId::nil()).to_string(), Bytes::new())),
@@ -300,6 +305,20 @@ impl Executor for PyExecutor {
             call().map_err(|error: PyErr| error.to_string())
         })
     }
+}
+
+/// The text of an exception, as Python prints it.
+fn traceback_of(py: Python<'_>, error: &PyErr) -> String {
+    let parts = py
+        .import("traceback")
+        .and_then(|module| {
+            module.call_method1(
+                "format_exception",
+                (error.value(py).get_type(), error.value(py), error.traceback(py)),
+            )
+        })
+        .and_then(|parts| parts.extract::<Vec<String>>());
+    parts.map_or_else(|_| error.to_string(), |parts| parts.concat())
 }
 
 fn decode_args<'py>(
@@ -368,7 +387,9 @@ impl PyStartedCall {
             if is_exit(py, &error) {
                 self.core.exit_actor("its code raised SystemExit");
             }
-            encode_error(py, &self.front, harmless(py, error, &self.call.name), &self.call.name)
+            let error = harmless(py, error, &self.call.name);
+            self.core.keep_error_text(self.call.task_id, traceback_of(py, &error));
+            encode_error(py, &self.front, error, &self.call.name)
         };
         self.core.finish_call(&self.call, Err(failure));
     }

@@ -43,13 +43,14 @@ pub(crate) struct PyTaskOptions {
     pub(crate) retry_exceptions: bool,
     /// None if it is that of the process that asks.
     pub(crate) runtime_env: Option<RuntimeEnv>,
+    pub(crate) task_events: bool,
 }
 
 #[pymethods]
 impl PyTaskOptions {
     #[new]
     #[pyo3(signature = (*, name, num_cpus, num_gpus, memory, resources, num_returns, max_retries, retry_exceptions,
-        runtime_env = None))]
+        runtime_env = None, task_events = true))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python constructor")]
     fn new(
         name: &str,
@@ -61,6 +62,7 @@ impl PyTaskOptions {
         max_retries: i64,
         retry_exceptions: bool,
         runtime_env: Option<&str>,
+        task_events: bool,
     ) -> PyResult<Self> {
         let runtime_env = runtime_env
             .map(RuntimeEnv::parse)
@@ -70,7 +72,15 @@ impl PyTaskOptions {
         let custom = resources.iter().map(|(name, &amount)| (name.as_str(), amount));
         let resources = Resources::from_units(standard.into_iter().chain(custom))
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
-        Ok(Self { name: name.into(), resources, num_returns, max_retries, retry_exceptions, runtime_env })
+        Ok(Self {
+            name: name.into(),
+            resources,
+            num_returns,
+            max_retries,
+            retry_exceptions,
+            runtime_env,
+            task_events,
+        })
     }
 
     /// Whether it is for another environment than that of the process that asks.

@@ -16,10 +16,12 @@ mod executor;
 mod function;
 mod gcs_kv;
 mod id;
+mod metric;
 mod node;
 mod object_ref;
 mod remote;
 mod signature;
+mod state;
 
 use pyo3::prelude::*;
 
@@ -43,6 +45,8 @@ mod _internal {
         PyTaskId, PyUniqueId, PyWorkerId,
     };
     #[pymodule_export]
+    use crate::metric::PyMetric;
+    #[pymodule_export]
     use crate::node::{init_logging, run_node, set_parent_death_signal};
     #[pymodule_export]
     use crate::object_ref::{PyObjectRef, forget_membership, restore_ref};
@@ -50,6 +54,8 @@ mod _internal {
     use crate::remote::{PyHandleCall, PyMethodCall, PyMethodDescription, PyRemoteCall};
     #[pymodule_export]
     use crate::signature::PyCallShape;
+    #[pymodule_export]
+    use crate::state::child_prefix;
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "the name that Python expects")]

@@ -83,11 +83,13 @@ pub(crate) struct PyMethodDescription {
     num_returns: u32,
     /// None if it is the actor's own.
     max_task_retries: Option<i64>,
+    task_events: bool,
 }
 
 #[pymethods]
 impl PyMethodDescription {
     #[new]
+    #[pyo3(signature = (name, task_name, shape, num_returns, max_task_retries, concurrency_group, *, task_events = true))]
     fn new(
         name: &str,
         task_name: &str,
@@ -95,9 +97,11 @@ impl PyMethodDescription {
         num_returns: u32,
         max_task_retries: Option<i64>,
         concurrency_group: String,
+        task_events: bool,
     ) -> Self {
         let method = Arc::new(MethodName { name: name.to_owned(), group: concurrency_group });
-        Self { method, task_name: task_name.into(), shape, num_returns, max_task_retries }
+        let task_name = task_name.into();
+        Self { method, task_name, shape, num_returns, max_task_retries, task_events }
     }
 }
 
@@ -201,6 +205,11 @@ impl PyMethodCall {
     }
 
     #[getter]
+    fn _task_events(&self) -> bool {
+        self.description.get().task_events
+    }
+
+    #[getter]
     const fn _max_task_retries(&self) -> i64 {
         self.max_task_retries
     }
@@ -227,6 +236,7 @@ impl PyMethodCall {
                 num_returns: description.num_returns,
                 name: Arc::clone(&description.task_name),
                 max_retries: call.max_task_retries,
+                task_events: description.task_events,
             };
             let returns = core.call_actor(request).map_err(|error| raise(py, error))?;
             return adopt_all(py, &core, returns);
@@ -254,6 +264,7 @@ pub(crate) fn submit_task<'py>(
         name: Arc::clone(&options.name),
         max_retries: options.max_retries,
         retry_exceptions: options.retry_exceptions,
+        task_events: options.task_events,
     };
     let returns = core.submit_task(request).map_err(|error| raise(py, error))?;
     adopt_all(py, core, returns)

@@ -7,8 +7,13 @@ import re
 import subprocess
 import sys
 
+import pytest
 
-def test_prints_of_tasks_and_actors_are_prefixed(script):
+from ray_rust._private.log_printer import Deduplicator, Shown
+
+
+def test_prints_of_tasks_and_actors_are_prefixed(script, monkeypatch):
+    monkeypatch.setenv("RAY_DEDUP_LOGS", "0")
     source = """
 import sys
 import ray_rust as ray
@@ -115,8 +120,8 @@ ray.get(speak.remote())
     assert out.count("x") >= 100_000
 
 
-def test_prefixes_are_coloured_on_a_terminal(own_folder):
-    source = "import ray_rust as ray\nray.get(ray.remote(lambda: print('hello')).remote())"
+def on_terminal(source):
+    """What a program shows that runs in a terminal."""
     master, slave = pty.openpty()
     with os.fdopen(master, "rb", buffering=0) as terminal:
         process = subprocess.Popen([sys.executable, "-c", source], stdout=slave, stderr=slave)
@@ -131,6 +136,11 @@ def test_prefixes_are_coloured_on_a_terminal(own_folder):
                 break
             text += part
         assert process.wait(30) == 0
+    return text
+
+
+def test_prefixes_are_coloured_on_a_terminal(own_folder):
+    text = on_terminal("import ray_rust as ray\nray.get(ray.remote(lambda: print('hello')).remote())")
     assert re.search(rb"\x1b\[36m\(.* pid=\d+\)\x1b\[0m hello", text), text
 
 
@@ -159,3 +169,99 @@ ray.get(ray.remote(os.getpid).remote())
     assert names == {"node", "worker", "driver"}
     (node,) = logs.glob("node-*.log")
     assert " DEBUG " in node.read_text()
+
+
+SAME = """
+import sys
+import time
+import ray_rust as ray
+ray.init(num_cpus=4)
+
+@ray.remote
+class Speaker:
+    def speak(self, number):
+        print("the same from all", number)
+        print("its own" + "!" * number)
+        return 1
+
+speakers = [Speaker.remote() for _ in range(4)]
+ray.get([speaker.speak.remote(number) for number, speaker in enumerate(speakers)])
+"""
+
+
+def test_what_several_processes_print_is_shown_once(script):
+    status, out, err = script(SAME).finish()
+    assert status == 0, err
+    same = re.findall(r"^\(Speaker pid=\d+\) the same from all \d(.*)$", out, re.MULTILINE)
+    assert sorted(len(rest) > 0 for rest in same) == [False, True]
+    assert max(same).startswith(" [repeated 3x across cluster]")
+    assert out.count("RAY_DEDUP_LOGS=0") == 1
+    assert len(re.findall(r"its own!*$", out, re.MULTILINE)) == 4
+
+
+def test_deduplication_can_be_turned_off_and_lines_left_out(script, monkeypatch):
+    monkeypatch.setenv("RAY_DEDUP_LOGS", "0")
+    _, out, _ = script(SAME).finish()
+    assert len(re.findall(r"the same from all \d$", out, re.MULTILINE)) == 4
+    monkeypatch.delenv("RAY_DEDUP_LOGS")
+    monkeypatch.setenv("RAY_DEDUP_LOGS_ALLOW_REGEX", "the same")
+    monkeypatch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", "its own")
+    _, out, _ = script(SAME).finish()
+    assert len(re.findall(r"the same from all \d$", out, re.MULTILINE)) == 4
+    assert "its own" not in out
+
+
+def test_what_was_held_back_is_told_at_the_end_of_its_window(script, monkeypatch):
+    monkeypatch.setenv("RAY_DEDUP_LOGS_AGG_WINDOW_S", "0.2")
+    source = SAME.replace("import sys\n", WATCH) + 'sys.stdout.wait_for("[repeated 3x")\n'
+    status, _, err = script(source).finish()
+    assert status == 0, err
+
+
+WATCH = """
+import sys, time
+class Watched:
+    def __init__(self, stream):
+        self.stream, self.text = stream, ""
+    def write(self, text):
+        self.text += text
+        return self.stream.write(text)
+    def flush(self):
+        self.stream.flush()
+    def isatty(self):
+        return False
+    def wait_for(self, text):
+        deadline = time.monotonic() + 30
+        while text not in self.text:
+            assert time.monotonic() < deadline, text
+            time.sleep(0.01)
+sys.stdout = Watched(sys.stdout)
+"""
+
+
+def test_one_process_may_say_the_same_again_and_windows_end():
+    deduplicator = Deduplicator(5.0)
+    first, again = Shown(1, "f", False, "hello 1"), Shown(1, "f", False, "hello 2")
+    other = Shown(2, "f", False, "hello 3")
+    assert deduplicator.take([first, again], 0.0) == [first, again]
+    assert deduplicator.take([other], 1.0) == []
+    assert deduplicator.next_due() == 5.0
+    assert deduplicator.take([first], 4.0) == []
+    (summary,) = deduplicator.take([], 5.0)
+    assert summary.line.startswith("hello 1 [repeated 2x across cluster]")
+    assert deduplicator.next_due() is None
+    assert deduplicator.take([other], 5.0) == [other]
+    # What is nothing but numbers is never the same.
+    numbers = [Shown(pid, "f", False, "17 /tmp/18") for pid in (1, 2)]
+    assert deduplicator.take(numbers, 5.0) == numbers
+    # A single one that was held back is shown as it was.
+    assert deduplicator.take([first], 6.0) == []
+    assert deduplicator.due(6.0, at_end=True) == [first]
+
+
+@pytest.mark.parametrize(("value", "colour"), [("1", rb"\x1b\[\d+m"), ("0", b"")])
+def test_prefixes_have_the_colour_that_is_asked_for(own_folder, monkeypatch, value, colour):
+    monkeypatch.setenv("RAY_COLOR_PREFIX", value)
+    text = on_terminal("import ray_rust as ray\nray.get(ray.remote(lambda: print('hello')).remote())")
+    end = rb"\x1b\[0m" if colour else b""
+    assert re.search(colour + rb"\(.* pid=\d+\)" + end + b" hello", text), text

@@ -13,6 +13,7 @@ use ray_core::pb::raylet as pb;
 use ray_core::pb::raylet::raylet_service_server::RayletService;
 use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
+use ray_core::serialize;
 use ray_core::traits::ObjectStore;
 use ray_core::wire::{self, WireError};
 use ray_link::message::LeasedWorker;
@@ -290,6 +291,17 @@ impl RayletService for RayletGrpc {
             leases: count(status.leases),
             queued: count(status.queued),
         }))
+    }
+
+    async fn inspect(
+        &self,
+        request: Request<pb::InspectRequest>,
+    ) -> Result<Response<pb::InspectReply>, Status> {
+        let request = request.into_inner();
+        let inquiry = serialize::from_bytes(&request.inquiry)?;
+        let timeout = wait(request.timeout_ms);
+        let report = self.node.call(|answer| Command::Inspect { inquiry, timeout, answer }).await?;
+        Ok(Response::new(pb::InspectReply { report: serialize::to_bytes(&report)? }))
     }
 
     async fn create_actor(

@@ -208,6 +208,11 @@ impl LeaseTable {
         count
     }
 
+    /// All leases, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (LeaseId, &Lease)> {
+        self.leases.iter().map(|(&lease_id, lease)| (lease_id, lease))
+    }
+
     /// How many leases have a worker.
     pub fn granted(&self) -> usize {
         self.by_worker.len()

@@ -25,6 +25,7 @@ pub mod log_tail;
 mod log_watch;
 pub mod memory_monitor;
 pub mod node;
+pub mod pending_reason;
 pub mod resource_manager;
 pub mod runtime_env_table;
 pub mod scheduling_queue;

@@ -89,6 +89,11 @@ impl ResourceManager {
         short
     }
 
+    /// What the lease uses now, if it has taken anything.
+    pub fn held(&self, lease: LeaseId) -> Option<Resources> {
+        self.allocations.get(&lease).map(Allocation::in_use)
+    }
+
     /// Whether `request` could be taken if nothing else were.
     pub fn is_feasible(&self, request: &Resources) -> bool {
         self.total.can_satisfy(request)

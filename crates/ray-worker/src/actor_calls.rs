@@ -121,6 +121,16 @@ impl ActorCalls {
         &self.state
     }
 
+    /// The first call that was not sent, and whether it waits for arguments of its own.
+    pub fn first_waiting(&self) -> Option<(TaskId, bool)> {
+        self.waiting.front().map(|call| (call.task_id, !call.arguments_ready))
+    }
+
+    /// Whether the call was not sent.
+    pub fn is_waiting(&self, task_id: TaskId) -> bool {
+        self.waiting.iter().any(|call| call.task_id == task_id)
+    }
+
     /// Takes a call, behind all others.
     pub fn call(&mut self, task_id: TaskId, arguments_ready: bool, out: &mut Vec<Action>) {
         if let ActorState::Dead { .. } = self.state {

@@ -135,6 +135,19 @@ impl Dispatcher {
         class
     }
 
+    /// Classes of which tasks wait and none is under way: the class, how many wait, and the first of them.
+    pub fn stuck(&self) -> impl Iterator<Item = (u64, usize, TaskId)> {
+        (0..)
+            .zip(&self.classes)
+            .filter(|(_, class)| class.in_flight == 0)
+            .filter_map(|(at, class)| class.queue.front().map(|&first| (at, class.queue.len(), first)))
+    }
+
+    /// The tasks of a class that wait, in order.
+    pub fn waiting(&self, class: u64) -> impl Iterator<Item = TaskId> {
+        self.classes.get(class as usize).into_iter().flat_map(|class| class.queue.iter().copied())
+    }
+
     /// How many classes there are; they are numbered from 0.
     pub const fn classes(&self) -> u64 {
         self.classes.len() as u64

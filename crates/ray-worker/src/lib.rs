@@ -2,7 +2,8 @@
 //! actors and is one, owns objects and counts who refers to them.
 //!
 //! The machines decide, without sockets, clocks or locks: [`reference_counter`], [`task_table`],
-//! [`dispatcher`], [`actor_calls`], [`concurrency_groups`], [`memory_store`]. What core workers say to each other is in
+//! [`dispatcher`], [`actor_calls`], [`concurrency_groups`], [`memory_store`], [`task_log`], [`pending_watch`]. What core
+//! workers say to each other is in
 //! [`peer_message`]. [`core`] is the shell around all of it.
 //!
 //! It knows no language: values, functions and exceptions are bytes that a front end encoded.
@@ -13,8 +14,11 @@ pub mod concurrency_groups;
 pub mod core;
 pub mod dispatcher;
 pub mod memory_store;
+pub mod metrics;
 pub mod peer_message;
+pub mod pending_watch;
 pub mod reference_counter;
+pub mod task_log;
 pub mod task_table;
 pub mod value;
 

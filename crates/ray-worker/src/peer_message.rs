@@ -68,6 +68,8 @@ pub struct DefineFunction {
     pub function_id: FunctionId,
     /// As the front end pickled it.
     pub pickled: Bytes,
+    /// For people.
+    pub name: String,
 }
 
 /// Messages that are not worth a layout of their own.
@@ -138,6 +140,10 @@ pub struct TaskHeader<'a> {
     pub num_returns: u32,
     /// It may run twice, so replies to earlier tasks need not be written before it starts.
     pub retriable: bool,
+    /// How often it was retried, which its attempts may be more than.
+    pub retries: u32,
+    /// When it was submitted, in microseconds since the epoch; 0: its end is not to be noted.
+    pub created_us: u64,
     /// Its name, for logs and errors.
     pub name: &'a str,
 }
@@ -169,6 +175,8 @@ impl<'a> TaskHeader<'a> {
         out.extend_from_slice(self.task_id.as_bytes());
         put_u32(out, self.attempt);
         put_u32(out, self.num_returns);
+        put_u32(out, self.retries);
+        put_u64(out, self.created_us);
         let flag = if self.retriable { RETRIABLE } else { 0 };
         match &self.target {
             Target::Function(function_id) => {
@@ -205,6 +213,7 @@ impl<'a> TaskHeader<'a> {
     pub(crate) fn read(fields: &mut Fields<'a>) -> RayResult<Self> {
         let task_id = fields.id(TaskId::LEN)?;
         let (attempt, num_returns) = (fields.u32()?, fields.u32()?);
+        let (retries, created_us) = (fields.u32()?, fields.u64()?);
         let tag = fields.u8()?;
         let target = match tag & !RETRIABLE {
             0 => Target::Function(fields.id(FunctionId::LEN)?),
@@ -217,7 +226,8 @@ impl<'a> TaskHeader<'a> {
             other => return Err(damaged(format!("a task of kind {other}"))),
         };
         let retriable = tag & RETRIABLE != 0;
-        Ok(Self { task_id, attempt, target, num_returns, retriable, name: fields.text()? })
+        let name = fields.text()?;
+        Ok(Self { task_id, attempt, target, num_returns, retriable, retries, created_us, name })
     }
 }
 
@@ -464,6 +474,8 @@ mod tests {
             target,
             num_returns: 2,
             retriable: true,
+            retries: 1,
+            created_us: 1 << 50,
             name: "double",
         }
     }

@@ -43,6 +43,21 @@ pub struct Owner {
     pub node_id: NodeId,
 }
 
+/// What uses an object here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uses {
+    /// Its owner; `None`: this process.
+    pub owner: Option<WorkerId>,
+    /// Handles of the language front end.
+    pub local: u32,
+    /// Unfinished tasks that have it as an argument.
+    pub submitted: u32,
+    /// Objects in use here whose value refers to it.
+    pub contained_in: u32,
+    /// Processes that borrow it.
+    pub borrowers: usize,
+}
+
 /// What has to be done about a change of counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -284,6 +299,24 @@ impl ReferenceCounter {
         let mut borrowed: Vec<ObjectId> = self.entries.iter().filter_map(of_owner).collect();
         borrowed.sort_unstable();
         borrowed
+    }
+
+    /// All references, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (ObjectId, Uses)> {
+        self.entries.iter().map(|(&object_id, entry)| {
+            let owner = match &entry.side {
+                Side::Owned => None,
+                Side::Borrowed(borrowed) => Some(borrowed.owner.worker_id),
+            };
+            let uses = Uses {
+                owner,
+                local: entry.local,
+                submitted: entry.submitted,
+                contained_in: entry.contained_in,
+                borrowers: self.grants.get(&object_id).map_or(0, Vec::len),
+            };
+            (object_id, uses)
+        })
     }
 
     /// Whether any reference is known here.

@@ -42,6 +42,10 @@ pub struct PendingTask {
     pub state: TaskState,
     /// Someone asked to cancel it; it is never retried.
     pub cancelled: bool,
+    /// How often it was retried; given back is not tried.
+    pub retries: u32,
+    /// When it was submitted, in microseconds since the epoch; 0: its end is not to be noted.
+    pub created_us: u64,
 }
 
 /// What a task calls.
@@ -174,6 +178,7 @@ impl TaskTable {
             task.retries_left -= 1;
         }
         task.attempt += 1;
+        task.retries += 1;
         task.state = TaskState::Queued;
         Verdict::Retry
     }
@@ -204,6 +209,11 @@ impl TaskTable {
     /// The task, if it is pending.
     pub fn get(&self, task_id: TaskId) -> Option<&PendingTask> {
         self.tasks.get(&task_id).map(|task| &**task)
+    }
+
+    /// All pending tasks, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (TaskId, &PendingTask)> {
+        self.tasks.iter().map(|(&task_id, task)| (task_id, &**task))
     }
 
     /// How many tasks are pending.
@@ -237,6 +247,8 @@ mod tests {
             retry_exceptions: false,
             state: TaskState::Queued,
             cancelled: false,
+            retries: 0,
+            created_us: 0,
         }
     }
 
@@ -294,6 +306,7 @@ mod tests {
         assert_eq!(table.on_given_back(id(1)), Some(Verdict::Retry));
         let task = table.get(id(1)).unwrap();
         assert_eq!((task.attempt, task.retries_left, task.state), (1, 1, TaskState::Queued));
+        assert_eq!(task.retries, 0);
         table.on_sent(id(1));
         table.cancel(id(1));
         assert_eq!(table.on_given_back(id(1)), Some(Verdict::Fail));

@@ -102,6 +102,21 @@ impl Failure {
         matches!(self, Self::OwnerDied { .. } | Self::Lost { .. })
     }
 
+    /// Ray's name for the kind of failure, as the state API shows it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::WorkerCrashed { .. } => "WORKER_DIED",
+            Self::ActorDied { .. } => "ACTOR_DIED",
+            Self::ActorUnavailable { .. } => "ACTOR_UNAVAILABLE",
+            Self::Cancelled(_) => "TASK_CANCELLED",
+            Self::OwnerDied { .. } => "OWNER_DIED",
+            Self::Lost { .. } => "OBJECT_LOST",
+            Self::RuntimeEnvSetup(_) => "RUNTIME_ENV_SETUP_FAILED",
+            Self::StoreFull { out_of_disk: true, .. } => "OUT_OF_DISK_ERROR",
+            _ => "TASK_EXECUTION_EXCEPTION",
+        }
+    }
+
     /// This for programs in Rust, which cannot read what the front end encoded.
     pub fn into_error(self, object_id: ObjectId) -> RayError {
         match self {

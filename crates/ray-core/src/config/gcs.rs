@@ -57,6 +57,9 @@ pub struct GcsConfig {
     pub dead_actors_kept: usize,
     /// Finished jobs that are kept. Default 1000.
     pub finished_jobs_kept: usize,
+    /// Ended tasks that are kept for the state API and the timeline; the oldest go first. Default
+    /// 100 000, as in Ray.
+    pub task_events_kept: usize,
 }
 
 impl Default for GcsConfig {
@@ -75,6 +78,7 @@ impl Default for GcsConfig {
             dead_nodes_kept: 1_000,
             dead_actors_kept: 10_000,
             finished_jobs_kept: 1_000,
+            task_events_kept: 100_000,
         }
     }
 }
@@ -92,6 +96,7 @@ impl GcsConfig {
         in_range("gcs.dead_nodes_kept", self.dead_nodes_kept, 1, MAX_QUEUE)?;
         in_range("gcs.dead_actors_kept", self.dead_actors_kept, 1, MAX_QUEUE)?;
         in_range("gcs.finished_jobs_kept", self.finished_jobs_kept, 1, MAX_QUEUE)?;
+        in_range("gcs.task_events_kept", self.task_events_kept, 0, MAX_QUEUE)?;
         if self.node_dead_after_ms < 2 * self.heartbeat_interval_ms {
             let reason = format!(
                 "has to be at least twice gcs.heartbeat_interval_ms ({}), or one late heartbeat kills a \

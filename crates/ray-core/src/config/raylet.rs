@@ -63,6 +63,12 @@ pub struct RayletConfig {
     /// Bytes on the disk that packages and virtual environments of runtime environments may take before those
     /// that nobody uses are removed. Default 10 GiB.
     pub runtime_env_cache_bytes: u64,
+    /// Port on the loopback interface at which metrics are read in Prometheus' text format; 0 (default)
+    /// takes a free one.
+    pub metrics_port: u16,
+    /// Series of metrics that the node keeps for its processes. Default 10 000. Raise it if a metric has
+    /// tags of very many values.
+    pub max_metric_series: usize,
 }
 
 impl Default for RayletConfig {
@@ -86,6 +92,8 @@ impl Default for RayletConfig {
             runtime_env_retry_ms: 10_000,
             idle_runtime_env_timeout_ms: 60_000,
             runtime_env_cache_bytes: 10 << 30,
+            metrics_port: 0,
+            max_metric_series: 10_000,
         }
     }
 }
@@ -112,6 +120,7 @@ impl RayletConfig {
             let reason = format!("has to be above 0 up to 1, is {}", self.memory_usage_threshold);
             return Err(config_error("raylet.memory_usage_threshold", reason));
         }
+        in_range("raylet.max_metric_series", self.max_metric_series, 0, MAX_QUEUE)?;
         if self.max_workers != 0 && self.prestart_workers > self.max_workers {
             let reason = format!("is {}, more than raylet.max_workers", self.prestart_workers);
             return Err(config_error("raylet.prestart_workers", reason));

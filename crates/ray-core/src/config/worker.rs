@@ -24,6 +24,17 @@ pub struct WorkerConfig {
     /// Longest time between two looks for signals such as Ctrl-C while waiting, in milliseconds.
     /// Default 100.
     pub get_poll_ms: u64,
+    /// Whether ended tasks are noted for the state API and the timeline. Default true. Tasks can be left
+    /// out one by one by `enable_task_events=False`.
+    pub task_events: bool,
+    /// Ended tasks of which one process may tell in one interval; what is more is only counted. Default
+    /// 10 000.
+    pub max_task_events: usize,
+    /// Time between two reports of ended tasks and of metrics, in milliseconds. Default 1000.
+    pub report_interval_ms: u64,
+    /// Time without progress after which the reason is printed, in milliseconds; 0: never. Default
+    /// 10 000.
+    pub pending_warning_ms: u64,
 }
 
 impl Default for WorkerConfig {
@@ -34,6 +45,10 @@ impl Default for WorkerConfig {
             max_inflight_per_worker: 256,
             lease_idle_ms: 50,
             get_poll_ms: 100,
+            task_events: true,
+            max_task_events: 10_000,
+            report_interval_ms: 1_000,
+            pending_warning_ms: 10_000,
         }
     }
 }
@@ -46,6 +61,9 @@ impl WorkerConfig {
         in_range("worker.inline_limit_bytes", self.inline_limit_bytes, 0, self.max_frame_bytes / 2)?;
         in_range("worker.max_inflight_per_worker", self.max_inflight_per_worker, 1, 1_000_000)?;
         in_range("worker.lease_idle_ms", self.lease_idle_ms, 0, MAX_MS)?;
-        in_range("worker.get_poll_ms", self.get_poll_ms, 1, 10_000)
+        in_range("worker.get_poll_ms", self.get_poll_ms, 1, 10_000)?;
+        in_range("worker.max_task_events", self.max_task_events, 0, 1_000_000)?;
+        in_range("worker.report_interval_ms", self.report_interval_ms, 1, MAX_MS)?;
+        in_range("worker.pending_warning_ms", self.pending_warning_ms, 0, MAX_MS)
     }
 }

@@ -260,6 +260,7 @@ impl RayletService for FakeRaylet {
         wait_object(WaitObjectRequest) -> WaitObjectReply;
         get_object_locations(GetObjectLocationsRequest) -> GetObjectLocationsReply;
         get_resources(GetResourcesRequest) -> GetResourcesReply;
+        inspect(InspectRequest) -> InspectReply;
         shutdown(ShutdownRequest) -> ShutdownReply;
     }
 

@@ -35,6 +35,7 @@ from ray_rust._private.api import (
     get_actor,
     kill,
     nodes,
+    timeline,
 )
 from ray_rust._private.decorator import remote
 from ray_rust._private.worker import (
@@ -117,6 +118,7 @@ __all__ = [
     "runtime_context",
     "runtime_env",
     "shutdown",
+    "timeline",
     "types",
     "util",
     "wait",

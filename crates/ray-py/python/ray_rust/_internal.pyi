@@ -160,6 +160,7 @@ class TaskOptions:
         max_retries: int,
         retry_exceptions: bool,
         runtime_env: Optional[str] = None,
+        task_events: bool = True,
     ) -> Self: ...
     @property
     def has_runtime_env(self) -> bool:
@@ -175,6 +176,17 @@ class GcsKv:
 
     def put(self, namespace: bytes, key: bytes, value: bytes) -> None:
         """Sets a value."""
+
+@final
+class Metric:
+    """One metric of this process's programs; `kind` is "counter", "gauge" or "histogram"."""
+
+    def __new__(cls, kind: str, name: str, description: str, boundaries: list[float]) -> Self: ...
+    def record(self, value: float, tags: dict[str, str]) -> bool:
+        """Records a value. Returns false if the process has no room for its series, or it has another kind."""
+
+def child_prefix(task_id: bytes) -> bytes:
+    """What the ids of all tasks begin with that this task submits."""
 
 @final
 class CallShape:
@@ -209,6 +221,8 @@ class MethodDescription:
         num_returns: int,
         max_task_retries: Optional[int],
         concurrency_group: str,
+        *,
+        task_events: bool = True,
     ) -> Self: ...
 
 @disjoint_base
@@ -241,6 +255,8 @@ class MethodCall:
     def _task_name(self) -> str: ...
     @property
     def _num_returns(self) -> int: ...
+    @property
+    def _task_events(self) -> bool: ...
     @property
     def _max_task_retries(self) -> int: ...
     @property
@@ -356,6 +372,7 @@ class CoreWorker:
         max_task_retries: int,
         task_name: str,
         concurrency_group: str,
+        task_events: bool = True,
     ) -> Union[ObjectRef, list[ObjectRef], None]: ...
     def attach_actor(self, actor_id: ActorID, class_name: str, out_of_order: bool) -> None:
         """Gets ready to call an actor that another process has made; `out_of_order`: its calls may overtake."""
@@ -394,6 +411,21 @@ class CoreWorker:
 
     def reference_usage(self) -> tuple[int, int]:
         """How many objects this process refers to, and how many bytes of small values it keeps."""
+
+    def inspect_node(self, address: str, tasks: bool, objects: bool, limit: int, timeout: float) -> str:
+        """What the node at "host:port" and its processes do and keep, as JSON: see `_private.state_tables`.
+
+        `limit` is the number of tasks and objects that each process lists; `timeout` in seconds.
+        """
+
+    def task_events(self, limit: int, timeout: float, job_id: bytes, task_id: bytes, actor_id: bytes) -> str:
+        """Batches of the newest tasks that have ended, as JSON; those of a job, task or actor if an id is not empty."""
+
+    def list_actors(self) -> list[dict[str, Any]]:
+        """All actors, dead ones too."""
+
+    def list_jobs(self) -> list[dict[str, Any]]:
+        """All jobs, ended ones too."""
 
     def flush_logs(self, timeout: float) -> None:
         """Waits until everything that workers printed so far was given to `on_log`."""

@@ -63,6 +63,7 @@ class ClassDescription:
             options.get("num_returns", 1),
             options.get("max_task_retries"),
             options.get("concurrency_group", ""),
+            task_events=options.get("enable_task_events", True),
         )
 
     @classmethod
@@ -511,6 +512,7 @@ class ActorMethod(MethodCall):
                 self._max_task_retries,
                 self._task_name,
                 self._concurrency_group,
+                self._task_events,
             )
         except TypeError as error:
             raise explain_argument(error, self._task_name) from error.__cause__

@@ -203,6 +203,7 @@ def _task_options(options: dict[str, Any], function_name: str, runtime_env: Opti
         max_retries=options.get("max_retries", option_checks.DEFAULT_TASK_MAX_RETRIES),
         retry_exceptions=options.get("retry_exceptions", False),
         runtime_env=runtime_env,
+        task_events=options.get("enable_task_events", True),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from ray_rust._internal import __version__
 from ray_rust._private import node as nodes
+from ray_rust._private import state_cli
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--address", metavar="HOST:PORT", help="of the cluster (default: the one started by hand)")
     _add_temp_dir(status)
     status.set_defaults(run=_status)
+
+    state_cli.add_commands(commands, _add_temp_dir)
 
     measure = commands.add_parser(
         "microbenchmark", help="measure rates of small tasks, calls and objects on this machine"

@@ -44,6 +44,7 @@ use super::hardware::{self, FoundGpus, Hardware};
 use super::link_server::{LinkServer, LinkServerParts};
 use super::machine::NodeMachine;
 use super::memory::MemoryWatch;
+use super::metrics_server;
 use super::object_store::NodeObjectStore;
 use super::process_tree;
 use super::session::{NodeInfoJson, Session};
@@ -226,6 +227,7 @@ fn serve(
         report_interval: Duration::from_millis(raylet.report_interval_ms),
         shutdown_grace: Duration::from_millis(raylet.shutdown_grace_ms),
         memory: MemoryWatch::new(raylet.memory_check_interval_ms, raylet.memory_usage_threshold),
+        max_metric_series: raylet.max_metric_series,
     };
     let server = LinkServer::new(parts)?;
     let node_info = node.node_info(&config, &session);
@@ -258,6 +260,7 @@ struct Services {
     control_plane: Option<Gcs>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
+    metrics_port: u16,
 }
 
 impl Services {
@@ -290,7 +293,13 @@ impl Services {
         let gcs = GcsPort::new(&gcs_address, timeout, handle.clone())?;
         let total = hardware.total;
         let store = Some(store);
-        let mut services = Self { identity, total, store, address, handle, gcs, control_plane, tasks, stop };
+        let metrics_port = config.config.raylet.metrics_port;
+        let failed = |error| RayError::io(format!("cannot offer metrics on port {metrics_port}"), error);
+        let metrics = TcpListener::bind((Ipv4Addr::LOCALHOST, metrics_port)).await.map_err(failed)?;
+        let metrics_port = metrics.local_addr().map_err(failed)?.port();
+        let mut services =
+            Self { identity, total, store, address, handle, gcs, control_plane, tasks, stop, metrics_port };
+        services.tasks.spawn(metrics_server::serve(metrics, services.handle.clone()));
         services.listen(config, listener);
         Ok(services)
     }
@@ -325,6 +334,7 @@ impl Services {
             pid: std::process::id(),
             session_dir: session.folder().to_owned(),
             owned_by_driver,
+            metrics_export_port: self.metrics_port,
         }
     }
 
@@ -342,6 +352,7 @@ impl Services {
             start_time_ms: u64::try_from(since.as_millis()).unwrap_or_default(),
             end_time_ms: 0,
             socket_path: session.socket_path().display().to_string(),
+            metrics_port: self.metrics_port.into(),
         }
     }
 

@@ -14,7 +14,8 @@ use prost::Message;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, JobId, NodeId, WorkerId};
 use ray_core::pb::gcs::gcs_service_client::GcsServiceClient;
-use ray_core::pb::{common, gcs};
+use ray_core::pb::raylet::raylet_service_client::RayletServiceClient;
+use ray_core::pb::{common, gcs, raylet};
 use ray_core::wire;
 use ray_link::message::{GcsMethod, JobDescription, LeasedWorker};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -33,6 +34,8 @@ use super::machine::NodeMachine;
 const MAX_CALLS: usize = 256;
 /// How long a client's call is repeated while the control plane is away.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// How much longer than its processes a node is waited for.
+const INSPECTION_GRACE: Duration = Duration::from_secs(1);
 /// First and longest pause before something is tried again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -211,7 +214,12 @@ impl GcsPort {
     async fn run_call(&self, call: GcsCall) {
         let command = match call {
             GcsCall::Pass { client, request, method, body } => {
-                let result = repeat(CALL_LIMIT, || self.pass(method, body.clone())).await;
+                let result = match method {
+                    GcsMethod::InspectNode => inspect(body).await,
+                    // Whoever tells of ended tasks counts what is not taken in at once.
+                    GcsMethod::AddTaskEvents => self.pass(method, body).await,
+                    _ => repeat(CALL_LIMIT, || self.pass(method, body.clone())).await,
+                };
                 let result = result.map_err(|status| (status.code() as i32, status.message().to_owned()));
                 Command::GcsReply { client, request, result }
             }
@@ -450,6 +458,22 @@ where
     }
 }
 
+/// Passes a question on to the node that it names, which may be this one.
+async fn inspect(body: Bytes) -> Result<Bytes, Status> {
+    let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
+    let request = raylet::InspectRequest::decode(body).map_err(|error| invalid(&error))?;
+    let limit = Duration::from_millis(request.timeout_ms) + INSPECTION_GRACE;
+    let endpoint =
+        Endpoint::from_shared(format!("http://{}", request.address)).map_err(|error| invalid(&error))?;
+    let endpoint = endpoint.connect_timeout(limit).tcp_nodelay(true);
+    let channel = endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let mut client = RayletServiceClient::new(channel).max_decoding_message_size(usize::MAX);
+    let mut request = Request::new(request);
+    request.set_timeout(limit);
+    let reply = client.inspect(request).await?.into_inner();
+    Ok(reply.encode_to_vec().into())
+}
+
 const fn path_of(method: GcsMethod) -> &'static str {
     match method {
         GcsMethod::ListNodes => "/ray.gcs.GcsService/ListNodes",
@@ -464,5 +488,8 @@ const fn path_of(method: GcsMethod) -> &'static str {
         GcsMethod::KvGet => "/ray.gcs.GcsService/KvGet",
         GcsMethod::KvDel => "/ray.gcs.GcsService/KvDel",
         GcsMethod::KvKeys => "/ray.gcs.GcsService/KvKeys",
+        GcsMethod::AddTaskEvents => "/ray.gcs.GcsService/AddTaskEvents",
+        GcsMethod::ListTaskEvents => "/ray.gcs.GcsService/ListTaskEvents",
+        GcsMethod::InspectNode => "/ray.raylet.RayletService/Inspect",
     }
 }

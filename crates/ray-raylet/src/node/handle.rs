@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, JobId, LeaseId, TaskId, WorkerId};
 use ray_core::pb::common::DeathCause;
+use ray_core::report::{Inquiry, NodeReport};
 use ray_core::resource::Resources;
 use ray_link::Waker;
 use ray_link::message::LeasedWorker;
@@ -75,6 +77,10 @@ pub(crate) enum Command {
     LogsFlushed { client: ClientId, request: u64 },
     /// Something about objects.
     Store(StoreCommand),
+    /// What do the processes of the node do and keep? Those who take longer than this are left out.
+    Inspect { inquiry: Inquiry, timeout: Duration, answer: oneshot::Sender<NodeReport> },
+    /// The node's metrics, as text.
+    Metrics { answer: oneshot::Sender<String> },
     /// End the node.
     Shutdown(String),
 }

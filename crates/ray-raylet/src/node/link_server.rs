@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{JobId, LeaseId, WorkerId};
+use ray_core::metric::{MetricChange, MetricKind, MetricTable};
+use ray_core::report::NodeReport;
 use ray_link::message::{LINK, LinkMessage};
 use ray_link::{Connection, FromRaylet, Interest, Listener, Poller, Readiness, ToRaylet, Waker};
 use rustc_hash::FxHashMap;
@@ -30,12 +32,17 @@ use super::fork_server::{ForkEvent, ForkOrder, ForkServer};
 use super::gcs_port::{GcsCall, GcsReport, UsageReport};
 use super::handle::{Command, NodeStatus};
 use super::inbox::Inbox;
+use super::inspection::{Inspected, Inspections};
 use super::machine::NodeMachine;
 use super::memory::MemoryWatch;
+use super::node_metrics;
 use super::process_tree;
 use super::store_port::{StoreOutput, StorePort};
 use crate::log_monitor::{LogCommand, log_path};
 use crate::runtime_env_table::SetupError;
+
+/// Tag that tells the process that set a gauge.
+const WORKER_TAG: &str = "WorkerId";
 
 const LISTENER: u64 = 0;
 const WAKER: u64 = 1;
@@ -89,6 +96,7 @@ pub(super) struct LinkServerParts {
     pub(super) report_interval: Duration,
     pub(super) shutdown_grace: Duration,
     pub(super) memory: MemoryWatch,
+    pub(super) max_metric_series: usize,
 }
 
 struct Peer {
@@ -121,6 +129,10 @@ pub(super) struct LinkServer {
     usage_sent: Option<Instant>,
     ending: Option<Ending>,
     envs: EnvProcesses,
+    inspections: Inspections<oneshot::Sender<NodeReport>>,
+    metrics: MetricTable,
+    /// It was said that there are too many series.
+    metrics_full: bool,
 }
 
 impl LinkServer {
@@ -134,6 +146,7 @@ impl LinkServer {
             poller.add(owner, OWNER, Interest::Read).map_err(fail)?;
         }
         let envs = EnvProcesses::new(&parts.identity.session_dir, &parts.logs);
+        let metrics = MetricTable::new(parts.max_metric_series);
         Ok(Self {
             parts,
             poller,
@@ -152,6 +165,9 @@ impl LinkServer {
             usage_due: None,
             usage_sent: None,
             ending: None,
+            inspections: Inspections::new(),
+            metrics,
+            metrics_full: false,
         })
     }
 
@@ -184,7 +200,8 @@ impl LinkServer {
     fn next_deadline(&self) -> Option<Instant> {
         let full = !self.reports.is_empty() || !self.log_commands.is_empty();
         let retry = full.then(|| Instant::now() + RETRY);
-        let ending = self.ending.as_ref().map(|ending| ending.deadline);
+        let ending = self.ending.as_ref().map(|ending| ending.deadline).into_iter();
+        let ending = ending.chain(self.inspections.next_deadline()).min();
         let (machine, store) = (self.parts.machine.next_deadline(), self.parts.store.next_deadline());
         let memory = self.parts.memory.next_deadline(&self.parts.machine);
         [machine, store, memory, self.usage_due, self.accept_again, retry, ending].into_iter().flatten().min()
@@ -282,6 +299,13 @@ impl LinkServer {
                 // What a worker prints is its driver's to see.
                 None => self.send(client, &FromRaylet::LogsFlushed { request }),
             },
+            ToRaylet::Inspected { request, report } => self.inspections.on_answer(client, request, report),
+            ToRaylet::WhyPending { class } => {
+                let worker_id = self.parts.machine.worker_of(client).unwrap_or(WorkerId::nil());
+                let reason = self.parts.machine.why_pending(worker_id, class);
+                self.send(client, &FromRaylet::PendingReason { class, reason });
+            }
+            ToRaylet::Metrics { changes } => self.on_metrics(client, changes),
             ToRaylet::CreateObject { .. }
             | ToRaylet::SealObject { .. }
             | ToRaylet::AbortObject { .. }
@@ -424,7 +448,46 @@ impl LinkServer {
                 self.parts.store.on_command(now, command, &mut out);
                 self.on_store_outputs(out);
             }
+            Command::Inspect { inquiry, timeout, answer } => {
+                let clients = self.parts.machine.welcomed_clients();
+                let request = self.inspections.open(&clients, now + timeout, answer);
+                for client in clients {
+                    self.send(client, &FromRaylet::Inspect { request, inquiry });
+                }
+            }
+            Command::Metrics { answer } => {
+                let usage = self.parts.store.usage();
+                reply(answer, node_metrics::render(&self.parts.machine, &usage, &self.metrics));
+            }
             Command::Shutdown(reason) => self.shut_down(now, reason),
+        }
+    }
+
+    /// Takes in what a process has recorded.
+    fn on_metrics(&mut self, client: ClientId, changes: Vec<MetricChange>) {
+        let Some(worker_id) = self.parts.machine.worker_of(client) else { return };
+        let mut all = true;
+        for MetricChange { metric, series } in changes {
+            for (mut tags, value) in series {
+                if metric.kind == MetricKind::Gauge {
+                    // It is this process's own, and goes with it.
+                    tags.push((WORKER_TAG.to_owned(), worker_id.hex()));
+                }
+                all &= self.metrics.add(&metric, &tags, &value);
+            }
+        }
+        if !all && !std::mem::replace(&mut self.metrics_full, true) {
+            let limit = self.parts.max_metric_series;
+            warn!(
+                limit,
+                "there are too many series of metrics, and new ones are left out: tags have too many values"
+            );
+        }
+    }
+
+    fn finish_inspections(&mut self, now: Instant) {
+        for Inspected { asker, reports, silent } in self.inspections.take_done(now) {
+            reply(asker, self.parts.machine.report(now, reports, &silent));
         }
     }
 
@@ -443,6 +506,7 @@ impl LinkServer {
                 self.run_effects(now);
             }
         }
+        self.finish_inspections(now);
         self.watch_fork_server();
         self.envs.flush(&self.poller);
         if self.accepting && self.accept_again.is_some_and(|at| at <= now) {
@@ -603,6 +667,10 @@ impl LinkServer {
     fn close(&mut self, now: Instant, client: ClientId) {
         if self.peers.remove(&client).is_none() {
             return;
+        }
+        self.inspections.on_client_lost(client);
+        if let Some(worker_id) = self.parts.machine.worker_of(client) {
+            self.metrics.remove_tagged(WORKER_TAG, &worker_id.hex());
         }
         let mut out = Vec::new();
         self.parts.store.on_client_lost(now, client, &mut out);

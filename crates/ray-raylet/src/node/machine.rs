@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ray_core::config::{Config, RayletConfig};
-use ray_core::id::{ActorId, ChildTaskIds, JobId, LeaseId, RuntimeEnvId, TaskId, WorkerId};
+use ray_core::id::{ActorId, ChildTaskIds, JobId, LeaseId, NodeId, RuntimeEnvId, TaskId, WorkerId};
 use ray_core::resource::{CPU, Resources};
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::{LeasedWorker, Role};
@@ -36,6 +36,7 @@ use tracing::warn;
 use super::actors::{EndedActors, LocalActor};
 use super::demand::Demand;
 use super::effect::{ClientId, Effect, ExitStatus, NodeIdentity};
+use super::roster::{Member, Roster};
 use crate::lease_table::{Holder, LeaseTable};
 use crate::resource_manager::ResourceManager;
 use crate::runtime_env_table::{RuntimeEnvConfig, RuntimeEnvTable};
@@ -66,7 +67,7 @@ pub(super) struct Client {
     pub(super) runtime_env: RuntimeEnv,
     pub(super) subscriptions: BTreeSet<ActorId>,
     /// It has been told that it is taken.
-    welcomed: bool,
+    pub(super) welcomed: bool,
 }
 
 /// A worker of which one sign of its end was seen.
@@ -115,6 +116,7 @@ pub struct NodeMachine {
     lease_ids: ChildTaskIds,
     pub(super) effects: Vec<Effect>,
     changed: bool,
+    pub(super) roster: Roster,
 }
 
 impl NodeMachine {
@@ -171,6 +173,7 @@ impl NodeMachine {
             lease_ids: ChildTaskIds::new(lease_seed),
             effects: Vec::new(),
             changed: true,
+            roster: Roster::default(),
         }
     }
 
@@ -217,6 +220,9 @@ impl NodeMachine {
         let welcomed = drives.is_none();
         let subscriptions = BTreeSet::new();
         let entry = Client { worker_id, pid, socket_path, drives, runtime_env, subscriptions, welcomed };
+        if drives.is_some() {
+            self.roster.on_start(worker_id, now);
+        }
         self.clients.insert(client, entry);
         self.by_worker.insert(worker_id, client);
         match role {
@@ -325,7 +331,10 @@ impl NodeMachine {
             | ToRaylet::ReleaseObject { .. }
             | ToRaylet::DeleteObjects { .. }
             | ToRaylet::GcsCall { .. }
-            | ToRaylet::FlushLogs { .. } => {}
+            | ToRaylet::FlushLogs { .. }
+            | ToRaylet::Inspected { .. }
+            | ToRaylet::WhyPending { .. }
+            | ToRaylet::Metrics { .. } => {}
         }
     }
 
@@ -333,6 +342,16 @@ impl NodeMachine {
     pub fn on_client_lost(&mut self, now: Instant, client: ClientId) {
         let Some(gone) = self.forget_client(client) else { return };
         if let Some(job_id) = gone.drives {
+            let member = Member {
+                worker_id: gone.worker_id,
+                pid: Some(gone.pid),
+                job_id: Some(job_id),
+                actor_id: None,
+                is_driver: true,
+                start: now,
+                end: None,
+            };
+            self.roster.on_end(member, now, "the driver has ended");
             self.on_driver_lost(now, gone.worker_id, job_id);
             return;
         }
@@ -481,6 +500,9 @@ impl NodeMachine {
         self.lose_holder(now, worker_id);
         let mut out = Vec::new();
         let worker = self.pool.remove(now, worker_id, &cause, &mut out);
+        if let Some(worker) = &worker {
+            self.roster.on_end(Self::member(worker_id, worker, now), now, &cause);
+        }
         self.run_pool_effects(now, out);
         self.welcome_drivers(now);
         self.effects.push(Effect::EndLogs(worker_id));
@@ -513,7 +535,10 @@ impl NodeMachine {
     pub(super) fn run_pool_effects(&mut self, now: Instant, effects: Vec<PoolEffect>) {
         for effect in effects {
             match effect {
-                PoolEffect::Fork(worker_id) => self.effects.push(Effect::Fork(worker_id)),
+                PoolEffect::Fork(worker_id) => {
+                    self.roster.on_start(worker_id, now);
+                    self.effects.push(Effect::Fork(worker_id));
+                }
                 PoolEffect::Kill(worker_id) => {
                     // One without a process yet is killed when the fork server tells of it.
                     if let Some(pid) = self.pool.get(worker_id).and_then(|worker| worker.pid) {
@@ -590,6 +615,11 @@ impl NodeMachine {
     /// Process ids of all workers.
     pub fn worker_pids(&self) -> impl Iterator<Item = u32> {
         self.pool.iter().filter_map(|(_, worker)| worker.pid)
+    }
+
+    /// The node.
+    pub const fn node_id(&self) -> NodeId {
+        self.identity.node_id
     }
 
     /// The resources of the node and how they are used.

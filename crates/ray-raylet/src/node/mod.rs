@@ -12,13 +12,18 @@ pub(crate) mod gcs_port;
 pub(crate) mod handle;
 mod hardware;
 mod inbox;
+mod inspection;
 mod link_server;
 mod machine;
 #[cfg(test)]
 mod machine_tests;
 mod memory;
+mod metrics_server;
+mod node_metrics;
 pub(crate) mod object_store;
+mod observe;
 mod process_tree;
+pub(crate) mod roster;
 mod session;
 pub(crate) mod store_port;
 mod submitted;

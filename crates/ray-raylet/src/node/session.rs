@@ -48,6 +48,8 @@ pub struct NodeInfoJson {
     pub session_dir: PathBuf,
     /// Whether it ends with the driver that started it.
     pub owned_by_driver: bool,
+    /// Port on the loopback interface at which its metrics are read.
+    pub metrics_export_port: u16,
 }
 
 /// A live session. Its sockets and what was made for runtime environments go away with it; its logs stay.
@@ -232,6 +234,7 @@ mod tests {
             pid: 1,
             session_dir: session.folder().to_owned(),
             owned_by_driver: false,
+            metrics_export_port: 0,
         }
     }
 

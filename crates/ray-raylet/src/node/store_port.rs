@@ -224,6 +224,11 @@ impl StorePort {
         self.region.fd()
     }
 
+    /// How full the store is.
+    pub(crate) fn usage(&self) -> StoreUsage {
+        self.table.usage()
+    }
+
     /// Size of the shared memory in bytes.
     pub(crate) fn capacity(&self) -> u64 {
         self.region.capacity()
@@ -331,7 +336,7 @@ impl StorePort {
                 let _ = answer.send(references);
             }
             StoreCommand::Usage { answer } => {
-                let _ = answer.send(self.table.usage());
+                let _ = answer.send(self.usage());
             }
             StoreCommand::SpillEnded { object_id, result } => {
                 if let (Ok(_), Some(owner)) = (&result, self.table.owner_of(&object_id)) {

@@ -27,6 +27,8 @@ fn tasks(criterion: &mut Criterion) {
             target,
             num_returns: 1,
             retriable: true,
+            retries: 0,
+            created_us: 1,
             name: "small_value",
         };
         let mut bytes = Vec::new();

@@ -89,6 +89,8 @@ fn tasks(ids: &[TaskId], dependency: impl Fn(usize) -> Option<ObjectId>) -> Vec<
         retry_exceptions: false,
         state: TaskState::Queued,
         cancelled: false,
+        retries: 0,
+        created_us: 1,
     };
     ids.iter().enumerate().map(|(at, &task_id)| (task_id, task(at))).collect()
 }

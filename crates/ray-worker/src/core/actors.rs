@@ -24,6 +24,7 @@ use super::tasks::Returns;
 use super::{CoreWorker, Notification};
 use crate::actor_calls::{Action, ActorCalls, ActorState};
 use crate::peer_message::{ExportedFunction, Kind, Target};
+use crate::pending_watch::Cause;
 use crate::reference_counter::Owner;
 use crate::task_table::{Call, MethodName, PendingTask, TaskState, Verdict};
 use crate::value::Failure;
@@ -37,25 +38,27 @@ const REMEMBERED_DEAD: usize = 1000;
 /// An actor as this process knows it.
 #[derive(Debug)]
 pub(super) struct Actor {
-    calls: ActorCalls,
+    pub(super) calls: ActorCalls,
     /// What handles to it count as; see [`handle_object`].
     handle: ObjectId,
-    class_name: String,
+    pub(super) class_name: String,
     /// The task that creates it, if this process does: it keeps the constructor's arguments.
-    creation: Option<Creation>,
+    pub(super) creation: Option<Creation>,
     /// Why the control plane did not take it.
     refused: Option<RayError>,
     /// It was said that no node can hold it.
     warned: bool,
     /// It died because its runtime environment could not be set up.
     lacks_environment: bool,
+    /// What the control plane said that it waits for.
+    pub(super) pending_reason: String,
 }
 
 #[derive(Debug)]
-struct Creation {
-    task_id: TaskId,
+pub(super) struct Creation {
+    pub(super) task_id: TaskId,
     /// Without the arguments, which are added when all have values.
-    spec: ActorSpec,
+    pub(super) spec: ActorSpec,
 }
 
 /// A new actor.
@@ -119,6 +122,8 @@ pub struct MethodRequest {
     pub name: Arc<str>,
     /// How often it may be tried again; -1 = for ever.
     pub max_retries: i64,
+    /// Whether its end is noted for the state API and the timeline.
+    pub task_events: bool,
 }
 
 impl CoreWorker {
@@ -140,7 +145,7 @@ impl CoreWorker {
             state.shared.handles.insert(handle, actor_id);
         }
         let class_name = request.class.name.clone();
-        let task = creation_task(actor_id, &request);
+        let task = creation_task(actor_id, &request, state.created_us(true));
         let mut calls = ActorCalls::new();
         if request.out_of_order {
             calls.allow_out_of_order();
@@ -155,6 +160,7 @@ impl CoreWorker {
             refused: None,
             warned: false,
             lacks_environment: false,
+            pending_reason: String::new(),
         };
         state.actors.insert(actor_id, actor);
         state.tell_node(&ToRaylet::SubscribeActor { actor_id });
@@ -295,7 +301,7 @@ pub fn handle_object(actor_id: ActorId) -> ObjectId {
     ObjectId::for_return(actor_id.creation_task_id(), 0)
 }
 
-fn creation_task(actor_id: ActorId, request: &ActorRequest) -> PendingTask {
+fn creation_task(actor_id: ActorId, request: &ActorRequest, created_us: u64) -> PendingTask {
     PendingTask {
         call: Call::Create { actor_id },
         args: request.args.clone().into(),
@@ -308,6 +314,8 @@ fn creation_task(actor_id: ActorId, request: &ActorRequest) -> PendingTask {
         retry_exceptions: false,
         state: TaskState::Queued,
         cancelled: false,
+        retries: 0,
+        created_us,
     }
 }
 
@@ -363,6 +371,7 @@ impl State {
                 refused: None,
                 warned: false,
                 lacks_environment: false,
+                pending_reason: String::new(),
             });
             if self.forgotten_actors.contains(&actor_id) {
                 let cause = "it died too long ago to remember how".to_owned();
@@ -418,6 +427,8 @@ impl State {
             retry_exceptions: false,
             state: TaskState::Queued,
             cancelled: false,
+            retries: 0,
+            created_us: self.created_us(request.task_events),
         };
         let returns = self.take_task(core, task_id, task);
         // It takes its place among the calls now, whenever its arguments come.
@@ -439,6 +450,7 @@ impl State {
             num_returns: 0,
             name: name.into(),
             max_retries: 0,
+            task_events: false,
         };
         self.queue_call(core, request);
     }
@@ -532,6 +544,7 @@ impl State {
                 let kind = info.death_cause.as_ref().map(DeathCause::kind);
                 if let Some(actor) = self.actors.get_mut(&actor_id) {
                     actor.lacks_environment |= kind == Some(death_cause::Kind::RuntimeEnvSetupFailed);
+                    actor.pending_reason.clone_from(&info.pending_reason);
                 }
                 if info.infeasible {
                     self.warn_infeasible_actor(actor_id, &info);
@@ -557,6 +570,7 @@ impl State {
             info.class_name, info.pending_reason
         );
         self.notify(Notification::Warning(text));
+        self.pending_watch.on_told(Cause::Actor(actor_id));
     }
 
     fn set_actor_state(&mut self, core: &CoreWorker, actor_id: ActorId, version: u64, state: ActorState) {

@@ -19,6 +19,7 @@ use ray_link::Waker;
 
 use super::execution::{Executor, Task};
 use super::peers::keep;
+use super::reports::Origin;
 use super::running::{RunningKey, work_for};
 use super::state::{State, now};
 use super::{CoreWorker, Notification};
@@ -71,6 +72,8 @@ pub struct StartedCall {
     pub name: String,
     pub(super) retriable: bool,
     pub(super) since: Instant,
+    /// What the record of its end says beside.
+    pub(super) origin: Origin,
 }
 
 impl StartedCall {
@@ -84,6 +87,7 @@ impl StartedCall {
             name: header.name.to_owned(),
             retriable: header.retriable,
             since: now(),
+            origin: Origin::of(header),
         }
     }
 }

@@ -15,6 +15,7 @@ use prost::Message as _;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, ChildTaskIds, FunctionId, JobId, NodeId, ObjectId, TaskId, WorkerId};
 use ray_core::pb::common::ActorSpec;
+use ray_core::report::TaskKind;
 use ray_core::resource::Resources;
 use ray_core::wire;
 use ray_link::message::ToRaylet;
@@ -26,6 +27,7 @@ use super::grants::Then;
 use super::peers::keep;
 use super::pins::ReadyValue;
 use super::poll::{End, Patience};
+use super::reports::Ended;
 use super::running::{Called, Running, RunningKey, RunningTasks, work_for, works_for};
 use super::state::{State, now};
 use super::tasks::check_size;
@@ -290,6 +292,7 @@ impl CoreWorker {
         let mut state = self.lock();
         loop {
             if state.execution.exit {
+                state.tell_all();
                 state.flush(self);
                 return Ok(None);
             }
@@ -336,7 +339,8 @@ impl CoreWorker {
 
     /// Answers a call with what became of it.
     pub(super) fn reply(&self, call: &StartedCall, outcome: Result<Vec<Returned>, Failure>) -> RayResult<()> {
-        let execution_us = u32::try_from(call.since.elapsed().as_micros()).unwrap_or(u32::MAX);
+        let spent = call.since.elapsed();
+        let execution_us = u32::try_from(spent.as_micros()).unwrap_or(u32::MAX);
         let mut reply = TaskReply { task_id: call.task_id, attempt: call.attempt, execution_us, outcome };
         let mut payload = Vec::new();
         reply.write(&mut payload)?;
@@ -350,7 +354,9 @@ impl CoreWorker {
             payload.clear();
             reply.write(&mut payload)?;
         }
-        self.answer(call, contained_in(&reply), payload);
+        let error = reply.outcome.as_ref().err().map(Failure::kind);
+        let ended = Ended { ran: Some((call.since, spent)), error, ..Ended::of_call(call) };
+        self.answer(call, contained_in(&reply), payload, &ended);
         Ok(())
     }
 
@@ -445,15 +451,19 @@ impl CoreWorker {
         let resources = spec.resources.clone().unwrap_or_default().try_into();
         let resources = resources.map_err(|error: wire::WireError| damaged(error.to_string()))?;
         self.use_lease(executor, Leased { resources, devices });
+        let name = format!("{}.__init__", spec.class_name);
         let header = TaskHeader {
             task_id: actor_id.creation_task_id(),
             attempt: 0,
             target: Target::Method { actor_id, sequence: 0, name: "__init__", group: "" },
             num_returns: 0,
             retriable: true,
-            name: &spec.class_name,
+            retries: u32::try_from(num_restarts).unwrap_or(u32::MAX),
+            created_us: super::state::wall_us(),
+            name: &name,
         };
         let (key, begun) = self.begin(&header, 0);
+        let start = now();
         {
             let mut state = self.lock();
             state.execution.actor = Some(actor_id);
@@ -470,9 +480,17 @@ impl CoreWorker {
             Ok(concurrency) => (concurrency, Ok(())),
             Err(error) => (Concurrency::Serial, Err(error)),
         };
+        let error = result.is_err().then_some("TASK_EXECUTION_EXCEPTION");
+        let ended = Ended {
+            kind: TaskKind::ActorCreationTask,
+            ran: Some((start, start.elapsed())),
+            error,
+            ..Ended::of(&header)
+        };
         let message = ToRaylet::ActorCreated { actor_id, num_restarts, result };
         work_for(None);
         let mut state = self.lock();
+        state.note_ended(&ended);
         let kept = state.end_running(key);
         state.run_concurrently(concurrency)?;
         state.grant_then(self, kept, self.me.worker_id, Then::TellNode(message));
@@ -481,8 +499,9 @@ impl CoreWorker {
     }
 
     /// Sends a reply, as soon as every reference that it hands over, or that stays here, is granted.
-    fn answer(&self, call: &StartedCall, handed_over: Vec<Contained>, payload: Vec<u8>) {
+    fn answer(&self, call: &StartedCall, handed_over: Vec<Contained>, payload: Vec<u8>, ended: &Ended<'_>) {
         let (caller, mut state) = (call.caller, self.lock());
+        state.note_ended(ended);
         let left = state.execution.running.get(call.key).is_some_and(|running| running.left);
         let kept = state.end_running(call.key);
         state.on_call_ended(self);

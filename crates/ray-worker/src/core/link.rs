@@ -92,7 +92,8 @@ impl State {
                 self.on_object_pinned(request, object_id, Err(error));
             }
             FromRaylet::GcsReply { request, result } => {
-                if !self.on_registration(core, request, &result) {
+                let is_batch = self.task_log.on_answer(request, result.is_ok(), now());
+                if !is_batch && !self.on_registration(core, request, &result) {
                     self.answer(request, Answer::Gcs(result));
                 }
             }
@@ -111,6 +112,8 @@ impl State {
             }
             // Behind the lines that came before, which the front end has not taken yet.
             FromRaylet::LogsFlushed { request } => self.untold.push_back(Untold::Flushed(request)),
+            FromRaylet::Inspect { request, inquiry } => self.on_inspect(request, inquiry),
+            FromRaylet::PendingReason { class, reason } => self.on_pending_reason(class, &reason),
             FromRaylet::Exit { reason } => self.on_exit(&reason),
             FromRaylet::ObjectSpilled { object_id } => self.on_object_spilled(object_id),
             FromRaylet::Registered { .. } | FromRaylet::Rejected { .. } => {

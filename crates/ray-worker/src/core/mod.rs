@@ -22,6 +22,7 @@
 //! | `objects` | values, by whatever way they come |
 //! | `pins` | objects in shared memory |
 //! | `grants` | references that are handed over |
+//! | `reports` | what is told for people: ended tasks, metrics, why something waits |
 //! | `execution` | a worker's side: tasks that come, what goes back |
 //! | `running` | what runs, and which thread works for it |
 //! | `concurrent` | calls of one actor that run side by side, in threads or event loops |
@@ -38,6 +39,7 @@ mod objects;
 mod peers;
 mod pins;
 mod poll;
+mod reports;
 mod running;
 mod state;
 mod tasks;
@@ -52,7 +54,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ray_core::config::WorkerConfig;
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::{JobId, NodeId, WorkerId};
+use ray_core::id::{JobId, NodeId, ObjectId, WorkerId};
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::{FromRaylet, JobDescription, LinkMessage as _, Role, ToRaylet, connection_error};
 use ray_link::{Connection, Interest, Listener, Poller, Waker};
@@ -70,12 +72,13 @@ pub use self::running::{Called, RunningKey, work_for};
 use self::state::State;
 pub use self::tasks::{Returns, TaskRequest};
 use crate::reference_counter::Owner;
+use crate::value::Failure;
 
 /// How long a node may take to answer a registration.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the front end should know, told from the background thread.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Notification {
     /// A worker printed.
     Log {
@@ -90,6 +93,15 @@ pub enum Notification {
     },
     /// Something that a person should read.
     Warning(String),
+    /// Why tasks or an actor of this process have waited for so long.
+    Pending(String),
+    /// A task of this process failed, and nobody has asked for its result.
+    UnhandledError {
+        /// What it would have made.
+        object_id: ObjectId,
+        /// How it failed.
+        failure: Failure,
+    },
     /// The running task was cancelled: the main thread should look whether it goes on
     /// ([`CoreWorker::is_cancelled`]).
     Interrupt,
@@ -318,6 +330,7 @@ impl CoreWorker {
                 if stop_node {
                     state.tell_node(&ToRaylet::Shutdown { reason: "the driver has ended".to_owned() });
                 }
+                state.tell_all();
                 state.flush(self);
                 state.close(RayError::ShutDown);
                 self.nudge_poller(&state);

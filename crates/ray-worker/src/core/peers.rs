@@ -1,6 +1,7 @@
 //! Connections to other core workers, and their messages.
 
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -45,6 +46,7 @@ pub(super) struct Peers {
 #[derive(Debug)]
 pub(super) struct Defined {
     pub(super) pickled: Bytes,
+    pub(super) name: Arc<str>,
     /// Connections that defined it.
     connections: usize,
 }
@@ -212,8 +214,11 @@ impl State {
         let Some(slot) = self.peer_of(core, to) else { return false };
         let Some(peer) = &mut self.peers.slots[slot] else { return false };
         if peer.sent_functions.insert(function.function_id) {
-            let define =
-                DefineFunction { function_id: function.function_id, pickled: function.pickled.clone() };
+            let define = DefineFunction {
+                function_id: function.function_id,
+                pickled: function.pickled.clone(),
+                name: function.name.clone(),
+            };
             self.queue(slot, Kind::DefineFunction, |out| encode(out, &define));
         }
         true
@@ -365,7 +370,8 @@ impl State {
     fn on_function_defined(&mut self, slot: usize, define: DefineFunction) {
         let Some(peer) = &mut self.peers.slots[slot] else { return };
         if peer.defined_functions.insert(define.function_id) {
-            let defined = || Defined { pickled: define.pickled, connections: 0 };
+            let name = define.name.into();
+            let defined = || Defined { pickled: define.pickled, name, connections: 0 };
             self.functions.entry(define.function_id).or_insert_with(defined).connections += 1;
         }
     }
@@ -449,10 +455,14 @@ impl State {
                     if let Some(actor_id) = self.shared.handles.remove(&object_id) {
                         self.shared.unreferenced_actors.push_back(actor_id);
                     }
-                    if let Some(Value::Stored { .. }) = value {
-                        self.shared.spilled.remove(&object_id);
-                        self.shared.freed.push(object_id);
-                        self.flush_soon();
+                    match value {
+                        Some(Value::Stored { .. }) => {
+                            self.shared.spilled.remove(&object_id);
+                            self.shared.freed.push(object_id);
+                            self.flush_soon();
+                        }
+                        Some(Value::Failed(failure)) => self.on_failure_dropped(object_id, *failure),
+                        Some(Value::Inline(_)) | None => {}
                     }
                 }
                 Effect::ReturnGrants { owner, object_id, grants } => {

@@ -98,6 +98,11 @@ struct Idle {
 }
 
 impl Pins {
+    /// Whether someone here reads the object where it lies.
+    pub(super) fn is_read(&self, object_id: ObjectId) -> bool {
+        self.alive.get(&object_id).is_some_and(|pin| pin.strong_count() > 0)
+    }
+
     /// When [`State::release_idle_pins`] has something to do next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.idle.values().map(|idle| idle.since + IDLE_FOR).min()
@@ -245,7 +250,11 @@ impl State {
     ) -> Result<Option<ReadyValue>, Failure> {
         match self.memory.get(object_id) {
             Some(Value::Inline(bytes)) => return Ok(Some(ReadyValue::Inline(bytes.clone()))),
-            Some(Value::Failed(failure)) => return Err(Failure::clone(failure)),
+            Some(Value::Failed(failure)) => {
+                let failure = Failure::clone(failure);
+                self.unseen_failures.remove(&object_id.task_id());
+                return Err(failure);
+            }
             Some(Value::Stored { .. }) | None => {}
         }
         if let Some(pinned) = self.pins.alive.get(&object_id).and_then(Weak::upgrade) {

@@ -13,6 +13,7 @@ use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::{LinkMessage as _, ToRaylet};
 use ray_link::{Connection, Listener, Readiness};
 use rustc_hash::{FxHashMap, FxHashSet};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::actors::Actor;
 use super::ends::Ends;
@@ -26,7 +27,9 @@ use super::tasks::Crash;
 use super::{CoreWorker, Notification};
 use crate::dispatcher::Dispatcher;
 use crate::memory_store::{MemoryStore, WaiterId};
+use crate::pending_watch::PendingWatch;
 use crate::reference_counter::{Owner, ReferenceCounter};
+use crate::task_log::TaskLog;
 use crate::task_table::TaskTable;
 
 /// Notifications that wait for the front end at most; what is more is dropped and counted.
@@ -99,6 +102,14 @@ pub(super) struct State {
     /// Something is queued and not written.
     pub(super) unflushed: bool,
     pub(super) untold: VecDeque<Untold>,
+    /// Tasks that ended here.
+    pub(super) task_log: TaskLog,
+    /// What waits without progress.
+    pub(super) pending_watch: PendingWatch,
+    /// Failed tasks of this process whose error nobody has looked at.
+    pub(super) unseen_failures: FxHashSet<TaskId>,
+    /// When metrics are told.
+    pub(super) metrics_due: Option<Instant>,
     dropped_notifications: usize,
     closed: Option<Closed>,
 }
@@ -199,6 +210,14 @@ impl State {
             stirred: false,
             unflushed: false,
             untold: VecDeque::new(),
+            task_log: TaskLog::new(
+                if config.task_events { config.max_task_events } else { 0 },
+                Duration::from_millis(config.report_interval_ms),
+                (now(), wall_us()),
+            ),
+            pending_watch: PendingWatch::new(Duration::from_millis(config.pending_warning_ms)),
+            unseen_failures: FxHashSet::default(),
+            metrics_due: None,
             dropped_notifications: 0,
             closed: None,
         }
@@ -317,6 +336,7 @@ impl State {
         self.resume_accepting(core, now);
         self.release_idle_pins(now);
         self.settle(core);
+        self.tell_what_is_due(core, now);
         if self.unflushed {
             self.flush(core);
         }
@@ -327,7 +347,8 @@ impl State {
         let crashes = self.crashes.iter().map(|crash| crash.give_up_at).min();
         let (dispatch, ends) = (self.dispatcher.next_deadline(), self.ends.next_deadline());
         let deadlines = [dispatch, crashes, ends, self.peers.accept_again, self.pins.next_deadline()];
-        deadlines.into_iter().flatten().min()
+        let reports = [self.task_log.next_deadline(), self.metrics_deadline(), self.pending_deadline()];
+        deadlines.into_iter().chain(reports).flatten().min()
     }
 
     /// The id of the next object that this process puts: of the running task, so that a task that
@@ -348,6 +369,14 @@ impl State {
             None => self.children.next_id(),
         }
     }
+}
+
+/// The time of day in microseconds since the epoch, as of the kernel's last tick: it costs no more than a few
+/// nanoseconds, and may be some milliseconds late.
+pub(super) fn wall_us() -> u64 {
+    let time = clock_gettime(ClockId::RealtimeCoarse);
+    u64::try_from(time.tv_sec).unwrap_or_default() * 1_000_000
+        + u64::try_from(time.tv_nsec).unwrap_or_default() / 1_000
 }
 
 /// The one place that reads the clock.

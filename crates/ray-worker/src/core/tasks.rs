@@ -18,6 +18,7 @@ use crate::peer_message::{
     ArgValue, ExportedFunction, Kind, PeerMessage, Returned, Target, TaskHeader, TaskReply, read_args,
     write_arg,
 };
+use crate::pending_watch::Cause;
 use crate::reference_counter::Owner;
 use crate::task_table::{Call, PendingTask, TaskState, Verdict};
 use crate::value::{Failure, Value};
@@ -51,6 +52,8 @@ pub struct TaskRequest {
     pub max_retries: i64,
     /// Whether an exception counts as a failure to retry.
     pub retry_exceptions: bool,
+    /// Whether its end is noted for the state API and the timeline.
+    pub task_events: bool,
 }
 
 /// The objects that a call makes; each has one handle, which is the caller's.
@@ -116,6 +119,8 @@ impl CoreWorker {
             retry_exceptions: request.retry_exceptions,
             state: TaskState::Queued,
             cancelled: false,
+            retries: 0,
+            created_us: state.created_us(request.task_events),
         };
         let returns = state.take_task(self, task_id, task);
         state.settle(self);
@@ -264,6 +269,8 @@ impl State {
             target,
             num_returns: task.num_returns,
             retriable: task.retries_left != 0,
+            retries: task.retries,
+            created_us: task.created_us,
             name: &task.name,
         };
         header.write(message);
@@ -326,6 +333,7 @@ impl State {
                  pending until a node with these resources joins the cluster."
             );
             self.notify(Notification::Warning(text));
+            self.pending_watch.on_told(Cause::Class(class));
         }
     }
 
@@ -392,6 +400,7 @@ impl State {
                 }
             }
             Err(failure) => {
+                self.on_task_failed(task_id, &task, &failure);
                 for object_id in ids {
                     self.take_value(core, object_id, failure.clone().into(), &[]);
                 }

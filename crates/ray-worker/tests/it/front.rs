@@ -256,6 +256,7 @@ impl Front {
             name: call.function.as_str().into(),
             max_retries: call.retries,
             retry_exceptions: call.retry_exceptions,
+            task_events: true,
         })?;
         Ok(ids.iter().map(|id| Ref::made(&self.core, id)).collect())
     }
@@ -296,6 +297,7 @@ impl Front {
             nested: call.nested,
             num_returns: call.returns,
             max_retries: call.retries,
+            task_events: true,
         };
         Ref::made(&self.core, self.core.call_actor(request).unwrap().get(0))
     }

@@ -88,6 +88,8 @@ fn task(function_id: FunctionId, args: &[u8]) -> Vec<u8> {
         target,
         num_returns: 1,
         retriable: false,
+        retries: 0,
+        created_us: 1,
         name: "f",
     };
     let mut payload = Vec::new();
@@ -248,7 +250,7 @@ fn damaged_arguments_fail_their_task() {
     let mut stream = UnixStream::connect(socket_of_worker(&world, &driver)).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let function_id = FunctionId::of(b"echo");
-    let define = DefineFunction { function_id, pickled: Bytes::from_static(b"echo") };
+    let define = DefineFunction { function_id, pickled: Bytes::from_static(b"echo"), name: "f".to_owned() };
     let define = frame(Kind::DefineFunction as u8, &serialize::to_bytes(&define).unwrap());
     let mut said = [hello(driver.core.job_id()), define].concat();
     for args in [&b"\x09"[..], &[0, 100, 0, 0, 0, 1], &[0x80, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0xff]] {

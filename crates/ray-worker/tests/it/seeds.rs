@@ -7,6 +7,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use ray_core::id::{ActorId, FunctionId, JobId, LeaseId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_core::metric::{MetricChange, MetricDescription, MetricKind, MetricValue};
+use ray_core::report::Inquiry;
 use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
 use ray_core::serialize::{self, Container, Plain, ValueParts, ZeroCopyWrite as _};
@@ -174,11 +176,34 @@ fn to_raylet(seeds: &mut Seeds) {
         ),
         ("task-done", ToRaylet::TaskDone { task_id: TASK, result: Ok(body) }),
         ("flush-logs", ToRaylet::FlushLogs { request: 4 }),
+        ("inspected", ToRaylet::Inspected { request: 5, report: Bytes::from_static(b"report") }),
+        ("why-pending", ToRaylet::WhyPending { class: 1 }),
+        ("metrics", ToRaylet::Metrics { changes: metrics() }),
         ("shutdown", ToRaylet::Shutdown { reason: reason() }),
     ];
     messages
         .iter()
         .for_each(|(name, message)| seeds.push((format!("link_message/to-{name}"), encode(0, message))));
+}
+
+fn metrics() -> Vec<MetricChange> {
+    let metric = |kind, boundaries: &[f64]| MetricDescription {
+        name: "calls".to_owned(),
+        description: "what they are".to_owned(),
+        kind,
+        boundaries: boundaries.to_vec(),
+    };
+    let tags = || vec![("tag".to_owned(), "value".to_owned())];
+    vec![
+        MetricChange {
+            metric: metric(MetricKind::Counter, &[]),
+            series: vec![(tags(), MetricValue::Number(1.5))],
+        },
+        MetricChange {
+            metric: metric(MetricKind::Histogram, &[1.0, 2.0]),
+            series: vec![(tags(), MetricValue::Distribution { buckets: vec![1, 0, 3], sum: 9.0 })],
+        },
+    ]
 }
 
 fn from_raylet(seeds: &mut Seeds) {
@@ -236,6 +261,11 @@ fn from_raylet(seeds: &mut Seeds) {
                 lines: vec![text("one"), String::new()],
             },
         ),
+        (
+            "inspect",
+            FromRaylet::Inspect { request: 5, inquiry: Inquiry { tasks: true, objects: false, limit: 7 } },
+        ),
+        ("pending-reason", FromRaylet::PendingReason { class: 1, reason: text("no gizmo") }),
         ("exit", FromRaylet::Exit { reason: text("the end") }),
         ("object-spilled", FromRaylet::ObjectSpilled { object_id: OBJECT }),
     ];
@@ -249,7 +279,8 @@ fn peer_messages(seeds: &mut Seeds) {
     let hello = Hello { worker_id: WORKER, node_id: NODE, job_id: JOB, job_config };
     seeds.push(("peer_message/hello".to_owned(), encode(Kind::Hello as u8, &hello)));
     let function_id = FunctionId::of(b"pickled");
-    let define = DefineFunction { function_id, pickled: Bytes::from_static(b"pickled") };
+    let name = "f".to_owned();
+    let define = DefineFunction { function_id, pickled: Bytes::from_static(b"pickled"), name };
     seeds.push(("peer_message/define-function".to_owned(), encode(Kind::DefineFunction as u8, &define)));
     let value =
         |value| PeerMessage::ObjectValue { object_id: OBJECT, value, contained: vec![(OBJECT, OWNER)] };
@@ -286,8 +317,16 @@ fn tasks(seeds: &mut Seeds) {
         ("call", method, false, &args),
         ("bare", function, false, &[]),
     ] {
-        let header =
-            TaskHeader { task_id: TASK, attempt: 1, target, num_returns: 2, retriable, name: "module.f" };
+        let header = TaskHeader {
+            task_id: TASK,
+            attempt: 1,
+            target,
+            num_returns: 2,
+            retriable,
+            retries: 1,
+            created_us: 1 << 50,
+            name: "module.f",
+        };
         let mut out = vec![Kind::PushTask as u8];
         header.write(&mut out);
         args.iter().for_each(|(keyword, value)| write_arg(&mut out, *keyword, value));

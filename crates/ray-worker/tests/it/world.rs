@@ -253,7 +253,9 @@ impl Driver {
                 Notification::Log { .. }
                 | Notification::Interrupt
                 | Notification::CancelCall(_)
-                | Notification::StartThreads { .. } => None,
+                | Notification::StartThreads { .. }
+                | Notification::Pending(_)
+                | Notification::UnhandledError { .. } => None,
             })
         })
     }

@@ -191,6 +191,7 @@ impl Raylet {
             labels: BTreeMap::new(),
             is_head: false,
             socket_path: String::new(),
+            metrics_port: 0,
         }
     }
 

@@ -159,6 +159,16 @@ def nodes() -> list[dict[str, Any]]:
     return connected_core().nodes()
 
 
+def timeline(filename: Optional[str] = None) -> Optional[list[dict[str, Any]]]:
+    """Which task ran where and when: events of Chrome's trace format, or None if they are written to a file.
+
+    The file opens in ui.perfetto.dev and chrome://tracing.
+    """
+    from ray_rust._private import timeline as timelines
+
+    return timelines.timeline(filename)
+
+
 def cluster_resources() -> dict[str, float]:
     """What all living nodes have together."""
     return connected_core().cluster_resources()

@@ -35,7 +35,20 @@ def address_info(session: Session) -> dict[str, Any]:
         "gcs_address": core.gcs_address,
         "address": core.gcs_address,
         "namespace": session.namespace,
+        "metrics_export_port": _metrics_port(core.session_dir),
     }
+
+
+def _metrics_port(session_dir: str) -> Optional[int]:
+    """Where the node's metrics are read, as it has written down beside its logs."""
+    import json
+
+    try:
+        with open(os.path.join(session_dir, "node.json"), encoding="utf-8") as file:
+            port: Optional[int] = json.load(file).get("metrics_export_port")
+    except (OSError, ValueError):
+        return None
+    return port
 
 
 class GlobalNode:

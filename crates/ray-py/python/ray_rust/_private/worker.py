@@ -310,9 +310,17 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         except Exception:  # noqa: BLE001 - the node may be gone, and with it what was not shown yet
             pass
         finally:
+            _show_held_back_lines()
             state.set_session(None)
             atexit.unregister(shutdown)
             _leave(session)
+
+
+def _show_held_back_lines() -> None:
+    """Those that wait for others that say the same."""
+    printer = sys.modules.get("ray_rust._private.log_printer")
+    if printer is not None:
+        printer.flush()
 
 
 def _leave(session: Session) -> None:

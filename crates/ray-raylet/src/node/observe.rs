@@ -1,0 +1,133 @@
+//! What people may know of the node: its processes, and why those who want leases wait.
+
+use std::collections::BTreeMap;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use ray_core::id::WorkerId;
+use ray_core::report::{DemandReport, NodeReport, WorkerReport};
+use ray_core::resource::Resources;
+
+use super::effect::ClientId;
+use super::machine::NodeMachine;
+use super::roster::Member;
+use crate::lease_table::Holder;
+use crate::pending_reason::{Situation, explain};
+use crate::worker_pool::{Worker, WorkerState};
+
+impl NodeMachine {
+    /// Why the leases of this class that a process wants are not granted; empty if nothing holds them up.
+    pub fn why_pending(&self, worker_id: WorkerId, class: u64) -> String {
+        let Some(demand) = self.demands.get(&(worker_id, class)) else { return String::new() };
+        let count = self.leases.count(&Holder::Client { worker_id, class });
+        explain(&Situation {
+            shape: &demand.shape,
+            total: self.resources.total(),
+            available: &self.resources.available(),
+            taken: &self.taken(),
+            starting: count.starting,
+            queued: count.queued,
+        })
+    }
+
+    /// What is taken, by kind of holder.
+    fn taken(&self) -> BTreeMap<&'static str, Resources> {
+        let mut taken: BTreeMap<&'static str, Resources> = BTreeMap::new();
+        for (lease_id, lease) in self.leases.iter() {
+            let Some(held) = self.resources.held(lease_id) else { continue };
+            let holder = match lease.holder {
+                Holder::Actor(_) => "actors",
+                Holder::Client { .. } | Holder::Remote(_) | Holder::Task(_) => "tasks",
+            };
+            taken.entry(holder).or_default().add(&held);
+        }
+        taken
+    }
+
+    /// The clients that can be asked something.
+    pub(super) fn welcomed_clients(&self) -> Vec<ClientId> {
+        self.clients.iter().filter(|(_, client)| client.welcomed).map(|(&client, _)| client).collect()
+    }
+
+    /// What the node knows, together with what its processes have told.
+    pub(super) fn report(&self, now: Instant, processes: Vec<Bytes>, silent: &[ClientId]) -> NodeReport {
+        let name = |client: &ClientId| {
+            let pid = self.clients.get(client).map(|client| client.pid);
+            pid.map_or_else(|| "a process".to_owned(), |pid| format!("process {pid}"))
+        };
+        let demand = |&(worker_id, class): &(WorkerId, u64)| {
+            let reason = self.why_pending(worker_id, class);
+            DemandReport { worker_id, class, reason }
+        };
+        NodeReport {
+            node_id: self.identity.node_id,
+            processes,
+            silent: silent.iter().map(name).collect(),
+            workers: self
+                .members(now)
+                .iter()
+                .map(|(member, state)| worker_report(member, state, now))
+                .collect(),
+            demands: self.demands.keys().map(demand).collect(),
+        }
+    }
+
+    fn members(&self, now: Instant) -> Vec<(Member, &'static str)> {
+        let ended = self.roster.ended().cloned().map(|member| (member, "DEAD"));
+        let workers = self.pool.iter().map(|(worker_id, worker)| {
+            let member = Self::member(worker_id, worker, self.roster.start_of(worker_id, now));
+            let state = match worker.state {
+                WorkerState::Starting { .. } => "STARTING",
+                WorkerState::Idle { .. } => "IDLE",
+                WorkerState::Leased => "LEASED",
+                WorkerState::Actor(_) => "ACTOR",
+            };
+            (member, state)
+        });
+        let drivers = self.clients.values().filter(|client| client.drives.is_some()).map(|client| {
+            let member = Member {
+                worker_id: client.worker_id,
+                pid: Some(client.pid),
+                job_id: client.drives,
+                actor_id: None,
+                is_driver: true,
+                start: self.roster.start_of(client.worker_id, now),
+                end: None,
+            };
+            (member, "DRIVER")
+        });
+        ended.chain(workers).chain(drivers).collect()
+    }
+
+    pub(super) const fn member(worker_id: WorkerId, worker: &Worker, start: Instant) -> Member {
+        let actor_id = match worker.state {
+            WorkerState::Actor(actor_id) => Some(actor_id),
+            WorkerState::Starting { .. } | WorkerState::Idle { .. } | WorkerState::Leased => None,
+        };
+        let (pid, job_id) = (worker.pid, worker.job_id);
+        Member { worker_id, pid, job_id, actor_id, is_driver: false, start, end: None }
+    }
+}
+
+fn worker_report(member: &Member, state: &str, now: Instant) -> WorkerReport {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let micros = |at: Instant| {
+        let then = wall.saturating_sub(now.saturating_duration_since(at));
+        u64::try_from(then.as_micros()).unwrap_or_default()
+    };
+    let (end_us, exit_detail) = match &member.end {
+        Some((at, how)) => (micros(*at), how.clone()),
+        None => (0, String::new()),
+    };
+    WorkerReport {
+        worker_id: member.worker_id,
+        pid: member.pid,
+        job_id: member.job_id,
+        actor_id: member.actor_id,
+        is_driver: member.is_driver,
+        state: state.to_owned(),
+        start_us: micros(member.start),
+        end_us,
+        exit_detail,
+    }
+}
