@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 import ray_rust
-from conftest import kill_quietly, processes_of, wait_until
+from conftest import processes_of, wait_until
 from ray_rust.exceptions import ActorDiedError, RuntimeEnvSetupError
 from ray_rust.runtime_env import RuntimeEnv, RuntimeEnvConfig
 
@@ -792,15 +792,15 @@ def test_an_installer_that_is_killed_is_an_error_that_says_so(cluster, tmp_path)
         ray_rust.get(ref)
 
 
-def test_a_setup_whose_process_is_killed_is_an_error_that_says_so(cluster, tmp_path):
+def test_a_setup_whose_process_is_killed_is_an_error_that_says_so(no_cluster, own_folder, tmp_path):
     package = GatedPackage(tmp_path / "gated", "killed_setup")
+    ray_rust.init("local", num_cpus=1)
     ref = variables.options(runtime_env={"pip": package.pip()}).remote("A")
     package.wait_until_begun()
     os.kill(os.getpgid(package.installers()[0]), signal.SIGKILL)
     with pytest.raises(RuntimeEnvSetupError, match=r"while installing .*killed by signal 9"):
         ray_rust.get(ref)
-    for pid in package.installers():
-        kill_quietly(pid)
+    wait_until(lambda: not {*package.installers()} & {*processes_of(own_folder)}, what="the end of the installer")
 
 
 def test_a_disk_that_refuses_is_named(no_cluster, project):

@@ -343,7 +343,11 @@ impl LinkServer {
                     machine.on_setup_done(now, id, Err(SetupError { reason, ..SetupError::default() }));
                 }
                 ForkEvent::Exited(pid, status) => match machine.setup_of(pid) {
-                    Some(id) => machine.on_setup_done(now, id, self.envs.take_outcome(id, status)),
+                    Some(id) => {
+                        // If it did not end by itself, what it has started lives.
+                        process_tree::kill_group(pid);
+                        machine.on_setup_done(now, id, self.envs.take_outcome(id, status));
+                    }
                     None => machine.on_exited(now, pid, status),
                 },
             }
