@@ -2,7 +2,7 @@
 # fuzzing needs a C++ compiler too.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rust test-python fuzz fuzz-replay lint lint-rust lint-python lint-dependencies build bench clean
+.PHONY: help demo test test-rust test-python fuzz fuzz-replay lint lint-rust lint-python lint-dependencies build bench compat clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -54,6 +54,9 @@ bench: $(VENV)/ready ## Build with optimisation and measure: machines of the cor
 	cargo bench --bench '*'
 	ray-rust microbenchmark
 
+compat: build ## Write docs/compatibility.md; with PEER, an interpreter that has Ray, its names are read again first
+	python .ci/compatibility.py $(if $(PEER),--peer $(PEER))
+
 lint: lint-rust lint-python lint-dependencies ## Check formatting, lints, types, and the dependencies' licences
 
 lint-rust: $(VENV)/ready ## Check formatting and lints of the Rust code
@@ -85,5 +88,7 @@ $(CARGO_FUZZ)/bin/cargo-fuzz:
 
 # Pinned, for what a linter or type checker thinks of the same code changes from one release to the next.
 $(VENV)/lint-ready: $(VENV)/ready
-	python -m pip install --quiet --disable-pip-version-check mypy==2.4.1 ruff==0.17.6
+	python -m pip install --quiet --disable-pip-version-check mypy==2.4.1 ruff==0.17.6 \
+		"pyright[nodejs]==1.1.414"
+	pyright --version
 	touch $@

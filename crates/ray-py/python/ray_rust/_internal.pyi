@@ -5,9 +5,12 @@ from asyncio import Future as AsyncioFuture
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import Any, Optional, Protocol, Union, final, type_check_only
+from typing import Any, Generic, Optional, Protocol, Union, final, overload, type_check_only
 
-from typing_extensions import Self, disjoint_base
+from typing_extensions import Self, TypeVar, disjoint_base
+
+_R = TypeVar("_R")
+_R_co = TypeVar("_R_co", covariant=True, default=Any)
 
 __version__: str
 OPTIMIZED: bool
@@ -31,6 +34,8 @@ class BaseID:
     def nil(cls) -> Self: ...
     @classmethod
     def size(cls) -> int: ...
+    @classmethod
+    def __class_getitem__(cls, _item: Any) -> Any: ...
     def binary(self) -> bytes: ...
     def hex(self) -> str: ...
     def is_nil(self) -> bool: ...
@@ -74,7 +79,7 @@ class ActorClassID(BaseID): ...
 class ClusterID(BaseID): ...
 
 @disjoint_base
-class ObjectRef:
+class ObjectRef(Generic[_R_co]):
     """A reference to a value that exists or will exist somewhere in the cluster.
 
     Counted: the value is freed when the last reference to it goes away, in whichever process.
@@ -103,11 +108,11 @@ class ObjectRef:
     def job_id(self) -> JobID: ...
     @staticmethod
     def call_site() -> str: ...
-    def __await__(self) -> Generator[Any, None, Any]: ...
-    def future(self) -> Future[Any]:
+    def __await__(self) -> Generator[Any, None, _R_co]: ...
+    def future(self) -> Future[_R_co]:
         """The value as a future of `concurrent.futures`; to cancel it does not cancel the task."""
 
-    def as_future(self, _internal: bool = False) -> AsyncioFuture[Any]:
+    def as_future(self, _internal: bool = False) -> AsyncioFuture[_R_co]:
         """The value as a future of the running event loop."""
 
     def _readiness(self) -> AsyncioFuture[None]:
@@ -516,23 +521,26 @@ class Executor(Protocol):
 #   loads(data, buffers) -> value
 #   decode_error(data: bytes) -> BaseException to raise from get
 
-def get(object_refs: Union[ObjectRef, Sequence[ObjectRef]], *, timeout: Optional[float] = None) -> Any:
+@overload
+def get(object_refs: ObjectRef[_R], *, timeout: Optional[float] = None) -> _R: ...
+@overload
+def get(object_refs: Sequence[ObjectRef[_R]], *, timeout: Optional[float] = None) -> list[_R]:
     """The value of a reference, or the list of values of a list; waits until they are there.
 
     Raises what the task raised, or GetTimeoutError after `timeout` seconds.
     """
 
-def put(value: Any) -> ObjectRef:
+def put(value: _R) -> ObjectRef[_R]:
     """Stores a value; tasks that get the reference, here and elsewhere, read it without a copy if it is large."""
 
 def wait(
-    object_refs: Sequence[ObjectRef],
+    object_refs: Sequence[ObjectRef[_R]],
     *,
     num_returns: int = 1,
     timeout: Optional[float] = None,
     fetch_local: bool = True,
     timeout_ms: Optional[float] = None,
-) -> tuple[list[ObjectRef], list[ObjectRef]]:
+) -> tuple[list[ObjectRef[_R]], list[ObjectRef[_R]]]:
     """Waits until `num_returns` of the references are ready, at most `timeout` seconds.
 
     Returns those that are ready, at most `num_returns`, and the others, both in the order given.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import TYPE_CHECKING, Any, Callable, NoReturn, Optional
+from typing import TYPE_CHECKING, Any, Callable, Generic, NoReturn, Optional, Union, overload
 
 from ray_rust._internal import ActorID, ExportedFunction, HandleCall, MethodCall, MethodDescription, TaskOptions
 from ray_rust._private import options as option_checks
@@ -13,7 +13,20 @@ from ray_rust.exceptions import AsyncioActorExit
 from ray_rust.remote_function import explain_argument, with_captured
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from typing_extensions import Concatenate, ParamSpec, TypeVar
+
     from ray_rust._internal import CoreWorker, ObjectRef
+    from ray_rust._private.typed import MethodDecorator, TypedMethod
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    T = TypeVar("T", default=Any)
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 __all__ = ["ActorClass", "ActorHandle", "ActorMethod", "ActorProxy", "exit_actor", "method"]
 
@@ -22,12 +35,28 @@ _METHOD_WHAT = "an actor method"
 _OPTIONS_ATTRIBUTE = "__ray_method_options__"
 
 
-def method(*args: Any, **options: Any) -> Any:
-    """Decorator: options of an actor's method, such as `@method(num_returns=2)`."""
+if TYPE_CHECKING:
+
+    @overload
+    def method(function: Callable[Concatenate[Any, P], Awaitable[R]], /) -> TypedMethod[P, R]: ...
+    @overload
+    def method(function: Callable[Concatenate[Any, P], R], /) -> TypedMethod[P, R]: ...
+    @overload
+    def method(*, num_returns: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]: ...
+    @overload
+    def method(**options: Any) -> MethodDecorator: ...
+
+
+def method(*args: Any, **kwargs: Any) -> Any:
+    """Decorator: options of an actor's method, such as `@method(num_returns=2)`.
+
+    Without options it is there for type checkers, which then know the method's parameters and result.
+    """
+    if len(args) == 1 and callable(args[0]) and not kwargs:
+        return args[0]
     if args:
         raise TypeError("@method takes options by name, as in @method(num_returns=2)")
-    if not options:
-        raise TypeError("@method needs an option, as in @method(num_returns=2)")
+    options = kwargs
     checked = option_checks.check(options, option_checks.METHOD_OPTIONS, _METHOD_WHAT)
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -210,7 +239,7 @@ def exit_actor() -> NoReturn:
     raise SystemExit(0)
 
 
-class ActorClass:
+class ActorClass(Generic[T]):
     """A class to be made with `.remote(...)`, which returns a handle to the new actor at once."""
 
     def __init__(self, actor_class: type, options: dict[str, Any]) -> None:
@@ -243,18 +272,18 @@ class ActorClass:
         # Constants and static methods of the class.
         return getattr(self.__ray_actor_class__, name)
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+    def remote(self, *args: Any, **kwargs: Any) -> ActorProxy[T]:
         """Makes an actor; its constructor runs later, in the actor's process."""
         return self._create(args, kwargs, self._default_options)
 
-    def options(self, **actor_options: Any) -> _ActorClassWithOptions:
+    def options(self, **actor_options: Any) -> _ActorClassWithOptions[T]:
         """This class with other options."""
         merged = option_checks.merge(self._default_options, actor_options, option_checks.ACTOR_OPTIONS, _WHAT)
         return _ActorClassWithOptions(self, merged)
 
     def _remote(
         self, args: tuple[Any, ...] = (), kwargs: Optional[dict[str, Any]] = None, **actor_options: Any
-    ) -> ActorHandle:
+    ) -> ActorProxy[T]:
         """As `.options(**actor_options).remote(*args, **kwargs)`."""
         return self.options(**actor_options).remote(*args, **(kwargs or {}))
 
@@ -389,7 +418,7 @@ def _new_actor_class() -> ActorClass:
     return ActorClass.__new__(ActorClass)
 
 
-class _ActorClassWithOptions:
+class _ActorClassWithOptions(Generic[T]):
     """An actor class with options of its own."""
 
     __slots__ = ("_class", "_options")
@@ -398,11 +427,11 @@ class _ActorClassWithOptions:
         self._class = actor_class
         self._options = options
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+    def remote(self, *args: Any, **kwargs: Any) -> ActorProxy[T]:
         """As `ActorClass.remote`."""
         return self._class._create(args, kwargs, self._options)  # noqa: SLF001
 
-    def options(self, **actor_options: Any) -> _ActorClassWithOptions:
+    def options(self, **actor_options: Any) -> _ActorClassWithOptions[T]:
         """These options, overridden by others."""
         merged = option_checks.merge(self._options, actor_options, option_checks.ACTOR_OPTIONS, _WHAT)
         return _ActorClassWithOptions(self._class, merged)
@@ -414,7 +443,7 @@ class _ActorClassWithOptions:
         return (_ActorClassWithOptions, (self._class, self._options))
 
 
-class ActorHandle(HandleCall):
+class ActorHandle(HandleCall, Generic[T]):
     """Stands for an actor: `handle.method.remote(...)` calls it.
 
     Calls through one process's handles run in the order in which they were made. The actor ends, after
@@ -472,7 +501,11 @@ class ActorHandle(HandleCall):
         return (_handle_from_binary, (self._actor_id.binary(), self._metadata, self._reference))
 
 
-ActorProxy = ActorHandle
+if TYPE_CHECKING:
+    # Its methods are those of the class, as far as they are known: see `method`.
+    ActorProxy = Union["ActorHandle[T]", type[T]]
+else:
+    ActorProxy = ActorHandle
 
 
 def handle_from_metadata(actor_id: ActorID, metadata: bytes, reference: Optional[ObjectRef] = None) -> ActorHandle:

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Union
+from typing import TYPE_CHECKING, Any, Callable, Union, overload
 
 from ray_rust._private import options as option_checks
 from ray_rust.actor import ActorClass
 from ray_rust.remote_function import RemoteFunction
 
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec, TypeVar
+
+    from ray_rust._private.typed import RemoteDecorator, TypedFunction
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    T = TypeVar("T")
+
 _USAGE = "use @remote, or @remote(...) with options by name, on a function or a class"
 
 
-def remote(*args: Any, **options: Any) -> Any:
+if TYPE_CHECKING:
+
+    @overload
+    def remote(decorated: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def remote(decorated: Callable[P, R], /) -> TypedFunction[P, R]: ...
+    @overload
+    def remote(*, num_returns: Any, **options: Any) -> Callable[[Any], Any]: ...
+    @overload
+    def remote(**options: Any) -> RemoteDecorator: ...
+
+
+def remote(*args: Any, **kwargs: Any) -> Any:
     """Makes a function or class remote: `@remote`, or `@remote(num_cpus=2, ...)`, or `remote(function)`.
 
     Options of tasks: num_cpus (1), num_gpus, memory (bytes), resources, num_returns (1), max_retries (3
@@ -19,6 +40,7 @@ def remote(*args: Any, **options: Any) -> Any:
     Options of actors: num_cpus, num_gpus, memory, resources, name, namespace, lifetime, get_if_exists,
     max_restarts (0), max_task_retries (0).
     """
+    options = kwargs
     if len(args) == 1 and not options:
         return _make(args[0], {})
     if args:

@@ -14,7 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator, Sized
 from multiprocessing import TimeoutError  # noqa: A004 - the name is that of the standard library
-from typing import TYPE_CHECKING, Any, Callable, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union, cast
 
 import ray_rust
 from ray_rust.exceptions import RayError
@@ -339,8 +339,7 @@ class Pool:
         return len(self._actor_pool)
 
     def _new_actor(self) -> ActorHandle:
-        actor: ActorHandle = self._actor_class.remote(self._initializer, self._initargs)
-        return actor
+        return cast("ActorHandle", self._actor_class.remote(self._initializer, self._initargs))
 
     def submit_batch(self, actor_index: int, func: Callable[..., Any], batch: list[Call]) -> ObjectRef:
         """Gives a batch of calls to an actor; the reference is of the list of their results."""
