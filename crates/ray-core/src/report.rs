@@ -195,6 +195,8 @@ pub struct ReferenceReport {
     pub pinned: bool,
     /// Processes that borrow it.
     pub borrowers: u32,
+    /// Whether it stands for the handles to an actor.
+    pub is_handle: bool,
 }
 
 /// What a process does and keeps.
@@ -256,6 +258,19 @@ pub struct DemandReport {
     pub reason: String,
 }
 
+/// A runtime environment on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvironmentReport {
+    /// Its JSON description.
+    pub description: String,
+    /// Whether processes can have it.
+    pub ready: bool,
+    /// Why it could not be set up; empty if that is not known.
+    pub error: String,
+    /// When it was first wanted.
+    pub since_us: u64,
+}
+
 /// What a node and its processes do and keep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeReport {
@@ -269,4 +284,6 @@ pub struct NodeReport {
     pub workers: Vec<WorkerReport>,
     /// What those who want leases wait for.
     pub demands: Vec<DemandReport>,
+    /// Runtime environments that are known there.
+    pub environments: Vec<EnvironmentReport>,
 }

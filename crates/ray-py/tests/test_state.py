@@ -451,3 +451,31 @@ def test_what_is_lost_with_its_caller_or_cancelled_is_told(cluster, gate):
     assert state.get_task(queued).error_type == "TASK_CANCELLED"
     open_gate(gate)
     cluster.get(ref)
+
+
+def test_runtime_environments_are_listed(cluster):
+    @cluster.remote(runtime_env={"env_vars": {"LISTED": "yes"}})
+    def listed():
+        return os.environ["LISTED"]
+
+    assert cluster.get(listed.remote()) == "yes"
+    (environment,) = [
+        environment
+        for environment in state.list_runtime_envs()
+        if environment.runtime_env.get("env_vars") == {"LISTED": "yes"}
+    ]
+    assert environment.success
+    assert environment.error is None
+    assert environment.node_id == cluster.get_runtime_context().get_node_id()
+
+
+def test_handles_of_actors_are_told_from_objects(cluster):
+    @cluster.remote
+    class Held:
+        def ready(self):
+            return True
+
+    held = Held.remote()
+    cluster.get(held.ready.remote())
+    assert "ACTOR_HANDLE" in {row.reference_type for row in state.list_objects(limit=10_000)}
+    del held

@@ -6,6 +6,17 @@ use std::collections::BTreeMap;
 
 use ray_core::resource::{Amount, Resources};
 
+/// How far a runtime environment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Environment<'a> {
+    /// Processes can have it, or none is needed.
+    Ready,
+    /// It is being set up.
+    BeingSetUp,
+    /// It could not be set up, for this reason.
+    Failed(&'a str),
+}
+
 /// What a request waits behind.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation<'a> {
@@ -17,6 +28,8 @@ pub struct Situation<'a> {
     pub available: &'a Resources,
     /// Who took what, by a name for people.
     pub taken: &'a BTreeMap<&'static str, Resources>,
+    /// How far the runtime environment is that its processes need.
+    pub environment: Environment<'a>,
     /// How many requests of the same kind have their resources and wait for a worker process.
     pub starting: usize,
     /// How many wait for resources.
@@ -29,6 +42,13 @@ pub fn explain(situation: &Situation<'_>) -> String {
     let missing: Vec<_> = total.shortfall(shape).map(|(name, _, there)| beyond_total(name, there)).collect();
     if !missing.is_empty() {
         return format!("they need {}, and {}", braces(shape), missing.join(" and "));
+    }
+    match situation.environment {
+        Environment::Ready => {}
+        Environment::BeingSetUp => return "their runtime environment is being set up".to_owned(),
+        Environment::Failed(reason) => {
+            return format!("their runtime environment cannot be set up: {reason}");
+        }
     }
     if situation.queued > 0 {
         let short: Vec<_> = available.shortfall(shape).collect();
@@ -86,10 +106,12 @@ mod tests {
         let available = amounts(&[("CPU", 1.0), ("gizmo", 1.0)]);
         let taken =
             BTreeMap::from([("actors", amounts(&[("CPU", 2.0)])), ("tasks", amounts(&[("CPU", 1.0)]))]);
-        let explain = |shape: &Resources, starting, queued| {
+        let explain_in = |shape: &Resources, environment, starting, queued| {
             let (total, available, taken) = (&total, &available, &taken);
-            explain(&Situation { shape, total, available, taken, starting, queued })
+            explain(&Situation { shape, total, available, taken, environment, starting, queued })
         };
+        let explain =
+            |shape: &Resources, starting, queued| explain_in(shape, Environment::Ready, starting, queued);
         assert_eq!(
             explain(&amounts(&[("GPU", 1.0)]), 0, 0),
             "they need {\"GPU\": 1}, and no node has any \"GPU\""
@@ -108,6 +130,15 @@ mod tests {
         );
         assert_eq!(explain(&amounts(&[("CPU", 1.0)]), 1, 0), "a worker process is being started for them");
         assert_eq!(explain(&amounts(&[("CPU", 1.0)]), 0, 0), "");
+        let one = amounts(&[("CPU", 1.0)]);
+        assert_eq!(
+            explain_in(&one, Environment::BeingSetUp, 0, 0),
+            "their runtime environment is being set up"
+        );
+        assert_eq!(
+            explain_in(&one, Environment::Failed("no such package"), 0, 0),
+            "their runtime environment cannot be set up: no such package"
+        );
     }
 
     proptest! {
@@ -119,7 +150,8 @@ mod tests {
             let (shape, total, available) = (amount(asked), amount(total), amount(total.saturating_sub(used)));
             let taken = BTreeMap::new();
             let situation = Situation {
-                shape: &shape, total: &total, available: &available, taken: &taken, starting, queued,
+                shape: &shape, total: &total, available: &available, taken: &taken,
+                environment: Environment::Ready, starting, queued,
             };
             let waits = starting + queued > 0 || !total.can_satisfy(&shape);
             prop_assert_eq!(explain(&situation).is_empty(), !waits);

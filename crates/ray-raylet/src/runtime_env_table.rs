@@ -325,6 +325,11 @@ impl RuntimeEnvTable {
         self.entries.values().filter_map(due).min()
     }
 
+    /// All environments that are known: how far each is, and since when it is wanted.
+    pub fn iter(&self) -> impl Iterator<Item = (&RuntimeEnv, Standing, Instant)> {
+        self.entries.iter().filter_map(|(&id, entry)| Some((&entry.env, self.standing(id)?, entry.since)))
+    }
+
     /// Whether no environment is known and nothing lies on the disk.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.resources.is_empty()

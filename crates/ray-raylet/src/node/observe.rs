@@ -5,14 +5,16 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use ray_core::id::WorkerId;
-use ray_core::report::{DemandReport, NodeReport, WorkerReport};
+use ray_core::report::{DemandReport, EnvironmentReport, NodeReport, WorkerReport};
 use ray_core::resource::Resources;
+use ray_core::runtime_env::RuntimeEnv;
 
 use super::effect::ClientId;
 use super::machine::NodeMachine;
 use super::roster::Member;
 use crate::lease_table::Holder;
-use crate::pending_reason::{Situation, explain};
+use crate::pending_reason::{Environment, Situation, explain};
+use crate::runtime_env_table::Standing;
 use crate::worker_pool::{Worker, WorkerState};
 
 impl NodeMachine {
@@ -20,11 +22,17 @@ impl NodeMachine {
     pub fn why_pending(&self, worker_id: WorkerId, class: u64) -> String {
         let Some(demand) = self.demands.get(&(worker_id, class)) else { return String::new() };
         let count = self.leases.count(&Holder::Client { worker_id, class });
+        let standing = self.envs.standing(demand.runtime_env.id());
         explain(&Situation {
             shape: &demand.shape,
             total: self.resources.total(),
             available: &self.resources.available(),
             taken: &self.taken(),
+            environment: match &standing {
+                None | Some(Standing::Ready) => Environment::Ready,
+                Some(Standing::Pending { .. }) => Environment::BeingSetUp,
+                Some(Standing::Failed { reason }) => Environment::Failed(reason),
+            },
             starting: count.starting,
             queued: count.queued,
         })
@@ -69,6 +77,11 @@ impl NodeMachine {
                 .map(|(member, state)| worker_report(member, state, now))
                 .collect(),
             demands: self.demands.keys().map(demand).collect(),
+            environments: self
+                .envs
+                .iter()
+                .map(|(env, standing, since)| environment(env, standing, since, now))
+                .collect(),
         }
     }
 
@@ -109,14 +122,25 @@ impl NodeMachine {
     }
 }
 
-fn worker_report(member: &Member, state: &str, now: Instant) -> WorkerReport {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let micros = |at: Instant| {
-        let then = wall.saturating_sub(now.saturating_duration_since(at));
-        u64::try_from(then.as_micros()).unwrap_or_default()
+fn environment(env: &RuntimeEnv, standing: Standing, since: Instant, now: Instant) -> EnvironmentReport {
+    let (ready, error) = match standing {
+        Standing::Ready => (true, String::new()),
+        Standing::Pending { .. } => (false, String::new()),
+        Standing::Failed { reason } => (false, reason),
     };
+    EnvironmentReport { description: env.text().to_owned(), ready, error, since_us: wall_us(since, now) }
+}
+
+/// A moment in microseconds since the epoch.
+fn wall_us(at: Instant, now: Instant) -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let then = wall.saturating_sub(now.saturating_duration_since(at));
+    u64::try_from(then.as_micros()).unwrap_or_default()
+}
+
+fn worker_report(member: &Member, state: &str, now: Instant) -> WorkerReport {
     let (end_us, exit_detail) = match &member.end {
-        Some((at, how)) => (micros(*at), how.clone()),
+        Some((at, how)) => (wall_us(*at, now), how.clone()),
         None => (0, String::new()),
     };
     WorkerReport {
@@ -126,7 +150,7 @@ fn worker_report(member: &Member, state: &str, now: Instant) -> WorkerReport {
         actor_id: member.actor_id,
         is_driver: member.is_driver,
         state: state.to_owned(),
-        start_us: micros(member.start),
+        start_us: wall_us(member.start, now),
         end_us,
         exit_detail,
     }

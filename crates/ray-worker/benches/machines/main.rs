@@ -12,6 +12,7 @@ mod dispatcher;
 mod memory_store;
 mod peer_message;
 mod reference_counter;
+mod task_log;
 mod task_table;
 
 fn main() {
@@ -19,6 +20,7 @@ fn main() {
     let mut criterion = criterion.measurement_time(Duration::from_secs(2)).configure_from_args();
     reference_counter::bench(&mut criterion);
     task_table::bench(&mut criterion);
+    task_log::bench(&mut criterion);
     dispatcher::bench(&mut criterion);
     memory_store::bench(&mut criterion);
     peer_message::bench(&mut criterion);

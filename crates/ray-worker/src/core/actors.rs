@@ -40,7 +40,7 @@ const REMEMBERED_DEAD: usize = 1000;
 pub(super) struct Actor {
     pub(super) calls: ActorCalls,
     /// What handles to it count as; see [`handle_object`].
-    handle: ObjectId,
+    pub(super) handle: ObjectId,
     pub(super) class_name: String,
     /// The task that creates it, if this process does: it keeps the constructor's arguments.
     pub(super) creation: Option<Creation>,

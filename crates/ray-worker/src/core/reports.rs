@@ -11,6 +11,7 @@ use ray_core::report::{
 };
 use ray_core::serialize;
 use ray_link::message::{GcsMethod, ToRaylet};
+use rustc_hash::FxHashSet;
 
 use prost::Message as _;
 
@@ -141,7 +142,9 @@ impl State {
     /// A task of this process has failed for good.
     pub(super) fn on_task_failed(&mut self, task_id: TaskId, task: &PendingTask, failure: &Failure) {
         let is_creation = matches!(task.call, Call::Create { .. });
-        let is_seen = matches!(failure, Failure::Cancelled(_)) || is_creation || task.num_returns == 0;
+        // The end of an actor, or of an owner, is not the task's own failure.
+        let is_own = matches!(failure, Failure::Raised(_) | Failure::WorkerCrashed { .. });
+        let is_seen = !is_own || is_creation || task.num_returns == 0;
         let first = ObjectId::for_return(task_id, 0);
         let mut returns = (0..u64::from(task.num_returns)).map(|at| ObjectId::for_return(task_id, at));
         if is_seen {
@@ -338,6 +341,7 @@ impl State {
         let mut all: Vec<_> = self.references.iter().collect();
         all.sort_unstable_by_key(|&(object_id, _)| object_id);
         all.truncate(limit);
+        let handles: FxHashSet<ObjectId> = self.actors.values().map(|actor| actor.handle).collect();
         all.into_iter()
             .map(|(object_id, uses)| {
                 let value = self.memory.get(object_id);
@@ -356,6 +360,7 @@ impl State {
                     contained_in: uses.contained_in,
                     pinned: self.pins.is_read(object_id),
                     borrowers: u32::try_from(uses.borrowers).unwrap_or(u32::MAX),
+                    is_handle: handles.contains(&object_id),
                 }
             })
             .collect()

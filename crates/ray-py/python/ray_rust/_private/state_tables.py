@@ -33,6 +33,7 @@ class Node(NamedTuple):
     processes: list[Row]
     workers: list[Row]
     demands: dict[tuple[str, int], str]
+    environments: list[Row]
 
 
 class _Event(NamedTuple):
@@ -69,10 +70,10 @@ class Tables:
             except Exception as error:  # noqa: BLE001 - whatever it is, the other nodes can be shown
                 self.failures.append(f"node {node['NodeID']} at {address}: {error}")
                 continue
-            node_id, processes, silent, workers, demands = json.loads(text)
+            node_id, processes, silent, workers, demands, environments = json.loads(text)
             self.failures.extend(f"{name} on node {node_id} did not answer in time" for name in silent)
             reasons = {(demand["worker_id"], demand["class"]): demand["reason"] for demand in demands}
-            told.append(Node(node_id, node["NodeManagerAddress"], processes, workers, reasons))
+            told.append(Node(node_id, node["NodeManagerAddress"], processes, workers, reasons, environments))
         return told
 
     # Tasks
@@ -199,13 +200,38 @@ class Tables:
 
     def placement_groups(self) -> list[Row]:
         """All placement groups."""
-        listed = getattr(self._core, "list_placement_groups", None)
-        return list(listed()) if listed is not None else []
+        groups = getattr(self._core, "placement_groups", None)
+        if groups is None:
+            return []
+        return [
+            {
+                "placement_group_id": group["placement_group_id"],
+                "name": group["name"],
+                "creator_job_id": group.get("job_id"),
+                "state": group["state"],
+                "bundles": [
+                    {"bundle_id": str(number), "node_id": node_id, "unit_resources": bundle}
+                    for number, (bundle, node_id) in enumerate(zip(group["bundles"], group["bundle_nodes"]))
+                ],
+                "is_detached": group.get("detached"),
+                "stats": {"scheduling_attempt": group.get("attempts"), "scheduling_state": group.get("pending_reason")},
+            }
+            for group in groups.list()
+        ]
 
     def runtime_envs(self) -> list[Row]:
         """Runtime environments of the nodes."""
-        listed = getattr(self._core, "list_runtime_envs", None)
-        return list(listed()) if listed is not None else []
+        return [
+            {
+                "runtime_env": json.loads(environment["description"] or "{}"),
+                "success": environment["ready"],
+                "creation_time_ms": _millis(environment["since_us"]),
+                "node_id": node.node_id,
+                "error": environment["error"] or None,
+            }
+            for node in self._inspect()
+            for environment in node.environments
+        ]
 
     def cluster_events(self) -> list[Row]:
         """What happened to nodes, jobs, actors and workers, the oldest first."""
@@ -387,7 +413,9 @@ def _object_row(reference: Row, process: Row, node: Node, pending: dict[str, Row
         status = "FINISHED"
     else:
         status = maker["phase"] if maker is not None else "NIL"
-    if reference["pinned"]:
+    if reference["is_handle"]:
+        kind = "ACTOR_HANDLE"
+    elif reference["pinned"]:
         kind = "PINNED_IN_MEMORY"
     elif reference["submitted"]:
         kind = "USED_BY_PENDING_TASK"
