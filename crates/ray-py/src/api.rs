@@ -62,22 +62,22 @@ pub(crate) fn put<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>>
 /// Returns those that are ready, at most `num_returns`, and the others, both in the order given.
 /// `timeout_ms` says the time in milliseconds instead.
 #[pyfunction]
-#[pyo3(signature = (object_refs, *, num_returns = None, timeout = None, fetch_local = None, timeout_ms = None),
-       text_signature = "(object_refs, *, num_returns=1, timeout=None, fetch_local=True, timeout_ms=None)")]
+#[pyo3(signature = (ray_waitables, *, num_returns = None, timeout = None, fetch_local = None, timeout_ms = None),
+       text_signature = "(ray_waitables, *, num_returns=1, timeout=None, fetch_local=True, timeout_ms=None)")]
 pub(crate) fn wait<'py>(
-    object_refs: &Bound<'py, PyAny>,
+    ray_waitables: &Bound<'py, PyAny>,
     num_returns: Option<&Bound<'py, PyAny>>,
     timeout: Option<&Bound<'py, PyAny>>,
     fetch_local: Option<&Bound<'py, PyAny>>,
     timeout_ms: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let py = object_refs.py();
+    let py = ray_waitables.py();
     let count = match num_returns {
         None => Some(1),
         Some(count) => count.cast_exact::<PyInt>().ok().and_then(|count| count.extract::<usize>().ok()),
     };
     if let (Some(core), None, Some(count)) = (ready_core(), timeout_ms, count)
-        && let Ok(references) = object_refs.cast_exact::<PyList>()
+        && let Ok(references) = ray_waitables.cast_exact::<PyList>()
         && (1..=references.len()).contains(&count)
         && let Some(timeout) = plain_timeout(timeout)
         && are_different(&core, references)
@@ -105,7 +105,7 @@ pub(crate) fn wait<'py>(
             options.set_item(name, value)?;
         }
     }
-    slow(py, "wait")?.call((object_refs,), Some(&options))
+    slow(py, "wait")?.call((ray_waitables,), Some(&options))
 }
 
 /// The values of these objects, or the exception of the first that has none.

@@ -33,8 +33,8 @@ macro_rules! id_class {
             }
 
             #[classmethod]
-            fn from_hex(_class: &Bound<'_, PyType>, hex: &str) -> PyResult<Self> {
-                <$id>::from_hex(hex).map(Self).map_err(refuse)
+            fn from_hex(_class: &Bound<'_, PyType>, hex_id: &str) -> PyResult<Self> {
+                <$id>::from_hex(hex_id).map(Self).map_err(refuse)
             }
 
             #[classmethod]

@@ -27,7 +27,7 @@ class BaseID:
     @classmethod
     def from_binary(cls, id_bytes: bytes) -> Self: ...
     @classmethod
-    def from_hex(cls, hex: str) -> Self: ...
+    def from_hex(cls, hex_id: str) -> Self: ...
     @classmethod
     def from_random(cls) -> Self: ...
     @classmethod
@@ -534,7 +534,7 @@ def put(value: _R) -> ObjectRef[_R]:
     """Stores a value; tasks that get the reference, here and elsewhere, read it without a copy if it is large."""
 
 def wait(
-    object_refs: Sequence[ObjectRef[_R]],
+    ray_waitables: Sequence[ObjectRef[_R]],
     *,
     num_returns: int = 1,
     timeout: Optional[float] = None,

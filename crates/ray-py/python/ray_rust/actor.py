@@ -28,7 +28,15 @@ else:
 
     T = TypeVar("T")
 
-__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "ActorProxy", "exit_actor", "method"]
+__all__ = [
+    "ActorClass",
+    "ActorClassInheritanceException",
+    "ActorHandle",
+    "ActorMethod",
+    "ActorProxy",
+    "exit_actor",
+    "method",
+]
 
 _WHAT = "an actor"
 _METHOD_WHAT = "an actor method"
@@ -239,6 +247,10 @@ def exit_actor() -> NoReturn:
     raise SystemExit(0)
 
 
+class ActorClassInheritanceException(TypeError):  # noqa: N818 - Ray's name
+    """A class inherits from an actor class, rather than from the class in it."""
+
+
 class ActorClass(Generic[T]):
     """A class to be made with `.remote(...)`, which returns a handle to the new actor at once."""
 
@@ -258,7 +270,7 @@ class ActorClass(Generic[T]):
         self.__doc__ = actor_class.__doc__
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
-        raise TypeError(
+        raise ActorClassInheritanceException(
             f"a class cannot inherit from the actor class {self.__name__}: "
             "inherit from the plain class and decorate that"
         )

@@ -64,6 +64,16 @@ class JobConfig:
         """How the job's processes log."""
         self.py_logging_config = logging_config
 
+    def ensure_logging_config(self, logging_config: Optional[Union[dict[str, Any], LoggingConfig]] = None) -> None:
+        """How the job's processes log, unless that is said already."""
+        if logging_config is None or self.py_logging_config is not None:
+            return
+        if isinstance(logging_config, dict):
+            from ray_rust._private.ray_logging.logging_config import LoggingConfig
+
+            logging_config = LoggingConfig.from_dict(logging_config)
+        self.set_py_logging_config(logging_config)
+
     def set_ray_namespace(self, ray_namespace: str) -> None:
         """Where names of the job's actors are looked up."""
         self.ray_namespace = ray_namespace

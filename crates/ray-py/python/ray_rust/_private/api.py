@@ -47,7 +47,7 @@ def get(object_refs: Union[ObjectRef, Sequence[ObjectRef]], *, timeout: Optional
 
 
 def wait(
-    object_refs: Sequence[ObjectRef],
+    ray_waitables: Sequence[ObjectRef],
     *,
     num_returns: int = 1,
     timeout: Optional[float] = None,
@@ -59,7 +59,7 @@ def wait(
     Returns those that are ready, at most `num_returns`, and the others, both in the order given.
     `timeout_ms` says the time in milliseconds instead.
     """
-    _check_wait_list(object_refs)
+    _check_wait_list(ray_waitables)
     if timeout_ms is not None:
         if timeout is not None:
             raise ValueError("wait() takes timeout (seconds) or timeout_ms, not both")
@@ -67,15 +67,16 @@ def wait(
     if timeout is not None and not timeout >= 0:
         raise ValueError(f"the timeout of wait() cannot be negative, is {timeout} s")
     core = connected_core()
-    if not object_refs:
+    if not ray_waitables:
         return [], []
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"num_returns of wait() has to be a whole number, is {num_returns!r}")
-    if not 1 <= num_returns <= len(object_refs):
+    if not 1 <= num_returns <= len(ray_waitables):
         raise ValueError(
-            f"num_returns of wait() has to be from 1 to the number of references ({len(object_refs)}), is {num_returns}"
+            f"num_returns of wait() has to be from 1 to the number of references ({len(ray_waitables)}), "
+            f"is {num_returns}"
         )
-    return core.wait(object_refs, num_returns, timeout, fetch_local)
+    return core.wait(ray_waitables, num_returns, timeout, fetch_local)
 
 
 def _check_wait_list(object_refs: Any) -> None:
@@ -121,15 +122,15 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     connected_core().kill_actor(actor._actor_id, no_restart)  # noqa: SLF001
 
 
-def cancel(object_ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+def cancel(ray_waitable: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
     """Cancels the task that makes this object: before it starts, else by KeyboardInterrupt in it.
 
     `force` kills its process instead. `recursive` has no effect yet: tasks that the task has
     submitted go on.
     """
-    if not isinstance(object_ref, ObjectRef):
-        raise TypeError(f"cancel() takes an ObjectRef, not a {_type_name(object_ref)}; kill() ends actors")
-    connected_core().cancel_task(object_ref, force)
+    if not isinstance(ray_waitable, ObjectRef):
+        raise TypeError(f"cancel() takes an ObjectRef, not a {_type_name(ray_waitable)}; kill() ends actors")
+    connected_core().cancel_task(ray_waitable, force)
 
 
 def get_actor(name: str, namespace: Optional[str] = None) -> ActorHandle:

@@ -70,8 +70,8 @@ def init(
 
     `address` None joins the cluster that `RAY_ADDRESS` names, else the one that was started on this
     machine with `ray-rust start --head`, else starts one that ends with this process. "auto" does the
-    first two, and fails where no cluster runs. "local" always starts one. "host:port" joins the cluster
-    of that address, of which a node has to run on this machine.
+    first two, and fails where no cluster runs, unless a node is described. "local" always starts one.
+    "host:port" joins the cluster of that address, of which a node has to run on this machine.
 
     `num_cpus`, `num_gpus`, `resources`, `labels` and `object_store_memory` (bytes) describe the node that
     is started; they are refused when one is joined. More GPUs than there are can be given: tasks then get
@@ -143,7 +143,7 @@ def _connect(
     from ray_rust._private import node as nodes
 
     directory = nodes.temp_dir(given_temp_dir)
-    info = _find_cluster(address, directory)
+    info = _find_cluster(address, directory, may_start=bool(described))
     process: Optional[NodeProcess] = None
     if info is None:
         gpus.check_request(described.get("num_gpus"))
@@ -202,11 +202,14 @@ def _prepare_for_calls() -> None:
     gc.collect(1)
 
 
-def _find_cluster(address: Optional[str], directory: str) -> Optional[NodeInfo]:
-    """The node to join, or None if one has to be started."""
+def _find_cluster(address: Optional[str], directory: str, *, may_start: bool) -> Optional[NodeInfo]:
+    """The node to join, or None if one has to be started.
+
+    "auto" asks for one that runs, unless the node to start is described (`may_start`).
+    """
     from ray_rust._private import node as nodes
 
-    has_to_run = address == "auto"
+    has_to_run = address == "auto" and not may_start
     if address in (None, "", "auto"):
         address = os.environ.get("RAY_ADDRESS") or "auto"
     if address == "local":
