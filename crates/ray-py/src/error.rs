@@ -67,6 +67,9 @@ pub(crate) fn raise_failure(py: Python<'_>, object_id: ObjectId, failure: Failur
             let cause = format!("the process that owned it, worker {owner}, has ended: {cause}");
             object_lost(py, "OwnerDiedError", object_id, Some(owner), cause)
         }
+        Failure::Freed { object_id, cause } => {
+            object_lost(py, "ReferenceCountingAssertionError", object_id, None, cause)
+        }
         Failure::Lost { object_id, cause } => object_lost(py, "ObjectLostError", object_id, None, cause),
         Failure::StoreFull { out_of_disk, message } => {
             let class = if out_of_disk { "OutOfDiskError" } else { "ObjectStoreFullError" };

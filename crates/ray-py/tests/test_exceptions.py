@@ -12,8 +12,8 @@ import pytest
 
 import ray_rust as ray
 from conftest import wait_until
-from ray_rust import TaskID, cloudpickle, exceptions
-from ray_rust._private import serialization
+from ray_rust import TaskID, _internal, cloudpickle, exceptions
+from ray_rust._private import serialization, session
 from ray_rust.exceptions import RayTaskError
 
 
@@ -492,6 +492,26 @@ def test_the_end_of_an_owner(cluster):
     assert error.object_ref_hex == box[0].hex()
     assert error.owner_address
     assert error.owner_address.hex() in str(error)
+
+
+def test_an_object_that_was_freed_behind_ones_back(cluster):
+    core = session.current_session().core
+    owner = core.worker_id.binary() + core.node_id.binary()
+
+    @ray.remote
+    def look(binary):
+        # A reference that nobody has counted.
+        return ray.get(_internal._restore_ref(binary, owner), timeout=30)
+
+    ref = ray.put("here")
+    assert get(look.remote(ref.binary())) == "here"
+    binary, digits = ref.binary(), ref.hex()
+    del ref
+    with pytest.raises(exceptions.ReferenceCountingAssertionError, match="freed") as caught:
+        get(look.remote(binary))
+    assert isinstance(caught.value, exceptions.ObjectLostError)
+    assert isinstance(caught.value, AssertionError)
+    assert caught.value.object_ref_hex == digits
 
 
 def test_time_runs_out(cluster):

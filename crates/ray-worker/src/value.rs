@@ -94,12 +94,19 @@ pub enum Failure {
     System(String),
     /// The runtime environment that the task or actor asked for could not be set up.
     RuntimeEnvSetup(String),
+    /// The object was freed, for nothing that counts referred to it.
+    Freed {
+        /// The object.
+        object_id: ObjectId,
+        /// By whom.
+        cause: String,
+    },
 }
 
 impl Failure {
     /// Whether there was, or could have been, a value that is lost.
     pub const fn is_loss(&self) -> bool {
-        matches!(self, Self::OwnerDied { .. } | Self::Lost { .. })
+        matches!(self, Self::OwnerDied { .. } | Self::Lost { .. } | Self::Freed { .. })
     }
 
     /// Ray's name for the kind of failure, as the state API shows it.
@@ -131,7 +138,9 @@ impl Failure {
             Self::ActorUnavailable { actor_id, cause } => RayError::ActorUnavailable { actor_id, cause },
             Self::Cancelled(task_id) => RayError::TaskCancelled { task_id },
             Self::OwnerDied { object_id, owner, cause } => RayError::OwnerDied { object_id, owner, cause },
-            Self::Lost { object_id, cause } => RayError::ObjectLost { object_id, cause },
+            Self::Lost { object_id, cause } | Self::Freed { object_id, cause } => {
+                RayError::ObjectLost { object_id, cause }
+            }
             Self::StoreFull { message, .. } | Self::System(message) | Self::RuntimeEnvSetup(message) => {
                 RayError::TaskFailed { task_id: object_id.task_id(), message }
             }

@@ -414,5 +414,5 @@ impl Open {
 /// Its last reference was dropped while it was listened for.
 fn lost(object_id: ObjectId) -> Heard {
     let cause = "nothing refers to it any more".to_owned();
-    Heard::Failed(object_id, Failure::Lost { object_id, cause })
+    Heard::Failed(object_id, Failure::Freed { object_id, cause })
 }

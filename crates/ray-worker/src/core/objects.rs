@@ -228,7 +228,7 @@ impl CoreWorker {
         self.refuse(&state, end, &what, timeout.unwrap_or_default())?;
         // Its last reference was dropped while it was waited for.
         let cause = "nothing refers to it any more".to_owned();
-        Ok(Err((object_id, Failure::Lost { object_id, cause })))
+        Ok(Err((object_id, Failure::Freed { object_id, cause })))
     }
 
     /// The value of an object, if it is here and needs no waiting of any kind.
@@ -360,7 +360,7 @@ impl State {
             None if self.is_expected(object_id) => {}
             None => {
                 let cause = "nothing refers to it any more".to_owned();
-                self.set_value(object_id, Failure::Lost { object_id, cause }.into());
+                self.set_value(object_id, Failure::Freed { object_id, cause }.into());
             }
         }
     }
@@ -511,7 +511,7 @@ impl State {
     fn answer_peer(&mut self, core: &CoreWorker, to: Owner, object_id: ObjectId) {
         let value = self.memory.get(object_id).cloned().unwrap_or_else(|| {
             let cause = "its owner has freed it".to_owned();
-            Failure::Lost { object_id, cause }.into()
+            Failure::Freed { object_id, cause }.into()
         });
         let contained: Vec<Contained> = self
             .references

@@ -361,6 +361,7 @@ fn replies(seeds: &mut Seeds) {
         ("reply-actor-died", Err(died)),
         ("reply-cancelled", Err(Failure::Cancelled(TASK))),
         ("reply-owner-died", Err(Failure::OwnerDied { object_id: OBJECT, owner: WORKER, cause: cause() })),
+        ("reply-freed", Err(Failure::Freed { object_id: OBJECT, cause: cause() })),
         ("reply-store-full", Err(Failure::StoreFull { out_of_disk: true, message: cause() })),
     ];
     for (name, outcome) in outcomes {
