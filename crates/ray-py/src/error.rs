@@ -118,7 +118,7 @@ fn object_lost(
         let keywords = PyDict::new(py);
         keywords.set_item("cause", cause)?;
         let owner = owner.map(|owner| PyBytes::new(py, owner.as_bytes()));
-        exceptions(py)?.getattr(class)?.call((object_id.hex(), owner), Some(&keywords))
+        exceptions(py)?.getattr(class)?.call((object_id.hex(), owner, ""), Some(&keywords))
     };
     made().map_or_else(|error| error, PyErr::from_value)
 }

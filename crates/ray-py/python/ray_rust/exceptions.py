@@ -354,7 +354,7 @@ class ActorDiedError(RayActorError):
 class ActorUnavailableError(RayActorError):
     """The actor cannot be reached now; it may come back. The call may have run or not."""
 
-    def __init__(self, error_message: str, actor_id: Optional[bytes] = None) -> None:
+    def __init__(self, error_message: str, actor_id: Optional[bytes]) -> None:
         name = actor_id.hex() if actor_id is not None else None
         text = f"the actor {name} is unavailable: {error_message}. The call may have run or not"
         super().__init__(name, text)
@@ -418,9 +418,7 @@ class ObjectLostError(RayError):
 
     _default = "every copy of it is gone"
 
-    def __init__(
-        self, object_ref_hex: str, owner_address: Optional[bytes] = None, call_site: str = "", *, cause: str = ""
-    ) -> None:
+    def __init__(self, object_ref_hex: str, owner_address: Optional[bytes], call_site: str, *, cause: str = "") -> None:
         super().__init__(object_ref_hex, owner_address, call_site)
         self.object_ref_hex = object_ref_hex
         self.owner_address = owner_address
