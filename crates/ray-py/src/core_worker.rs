@@ -654,7 +654,12 @@ fn describe_node<'py>(py: Python<'py>, node: &NodeInfo) -> PyResult<Bound<'py, P
     described.set_item("NodeManagerPort", port.parse::<u16>().unwrap_or(0))?;
     described.set_item("NodeName", host)?;
     described.set_item("RayletSocketName", &node.socket_path)?;
+    // One process and one port serve what in Ray are several.
+    described.set_item("ObjectStoreSocketName", &node.socket_path)?;
+    described.set_item("ObjectManagerPort", port.parse::<u16>().unwrap_or(0))?;
+    described.set_item("RuntimeEnvAgentPort", port.parse::<u16>().unwrap_or(0))?;
     described.set_item("DeathReason", if alive { None } else { Some(&node.death_reason) })?;
+    described.set_item("DeathReasonMessage", if alive { None } else { Some(&node.death_reason) })?;
     described.set_item("Resources", units(py, node.total.as_ref())?)?;
     described.set_item("Labels", node.labels.clone())?;
     described.set_item("IsHeadNode", node.is_head)?;

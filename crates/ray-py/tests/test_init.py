@@ -540,6 +540,39 @@ def test_the_state_of_the_process_is_there_for_libraries(no_cluster, own_folder)
     assert ray_rust.get(looker.look.remote()) == (ray_rust.WORKER_MODE, looker._actor_id, False)
 
 
+def test_the_cluster_can_be_asked_as_ray_does_inside(cluster):
+    from ray_rust._private import state
+
+    @ray_rust.remote
+    class Asked:
+        def ping(self):
+            return True
+
+    asked = Asked.options(name="asked").remote()
+    ray_rust.get(asked.ping.remote())
+    row = state.actors(asked._actor_id.hex())
+    assert (row["Name"], row["State"], row["ActorClassName"]) == ("asked", "ALIVE", "Asked")
+    assert row["JobID"] == ray_rust.get_runtime_context().get_job_id()
+    assert asked._actor_id.hex() in state.actors(actor_state_name="ALIVE")
+    assert asked._actor_id.hex() not in state.actors(actor_state_name="DEAD")
+    assert state.actors("00" * 16) == {}
+    node_id = ray_rust.get_runtime_context().get_node_id()
+    assert state.total_resources_per_node()[node_id]["CPU"] == 4
+    assert state.state.cluster_resources() == state.cluster_resources() == ray_rust.cluster_resources()
+    assert set(state.state.available_resources()) <= set(state.available_resources()) | {"CPU"}
+    assert state.state.get_draining_nodes() == {}
+    assert len(state.jobs()) >= 1
+    assert state.node_ids()[0] in ray_rust.cluster_resources()
+    keys = {
+        "NodeManagerHostname",
+        "ObjectManagerPort",
+        "ObjectStoreSocketName",
+        "RuntimeEnvAgentPort",
+        "DeathReasonMessage",
+    }
+    assert keys <= set(ray_rust.nodes()[0])
+
+
 @pytest.mark.parametrize("call", ["put(1)", "get([])", "wait([])", "get_gpu_ids()", "get_runtime_context()"])
 def test_the_first_use_of_any_call_connects(run_script, call):
     source = f"""
