@@ -149,6 +149,7 @@ impl PyCoreWorker {
 
     /// Id of the function that runs, or the name of the method; nothing in a driver.
     fn current_call<'py>(&self, py: Python<'py>) -> Option<(Option<Bound<'py, PyBytes>>, Option<String>)> {
+        follow_context();
         let (called, task_name) = self.core.running_call()?;
         Some(match called {
             Called::Function(function_id) => (Some(PyBytes::new(py, function_id.as_bytes())), None),

@@ -142,6 +142,35 @@ def test_an_actor_knows_itself_also_from_its_threads(labelled):
     assert ray_rust.get(nameless.look.remote())["actor_name"] == ""
 
 
+def test_calls_side_by_side_know_themselves(labelled):
+    @ray_rust.remote
+    class Together:
+        def __init__(self):
+            import asyncio
+
+            self.both = asyncio.Event()
+            self.count = 0
+
+        async def look(self):
+            before = everything(ray_rust.get_runtime_context())
+            self.count += 1
+            if self.count == 2:
+                self.both.set()
+            await self.both.wait()
+            assert everything(ray_rust.get_runtime_context()) == before
+            return before
+
+    together = Together.remote()
+    refs = [together.look.options(name=name).remote() for name in ("one", "two")]
+    found = ray_rust.get(refs)
+    assert [one["task_name"] for one in found] == ["one", "two"]
+    assert [one["task"] for one in found] == [ref.task_id().hex() for ref in refs]
+    assert all(one["function"].endswith("Together.look") for one in found)
+    threaded = Looker.options(max_concurrency=2).remote()
+    refs = [threaded.look.options(name=name).remote() for name in ("three", "four")]
+    assert [one["task_name"] for one in ray_rust.get(refs)] == ["three", "four"]
+
+
 def test_an_actor_can_hand_out_itself(labelled):
     looker = Looker.remote()
     again = ray_rust.get(looker.handle.remote())
