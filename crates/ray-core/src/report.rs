@@ -286,4 +286,15 @@ pub struct NodeReport {
     pub demands: Vec<DemandReport>,
     /// Runtime environments that are known there.
     pub environments: Vec<EnvironmentReport>,
+    /// What actors that the node makes wait for.
+    pub placing: Vec<PlacingReport>,
+}
+
+/// An actor that a node makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacingReport {
+    /// The actor.
+    pub actor_id: ActorId,
+    /// What it waits for.
+    pub reason: String,
 }

@@ -38,11 +38,11 @@ pub(crate) fn inspect_node(
     let body = request.encode_to_vec().into();
     let reply = core.call_gcs(GcsMethod::InspectNode, body, timeout + GRACE, interrupted)?;
     let reply = InspectReply::decode(reply).map_err(|error| wrong(&error))?;
-    let NodeReport { node_id, processes, silent, workers, demands, environments } =
+    let NodeReport { node_id, processes, silent, workers, demands, environments, placing } =
         serialize::from_bytes(&reply.report)?;
     let processes: Vec<ProcessReport> =
         processes.iter().map(|report| serialize::from_bytes(report)).collect::<RayResult<_>>()?;
-    serialize::to_json(&(node_id, processes, silent, workers, demands, environments))
+    serialize::to_json(&(node_id, processes, silent, workers, demands, environments, placing))
 }
 
 /// Batches of tasks that have ended, as JSON.

@@ -844,6 +844,25 @@ def test_a_setup_ends_with_the_last_who_waits_for_it(no_cluster, own_folder, tmp
     assert ray_rust.get(version_of.options(runtime_env={"pip": package.pip()}).remote("gated")) == "1.0"
 
 
+def test_that_an_environment_is_being_set_up_is_told_as_the_reason_of_a_wait(no_cluster, tmp_path):
+    from ray_rust.util import state
+
+    package = GatedPackage(tmp_path / "gated")
+    ray_rust.init("local", num_cpus=1)
+    env = {"pip": package.pip()}
+    ref = version_of.options(runtime_env=env).remote("gated")
+    holder = Holder.options(runtime_env=env).remote()
+    call = holder.pid.remote()
+    package.wait_until_begun()
+    for waiting in (ref, call):
+        wait_until(lambda waiting=waiting: "environment is being set up" in (state.why(waiting) or ""))
+    (actor,) = state.list_actors(detail=True)
+    assert "environment is being set up" in actor.pending_reason
+    package.open()
+    assert ray_rust.get([ref, call])[0] == "1.0"
+    assert state.why(ref) is None
+
+
 def test_the_environment_of_a_job_is_set_up_when_it_starts(no_cluster, tmp_path):
     package = GatedPackage(tmp_path / "gated")
     ray_rust.init("local", num_cpus=1, runtime_env={"pip": package.pip()})

@@ -19,6 +19,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use ray_core::id::{ActorId, LeaseId, RuntimeEnvId, WorkerId};
 use ray_core::pb::common::{DeathCause, death_cause::Kind};
+use ray_core::report::PlacingReport;
 use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::FromRaylet;
@@ -263,6 +264,20 @@ impl NodeMachine {
                 }
             }
         }
+    }
+
+    /// What the actors that are being made wait for.
+    pub(super) fn placing(&self) -> Vec<PlacingReport> {
+        let placing = self.actors.iter().filter_map(|(&actor_id, actor)| {
+            let reason = match actor.state {
+                ActorState::Preparing => self.why_env_pending(&actor.order.runtime_env)?,
+                ActorState::Placing => "it waits for its resources, or for a worker process".to_owned(),
+                ActorState::Creating(_) => "its constructor runs".to_owned(),
+                ActorState::Alive(_) => return None,
+            };
+            Some(PlacingReport { actor_id, reason })
+        });
+        placing.collect()
     }
 
     fn drop_actor(&mut self, now: Instant, actor_id: ActorId, reason: &str) {

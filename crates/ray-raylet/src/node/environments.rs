@@ -40,6 +40,17 @@ impl NodeMachine {
         self.envs.standing(id)
     }
 
+    /// What those who need this environment wait for, if they wait for it.
+    pub(super) fn why_env_pending(&self, env: &RuntimeEnv) -> Option<String> {
+        let id = env.id();
+        let pending = matches!(self.env_standing(id), Some(Standing::Pending { .. }));
+        pending.then(|| {
+            format!(
+                "their runtime environment is being set up (its installer writes runtime_env_setup-{id}.log)"
+            )
+        })
+    }
+
     /// A job begins: its environment is set up, and its first worker started, before anyone asks.
     pub(super) fn prepare_job(&mut self, now: Instant, client: ClientId) {
         let Some(env) = self.clients.get(&client).map(|client| client.runtime_env.clone()) else { return };

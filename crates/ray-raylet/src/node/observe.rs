@@ -82,6 +82,7 @@ impl NodeMachine {
                 .iter()
                 .map(|(env, standing, since)| environment(env, standing, since, now))
                 .collect(),
+            placing: self.placing(),
         }
     }
 

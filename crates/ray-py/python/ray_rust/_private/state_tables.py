@@ -34,6 +34,8 @@ class Node(NamedTuple):
     workers: list[Row]
     demands: dict[tuple[str, int], str]
     environments: list[Row]
+    # What actors that the node makes wait for.
+    placing: dict[str, str]
 
 
 class _Event(NamedTuple):
@@ -44,6 +46,9 @@ class _Event(NamedTuple):
     source: str
     message: str
     fields: dict[str, Any]
+
+
+_UNFINISHED = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
 
 
 class Tables:
@@ -70,10 +75,12 @@ class Tables:
             except Exception as error:  # noqa: BLE001 - whatever it is, the other nodes can be shown
                 self.failures.append(f"node {node['NodeID']} at {address}: {error}")
                 continue
-            node_id, processes, silent, workers, demands, environments = json.loads(text)
+            node_id, processes, silent, workers, demands, environments, placing = json.loads(text)
             self.failures.extend(f"{name} on node {node_id} did not answer in time" for name in silent)
             reasons = {(demand["worker_id"], demand["class"]): demand["reason"] for demand in demands}
-            told.append(Node(node_id, node["NodeManagerAddress"], processes, workers, reasons, environments))
+            makes = {actor["actor_id"]: actor["reason"] for actor in placing}
+            address = node["NodeManagerAddress"]
+            told.append(Node(node_id, address, processes, workers, reasons, environments, makes))
         return told
 
     # Tasks
@@ -95,11 +102,14 @@ class Tables:
         running = {
             task: (process, since) for node in nodes for process in node.processes for task, since in process["running"]
         }
+        placing = _placing(nodes)
         for node in nodes:
             for process in node.processes:
                 self.unlisted += process["pending_total"] - len(process["pending"])
                 for pending in process["pending"]:
                     row = _pending_row(pending, process, node, running, workers)
+                    if row["pending_reason"] and pending["actor_id"] in placing:
+                        row["pending_reason"] += f"; {placing[pending['actor_id']]}"
                     rows.setdefault((row["task_id"], row["attempt_number"]), row)
         _add_parents(rows.values(), [process["root_task"] for node in nodes for process in node.processes])
         if task_id is not None:
@@ -128,9 +138,13 @@ class Tables:
     def actors(self) -> list[Row]:
         """All actors, dead ones too."""
         rows = []
-        for actor in self._core.list_actors():
-            pending = actor["state"] in ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING")
-            reason = actor["pending_reason"] or "it is being made, or its constructor has not returned"
+        actors = self._core.list_actors()
+        placing: Row = {}
+        if any(actor["state"] in _UNFINISHED for actor in actors):
+            placing = _placing(self._inspect())
+        for actor in actors:
+            pending = actor["state"] in _UNFINISHED
+            reason = placing.get(actor["actor_id"]) or actor["pending_reason"] or "it is being made"
             cause = None
             if actor["death_message"] is not None:
                 cause = {"kind": actor["death_kind"], "error_message": actor["death_message"]}
@@ -322,6 +336,11 @@ def _ended_row(record: Row, name: Row, teller: Row) -> Row:
         "start_us": record["start_us"],
         "end_us": record["end_us"],
     }
+
+
+def _placing(nodes: list[Node]) -> dict[str, str]:
+    """What actors that are being made wait for."""
+    return {actor_id: reason for node in nodes for actor_id, reason in node.placing.items()}
 
 
 def _pending_row(
