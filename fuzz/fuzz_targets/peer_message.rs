@@ -10,8 +10,10 @@ use libfuzzer_sys::fuzz_target;
 use ray_core::serialize;
 use ray_fuzz::read_frugally;
 use ray_worker::peer_message::{
-    Arg, DefineFunction, Hello, Kind, PeerMessage, TaskHeader, TaskReply, read_args, write_arg,
+    Arg, DefineFunction, Hello, Kind, PeerMessage, Returned, StreamItem, TaskHeader, TaskReply, read_args,
+    write_arg,
 };
+use ray_worker::value::Value;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -49,7 +51,20 @@ fn check_reply(payload: &[u8]) {
     reply.write(&mut written).expect("what was read can be written");
     assert_eq!(TaskReply::read(&written).expect("what was written can be read"), reply);
     // A failure goes through the common codec, in which numbers have more than one form.
-    assert!(reply.outcome.is_err() || written == payload, "{reply:?}");
+    let failed = reply.outcome.as_ref().map_or(true, |returned| returned.iter().any(has_failed));
+    assert!(failed || written == payload, "{reply:?}");
+}
+
+fn has_failed(returned: &Returned) -> bool {
+    matches!(returned.value, Value::Failed(_))
+}
+
+fn check_item(payload: &[u8]) {
+    let Ok(item) = read_frugally(payload, EACH, StreamItem::read) else { return };
+    let mut written = Vec::new();
+    item.write(&mut written).expect("what was read can be written");
+    assert_eq!(StreamItem::read(&written).expect("what was written can be read"), item);
+    assert!(has_failed(&item.item) || written == payload, "{item:?}");
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -59,6 +74,7 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(Kind::DefineFunction) => check::<DefineFunction>(payload),
         Ok(Kind::PushTask) => check_task(payload),
         Ok(Kind::TaskReply) => check_reply(payload),
+        Ok(Kind::StreamItem) => check_item(payload),
         Ok(Kind::Other) => check::<PeerMessage>(payload),
         Err(_) => {}
     }

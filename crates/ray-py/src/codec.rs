@@ -53,6 +53,11 @@ impl EncodedValue {
         }
     }
 
+    /// What [`EncodedValue::into_small`] gave.
+    pub(crate) const fn from_small(bytes: Vec<u8>, contained: Vec<Contained>) -> Self {
+        Self { form: Form::Plain(bytes), contained }
+    }
+
     /// References inside.
     pub(crate) fn contained(&self) -> &[Contained] {
         &self.contained

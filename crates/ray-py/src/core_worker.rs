@@ -37,9 +37,10 @@ use crate::codec::EncodedValue;
 use crate::current_task::follow_context;
 use crate::error::{Signals, raise, raise_failure, ray_exception};
 use crate::executor::PyExecutor;
-use crate::function::{PyExportedFunction, PyTaskOptions};
+use crate::function::{GeneratorFields, PyExportedFunction, PyTaskOptions, generator_spec};
 use crate::id::{PyActorId, PyJobId, PyNodeId, PyTaskId, PyWorkerId};
-use crate::object_ref::{PyObjectRef, adopt_all, set_current};
+use crate::object_ref::{PyObjectRef, set_current};
+use crate::object_ref_generator::{PyObjectRefGenerator, adopt_results};
 use crate::remote::submit_task;
 use crate::state;
 
@@ -213,7 +214,9 @@ impl PyCoreWorker {
         // On one node every object that is ready is local.
         let _ = fetch_local;
         follow_context();
-        let ids = self.ids(refs)?;
+        // Dropped when the wait is over; a generator is as ready as its next item.
+        let mut places = Vec::new();
+        let ids = self.ids_of_waitables(refs, &mut places)?;
         let timeout = patience(timeout)?;
         let mut signals = Signals::default();
         let result = py.detach(|| self.core.wait(&ids, num_returns, timeout, &mut || signals.check()));
@@ -292,7 +295,7 @@ impl PyCoreWorker {
     }
 
     #[pyo3(signature = (actor_id, method_name, args, kwargs, num_returns, max_task_retries, task_name, concurrency_group,
-        task_events = true))]
+        task_events = true, generator = None))]
     #[expect(clippy::too_many_arguments, reason = "positional arguments of one Python method")]
     fn submit_actor_task<'py>(
         &self,
@@ -306,8 +309,10 @@ impl PyCoreWorker {
         task_name: &str,
         concurrency_group: &str,
         task_events: bool,
+        generator: Option<GeneratorFields>,
     ) -> PyResult<Bound<'py, PyAny>> {
         follow_context();
+        let generator = generator_spec(generator);
         let args = Args::encode(&self.core, args, Some(kwargs))?;
         let request = MethodRequest {
             actor_id: actor_id.0,
@@ -322,9 +327,10 @@ impl PyCoreWorker {
             name: task_name.into(),
             max_retries: max_task_retries,
             task_events,
+            generator: generator.clone(),
         };
         let returns = self.core.call_actor(request).map_err(|error| raise(py, error))?;
-        adopt_all(py, &self.core, returns)
+        adopt_results(py, &self.core, returns, generator.as_deref())
     }
 
     fn attach_actor(&self, actor_id: &PyActorId, class_name: &str, out_of_order: bool) {
@@ -575,6 +581,29 @@ impl PyCoreWorker {
 
     fn executor(&self) -> PyResult<&PyExecutor> {
         self.executor.as_ref().ok_or_else(|| PyRuntimeError::new_err("only a worker runs tasks"))
+    }
+
+    fn ids_of_waitables(
+        &self,
+        waitables: &Bound<'_, PyAny>,
+        places: &mut Vec<PyObjectRef>,
+    ) -> PyResult<Vec<ObjectId>> {
+        let mut ids = Vec::new();
+        for waitable in waitables.try_iter()? {
+            let waitable = waitable?;
+            if let Ok(generator) = waitable.cast::<PyObjectRefGenerator>() {
+                let object_id = generator.get().peek(&self.core)?;
+                places.push(PyObjectRef::adopt_as(&self.core, object_id, true));
+                ids.push(object_id);
+            } else if let Ok(reference) = waitable.cast::<PyObjectRef>() {
+                ids.push(reference.get().check(&self.core)?);
+            } else {
+                let kind = waitable.get_type().name()?;
+                let text = format!("an ObjectRef or an ObjectRefGenerator is expected, got {kind}");
+                return Err(PyTypeError::new_err(text));
+            }
+        }
+        Ok(ids)
     }
 
     fn ids(&self, refs: &Bound<'_, PyAny>) -> PyResult<Vec<ObjectId>> {

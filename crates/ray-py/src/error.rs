@@ -76,6 +76,10 @@ pub(crate) fn raise_failure(py: Python<'_>, object_id: ObjectId, failure: Failur
             ray_exception(py, class, message)
         }
         Failure::RuntimeEnvSetup(message) => ray_exception(py, "RuntimeEnvSetupError", message),
+        Failure::EndOfStream => {
+            let text = format!("the generator task {} ended before this item", object_id.task_id());
+            ray_exception(py, "ObjectRefStreamEndOfStreamError", text)
+        }
         Failure::System(message) => {
             ray_exception(py, "RaySystemError", format!("object {object_id} cannot be had: {message}"))
         }

@@ -11,13 +11,16 @@ use ray_core::error::RayError;
 use ray_core::id::{FunctionId, ObjectId, TaskId, WorkerId};
 use ray_core::pb::common::ActorSpec;
 use ray_worker::CoreWorker;
-use ray_worker::core::{Concurrency, Executor, Limits, ReadyArg, ResolvedArg, StartedCall, Task, work_for};
+use ray_worker::core::{
+    Concurrency, Executor, ItemSender, Limits, ReadyArg, ResolvedArg, StartedCall, Task, work_for,
+};
 use ray_worker::peer_message::{Returned, Target};
-use ray_worker::value::Failure;
+use ray_worker::value::{Failure, Value};
 use rustc_hash::FxHashMap;
 
 use crate::codec::{EncodedValue, decode, decode_inline};
 use crate::error::{Signals, is_exit};
+use crate::generator::Producing;
 
 /// Runs what comes, by way of the Python object that `connect_worker` was given.
 pub(crate) struct PyExecutor {
@@ -41,7 +44,7 @@ fn taken<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// How a call ended.
-enum Ended {
+pub(crate) enum Ended {
     /// With its results.
     Returned(Vec<Returned>),
     /// By an exception of the user's code.
@@ -116,6 +119,8 @@ impl PyExecutor {
     }
 
     fn run(&self, py: Python<'_>, core: &Arc<CoreWorker>, task: &Task<'_>) -> Ended {
+        // Before the code runs, so that nothing that its caller says is missed.
+        let producing = ItemSender::new(core, task).zip(task.header.generator);
         let called = match &task.header.target {
             Target::Method { name: "__ray_terminate__", .. } => {
                 core.exit_actor("it was told to terminate");
@@ -126,10 +131,13 @@ impl PyExecutor {
             }
             Target::Method { .. } | Target::Function(_) => self.call(py, task),
         };
-        match called {
-            Ok(value) => store_results(core, &Expected::by(task), &value),
-            Err(error) => Ended::Raised(error),
-        }
+        let expected = Expected::by(task);
+        let Some((sender, spec)) = producing else {
+            return called.map_or_else(Ended::Raised, |value| store_results(core, &expected, &value));
+        };
+        let mut producing = Producing { core, task: expected, spec, sender };
+        let ended = called.map_or_else(Ended::Raised, |iterated| producing.run(iterated));
+        producing.finish(py, ended, |error| self.failure(py, error, task.header.name))
     }
 
     fn call<'py>(&self, py: Python<'py>, task: &Task<'_>) -> PyResult<Bound<'py, PyAny>> {
@@ -410,11 +418,12 @@ fn harmless(py: Python<'_>, error: PyErr, task_name: &str) -> PyErr {
 }
 
 /// What a caller expects of a call.
-struct Expected<'a> {
-    task_id: TaskId,
-    caller: WorkerId,
+#[derive(Clone, Copy)]
+pub(crate) struct Expected<'a> {
+    pub(crate) task_id: TaskId,
+    pub(crate) caller: WorkerId,
     num_returns: u32,
-    name: &'a str,
+    pub(crate) name: &'a str,
 }
 
 impl<'a> Expected<'a> {
@@ -458,14 +467,21 @@ fn store_results(core: &Arc<CoreWorker>, task: &Expected<'_>, value: &Bound<'_, 
     Ended::Returned(returned)
 }
 
-fn store_result(
+pub(crate) fn store_result(
     core: &Arc<CoreWorker>,
     task: &Expected<'_>,
     object_id: ObjectId,
     value: &Bound<'_, PyAny>,
 ) -> Result<Returned, Ended> {
     let py = value.py();
-    let encoded = EncodedValue::new(value).map_err(Ended::Raised)?;
+    let encoded = match EncodedValue::new(value).map_err(Ended::Raised)?.into_small(core.inline_limit()) {
+        // Short enough that releasing the GIL would cost more.
+        Ok((bytes, contained)) if contained.is_empty() => {
+            return Ok(Returned { value: Value::Inline(bytes.into()), contained });
+        }
+        Ok((bytes, contained)) => EncodedValue::from_small(bytes, contained),
+        Err(encoded) => encoded,
+    };
     let mut signals = Signals::default();
     let caller = task.caller;
     let placed = encoded

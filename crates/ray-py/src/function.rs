@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use ray_core::resource::{CPU, GPU, MEMORY, Resources};
 use ray_core::runtime_env::RuntimeEnv;
-use ray_worker::peer_message::ExportedFunction;
+use ray_worker::peer_message::{ExportedFunction, GeneratorSpec};
 use rustc_hash::FxHashMap;
 
 /// A pickled function or class, named by its content.
@@ -44,13 +44,23 @@ pub(crate) struct PyTaskOptions {
     /// None if it is that of the process that asks.
     pub(crate) runtime_env: Option<RuntimeEnv>,
     pub(crate) task_events: bool,
+    pub(crate) generator: Option<Arc<GeneratorSpec>>,
+}
+
+/// How a generator yields, as Python says it: whether it is "dynamic", objects per yield, unread items at
+/// which it pauses, and those of its actor; 0 for never.
+pub(crate) type GeneratorFields = (bool, u32, u64, u64);
+
+pub(crate) fn generator_spec(fields: Option<GeneratorFields>) -> Option<Arc<GeneratorSpec>> {
+    let (is_dynamic, objects_per_yield, limit, actor_limit) = fields?;
+    Some(Arc::new(GeneratorSpec { is_dynamic, objects_per_yield, limit, actor_limit }))
 }
 
 #[pymethods]
 impl PyTaskOptions {
     #[new]
     #[pyo3(signature = (*, name, num_cpus, num_gpus, memory, resources, num_returns, max_retries, retry_exceptions,
-        runtime_env = None, task_events = true))]
+        runtime_env = None, task_events = true, generator = None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python constructor")]
     fn new(
         name: &str,
@@ -63,6 +73,7 @@ impl PyTaskOptions {
         retry_exceptions: bool,
         runtime_env: Option<&str>,
         task_events: bool,
+        generator: Option<GeneratorFields>,
     ) -> PyResult<Self> {
         let runtime_env = runtime_env
             .map(RuntimeEnv::parse)
@@ -72,6 +83,7 @@ impl PyTaskOptions {
         let custom = resources.iter().map(|(name, &amount)| (name.as_str(), amount));
         let resources = Resources::from_units(standard.into_iter().chain(custom))
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let generator = generator_spec(generator);
         Ok(Self {
             name: name.into(),
             resources,
@@ -80,6 +92,7 @@ impl PyTaskOptions {
             retry_exceptions,
             runtime_env,
             task_events,
+            generator,
         })
     }
 

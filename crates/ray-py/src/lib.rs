@@ -15,10 +15,12 @@ mod error;
 mod executor;
 mod function;
 mod gcs_kv;
+mod generator;
 mod id;
 mod metric;
 mod node;
 mod object_ref;
+mod object_ref_generator;
 mod remote;
 mod signature;
 mod state;
@@ -40,6 +42,8 @@ mod _internal {
     #[pymodule_export]
     use crate::gcs_kv::PyGcsKv;
     #[pymodule_export]
+    use crate::generator::PyStreamingGeneratorStats;
+    #[pymodule_export]
     use crate::id::{
         PyActorClassId, PyActorId, PyClusterId, PyFunctionId, PyJobId, PyNodeId, PyPlacementGroupId,
         PyTaskId, PyUniqueId, PyWorkerId,
@@ -50,6 +54,8 @@ mod _internal {
     use crate::node::{init_logging, run_node, set_parent_death_signal};
     #[pymodule_export]
     use crate::object_ref::{PyObjectRef, forget_membership, restore_ref};
+    #[pymodule_export]
+    use crate::object_ref_generator::PyObjectRefGenerator;
     #[pymodule_export]
     use crate::remote::{PyHandleCall, PyMethodCall, PyMethodDescription, PyRemoteCall};
     #[pymodule_export]

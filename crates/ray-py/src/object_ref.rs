@@ -113,6 +113,16 @@ impl PyObjectRef {
         Self::new(Some(Arc::clone(core)), object_id, false)
     }
 
+    /// As [`PyObjectRef::adopt`]; with `is_copy`, others may refer to the same object.
+    pub(crate) fn adopt_as(core: &Arc<CoreWorker>, object_id: ObjectId, is_copy: bool) -> Self {
+        Self::new(Some(Arc::clone(core)), object_id, is_copy)
+    }
+
+    /// The reference to nothing.
+    pub(crate) fn nil_reference() -> Self {
+        Self::new(None, ObjectId::nil(), true)
+    }
+
     /// Whether others may refer to the same object.
     pub(crate) const fn is_copy(&self) -> bool {
         self.is_copy

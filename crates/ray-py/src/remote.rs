@@ -11,14 +11,15 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use ray_core::id::ActorId;
 use ray_worker::CoreWorker;
 use ray_worker::core::{MethodRequest, TaskRequest};
-use ray_worker::peer_message::ExportedFunction;
+use ray_worker::peer_message::{ExportedFunction, GeneratorSpec};
 use ray_worker::task_table::MethodName;
 
 use crate::args::Args;
 use crate::error::raise;
-use crate::function::{PyExportedFunction, PyTaskOptions};
+use crate::function::{GeneratorFields, PyExportedFunction, PyTaskOptions, generator_spec};
 use crate::id::PyActorId;
-use crate::object_ref::{adopt_all, ready_core};
+use crate::object_ref::ready_core;
+use crate::object_ref_generator::adopt_results;
 use crate::signature::PyCallShape;
 
 /// A remote function; `_submit(args, kwargs)` of the class that inherits from it is the slow way.
@@ -55,7 +56,7 @@ impl PyRemoteCall {
     }
 
     /// Submits a task. Returns a reference; None with num_returns=0, a list of references with more
-    /// than 1.
+    /// than 1, and a generator of references if it is a generator.
     #[pyo3(signature = (*args, **kwargs))]
     fn remote<'py>(
         slf: &Bound<'py, Self>,
@@ -84,12 +85,14 @@ pub(crate) struct PyMethodDescription {
     /// None if it is the actor's own.
     max_task_retries: Option<i64>,
     task_events: bool,
+    generator: Option<Arc<GeneratorSpec>>,
 }
 
 #[pymethods]
 impl PyMethodDescription {
     #[new]
-    #[pyo3(signature = (name, task_name, shape, num_returns, max_task_retries, concurrency_group, *, task_events = true))]
+    #[pyo3(signature = (name, task_name, shape, num_returns, max_task_retries, concurrency_group, generator = None, *,
+        task_events = true))]
     fn new(
         name: &str,
         task_name: &str,
@@ -97,11 +100,12 @@ impl PyMethodDescription {
         num_returns: u32,
         max_task_retries: Option<i64>,
         concurrency_group: String,
+        generator: Option<GeneratorFields>,
         task_events: bool,
     ) -> Self {
         let method = Arc::new(MethodName { name: name.to_owned(), group: concurrency_group });
-        let task_name = task_name.into();
-        Self { method, task_name, shape, num_returns, max_task_retries, task_events }
+        let (task_name, generator) = (task_name.into(), generator_spec(generator));
+        Self { method, task_name, shape, num_returns, max_task_retries, generator, task_events }
     }
 }
 
@@ -210,11 +214,18 @@ impl PyMethodCall {
     }
 
     #[getter]
+    fn _generator(&self) -> Option<GeneratorFields> {
+        let spec = self.description.get().generator.as_deref()?;
+        Some((spec.is_dynamic, spec.objects_per_yield, spec.limit, spec.actor_limit))
+    }
+
+    #[getter]
     const fn _max_task_retries(&self) -> i64 {
         self.max_task_retries
     }
 
-    /// Calls it. Returns a reference; None with num_returns=0, a list of references with more than 1.
+    /// Calls it. Returns a reference; None with num_returns=0, a list of references with more than 1, and
+    /// a generator of references if it is a generator.
     #[pyo3(signature = (*args, **kwargs))]
     fn remote<'py>(
         slf: &Bound<'py, Self>,
@@ -237,9 +248,10 @@ impl PyMethodCall {
                 name: Arc::clone(&description.task_name),
                 max_retries: call.max_task_retries,
                 task_events: description.task_events,
+                generator: description.generator.clone(),
             };
             let returns = core.call_actor(request).map_err(|error| raise(py, error))?;
-            return adopt_all(py, &core, returns);
+            return adopt_results(py, &core, returns, description.generator.as_deref());
         }
         slow_call(slf.as_any(), args, kwargs)
     }
@@ -265,9 +277,10 @@ pub(crate) fn submit_task<'py>(
         max_retries: options.max_retries,
         retry_exceptions: options.retry_exceptions,
         task_events: options.task_events,
+        generator: options.generator.clone(),
     };
     let returns = core.submit_task(request).map_err(|error| raise(py, error))?;
-    adopt_all(py, core, returns)
+    adopt_results(py, core, returns, options.generator.as_deref())
 }
 
 fn fits(

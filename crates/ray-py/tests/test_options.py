@@ -52,7 +52,10 @@ BAD = [
 BAD_FOR_TASKS = [
     ("num_returns", -1, ValueError),
     ("num_returns", 1.5, TypeError),
-    ("num_returns", "streaming", NotImplementedError),
+    ("num_returns", "streaming", ValueError),
+    ("num_returns", "many", ValueError),
+    ("_generator_backpressure_num_objects", 0, ValueError),
+    ("_num_objects_per_yield", 0, ValueError),
     ("max_retries", -2, ValueError),
     ("max_retries", "many", TypeError),
     ("retry_exceptions", [ValueError], NotImplementedError),
@@ -171,13 +174,8 @@ def test_what_is_not_supported_yet_says_so():
     async def coroutine():
         pass
 
-    def generator():
-        yield 1
-
     with pytest.raises(ValueError, match="coroutine"):
         ray_rust.remote(coroutine)
-    with pytest.raises(NotImplementedError, match="generator"):
-        ray_rust.remote(generator)
 
 
 def test_method_options_are_checked():

@@ -2,6 +2,7 @@
 //! actors and is one, owns objects and counts who refers to them.
 //!
 //! The machines decide, without sockets, clocks or locks: [`reference_counter`], [`task_table`],
+//! [`object_ref_stream`],
 //! [`dispatcher`], [`actor_calls`], [`concurrency_groups`], [`memory_store`], [`task_log`], [`pending_watch`]. What core
 //! workers say to each other is in
 //! [`peer_message`]. [`core`] is the shell around all of it.
@@ -15,6 +16,7 @@ pub mod core;
 pub mod dispatcher;
 pub mod memory_store;
 pub mod metrics;
+pub mod object_ref_stream;
 pub mod peer_message;
 pub mod pending_watch;
 pub mod reference_counter;

@@ -1,6 +1,6 @@
 //! What core workers say to one another, one message per frame.
 //!
-//! The two hot ones, a task and its reply, are laid out by hand; the others go through the common
+//! The hot ones, a task, its reply and an item of a generator task, are laid out by hand; the others go through the common
 //! codec. The first frame of whoever connects is [`Hello`]; after it both sides may send anything,
 //! so one connection serves both directions.
 
@@ -31,6 +31,8 @@ pub enum Kind {
     TaskReply = 4,
     /// Everything else: [`PeerMessage`].
     Other = 5,
+    /// [`StreamItem`].
+    StreamItem = 6,
 }
 
 impl TryFrom<u8> for Kind {
@@ -43,6 +45,7 @@ impl TryFrom<u8> for Kind {
             3 => Self::PushTask,
             4 => Self::TaskReply,
             5 => Self::Other,
+            6 => Self::StreamItem,
             other => return Err(damaged(format!("a frame of kind {other}"))),
         })
     }
@@ -125,6 +128,18 @@ pub enum PeerMessage {
         /// Objects of the receiver, and how many grants of each.
         grants: Vec<(ObjectId, u32)>,
     },
+    /// The consumer of a generator task has read so many of its items: the producer may go on.
+    StreamRead {
+        /// The task.
+        task_id: TaskId,
+        /// How many were read.
+        read: u64,
+    },
+    /// Nobody wants further items of a generator task: its producer stops at its next item.
+    StopStream {
+        /// The task.
+        task_id: TaskId,
+    },
 }
 
 /// What the arguments of a task follow.
@@ -146,10 +161,26 @@ pub struct TaskHeader<'a> {
     pub created_us: u64,
     /// Its name, for logs and errors.
     pub name: &'a str,
+    /// How it sends what it yields, if it is a generator task.
+    pub generator: Option<GeneratorSpec>,
 }
 
 const RETRIABLE: u8 = 0x80;
 const IN_GROUP: u8 = 0x40;
+const GENERATOR: u8 = 0x20;
+
+/// How a generator task hands over what it yields: each as an object of its own, in a [`StreamItem`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GeneratorSpec {
+    /// Its return value holds references to all items, and nobody reads them before.
+    pub is_dynamic: bool,
+    /// How many objects one yield makes.
+    pub objects_per_yield: u32,
+    /// It pauses while so many of its items are unread; 0 for never.
+    pub limit: u64,
+    /// It pauses while so many items of all generator tasks of its actor are unread; 0 for never.
+    pub actor_limit: u64,
+}
 
 /// What a task calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,7 +208,10 @@ impl<'a> TaskHeader<'a> {
         put_u32(out, self.num_returns);
         put_u32(out, self.retries);
         put_u64(out, self.created_us);
-        let flag = if self.retriable { RETRIABLE } else { 0 };
+        let mut flag = if self.retriable { RETRIABLE } else { 0 };
+        if self.generator.is_some() {
+            flag |= GENERATOR;
+        }
         match &self.target {
             Target::Function(function_id) => {
                 out.push(flag);
@@ -194,6 +228,12 @@ impl<'a> TaskHeader<'a> {
             }
         }
         put_bytes(out, self.name.as_bytes());
+        if let Some(generator) = &self.generator {
+            out.push(u8::from(generator.is_dynamic));
+            put_u32(out, generator.objects_per_yield);
+            put_u64(out, generator.limit);
+            put_u64(out, generator.actor_limit);
+        }
     }
 
     /// Cuts a whole task into its header and its arguments, which are for [`read_args`].
@@ -215,7 +255,7 @@ impl<'a> TaskHeader<'a> {
         let (attempt, num_returns) = (fields.u32()?, fields.u32()?);
         let (retries, created_us) = (fields.u32()?, fields.u64()?);
         let tag = fields.u8()?;
-        let target = match tag & !RETRIABLE {
+        let target = match tag & !(RETRIABLE | GENERATOR) {
             0 => Target::Function(fields.id(FunctionId::LEN)?),
             kind if kind & !IN_GROUP == 1 => Target::Method {
                 actor_id: fields.id(ActorId::LEN)?,
@@ -227,8 +267,19 @@ impl<'a> TaskHeader<'a> {
         };
         let retriable = tag & RETRIABLE != 0;
         let name = fields.text()?;
-        Ok(Self { task_id, attempt, target, num_returns, retriable, retries, created_us, name })
+        let generator = if tag & GENERATOR == 0 { None } else { Some(read_generator(fields)?) };
+        Ok(Self { task_id, attempt, target, num_returns, retriable, retries, created_us, name, generator })
     }
+}
+
+fn read_generator(fields: &mut Fields<'_>) -> RayResult<GeneratorSpec> {
+    let is_dynamic = match fields.u8()? {
+        0 => false,
+        1 => true,
+        other => return Err(damaged(format!("a generator of kind {other}"))),
+    };
+    let (objects_per_yield, limit, actor_limit) = (fields.u32()?, fields.u64()?, fields.u64()?);
+    Ok(GeneratorSpec { is_dynamic, objects_per_yield, limit, actor_limit })
 }
 
 /// One argument of a task.
@@ -351,10 +402,23 @@ pub struct TaskReply {
     pub outcome: Result<Vec<Returned>, Failure>,
 }
 
-/// One object that a task returned.
+/// One item of a generator task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamItem {
+    /// The task.
+    pub task_id: TaskId,
+    /// The attempt that made it.
+    pub attempt: u32,
+    /// Its number, from 0.
+    pub index: u64,
+    /// What it is.
+    pub item: Returned,
+}
+
+/// One object that a task returned or yielded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Returned {
-    /// Its value; never `Failed`.
+    /// Its value; `Failed` if the code that should have made it raised.
     pub value: Value,
     /// References in it, each granted to the caller.
     pub contained: Vec<Contained>,
@@ -379,27 +443,7 @@ impl TaskReply {
         };
         out.push(0);
         put_u32(out, returned.len() as u32);
-        for Returned { value, contained } in returned {
-            match value {
-                Value::Inline(bytes) => {
-                    out.push(0);
-                    put_bytes(out, bytes);
-                }
-                Value::Stored { node_id, size } => {
-                    out.push(1);
-                    out.extend_from_slice(node_id.as_bytes());
-                    put_u64(out, *size);
-                }
-                Value::Failed(_) => return Err(damaged("a returned object that failed".to_owned())),
-            }
-            put_u32(out, contained.len() as u32);
-            for (object_id, owner) in contained {
-                out.extend_from_slice(object_id.as_bytes());
-                out.extend_from_slice(owner.worker_id.as_bytes());
-                out.extend_from_slice(owner.node_id.as_bytes());
-            }
-        }
-        Ok(())
+        returned.iter().try_for_each(|returned| write_returned(out, returned))
     }
 
     /// Reads a reply.
@@ -419,28 +463,90 @@ impl TaskReply {
     }
 }
 
+impl StreamItem {
+    /// Appends the item.
+    ///
+    /// # Errors
+    /// If a failure cannot be encoded.
+    pub fn write(&self, out: &mut Vec<u8>) -> RayResult<()> {
+        out.extend_from_slice(self.task_id.as_bytes());
+        put_u32(out, self.attempt);
+        put_u64(out, self.index);
+        write_returned(out, &self.item)
+    }
+
+    /// Reads an item.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn read(payload: &[u8]) -> RayResult<Self> {
+        let mut fields = Fields::new(payload);
+        let task_id = fields.id(TaskId::LEN)?;
+        let (attempt, index) = (fields.u32()?, fields.u64()?);
+        let item = read_one(&mut fields)?;
+        fields.end()?;
+        Ok(Self { task_id, attempt, index, item })
+    }
+}
+
+/// Size of a reference in a returned value, in bytes.
+const CONTAINED: usize = ObjectId::LEN + WorkerId::LEN + NodeId::LEN;
+
+fn write_returned(out: &mut Vec<u8>, Returned { value, contained }: &Returned) -> RayResult<()> {
+    match value {
+        Value::Inline(bytes) => {
+            out.push(0);
+            put_bytes(out, bytes);
+        }
+        Value::Stored { node_id, size } => {
+            out.push(1);
+            out.extend_from_slice(node_id.as_bytes());
+            put_u64(out, *size);
+        }
+        Value::Failed(failure) => {
+            out.push(2);
+            put_bytes(out, &serialize::to_bytes(&**failure)?);
+        }
+    }
+    put_u32(out, contained.len() as u32);
+    for (object_id, owner) in contained {
+        out.extend_from_slice(object_id.as_bytes());
+        out.extend_from_slice(owner.worker_id.as_bytes());
+        out.extend_from_slice(owner.node_id.as_bytes());
+    }
+    Ok(())
+}
+
 fn read_returned(fields: &mut Fields<'_>) -> RayResult<Vec<Returned>> {
     const LEAST: usize = 1 + 4 + 4;
-    const CONTAINED: usize = ObjectId::LEN + WorkerId::LEN + NodeId::LEN;
     let count = fields.count(LEAST)?;
     let mut returned = Vec::with_capacity(count);
     for _ in 0..count {
-        let value = match fields.u8()? {
-            0 => Value::Inline(Bytes::copy_from_slice(fields.bytes()?)),
-            1 => Value::Stored { node_id: fields.id(NodeId::LEN)?, size: fields.u64()? },
-            other => return Err(damaged(format!("a value of kind {other}"))),
-        };
-        let references = fields.count(CONTAINED)?;
-        let mut contained = Vec::with_capacity(references);
-        for _ in 0..references {
-            let object_id = fields.id(ObjectId::LEN)?;
-            let owner = Owner { worker_id: fields.id(WorkerId::LEN)?, node_id: fields.id(NodeId::LEN)? };
-            contained.push((object_id, owner));
-        }
-        returned.push(Returned { value, contained });
+        returned.push(read_one(fields)?);
     }
     fields.end()?;
     Ok(returned)
+}
+
+fn read_one(fields: &mut Fields<'_>) -> RayResult<Returned> {
+    let value = match fields.u8()? {
+        0 => Value::Inline(Bytes::copy_from_slice(fields.bytes()?)),
+        1 => Value::Stored { node_id: fields.id(NodeId::LEN)?, size: fields.u64()? },
+        2 => {
+            let failure: Failure =
+                serialize::from_bytes(fields.bytes()?).map_err(|error| damaged(error.chain()))?;
+            failure.into()
+        }
+        other => return Err(damaged(format!("a value of kind {other}"))),
+    };
+    let references = fields.count(CONTAINED)?;
+    let mut contained = Vec::with_capacity(references);
+    for _ in 0..references {
+        let object_id = fields.id(ObjectId::LEN)?;
+        let owner = Owner { worker_id: fields.id(WorkerId::LEN)?, node_id: fields.id(NodeId::LEN)? };
+        contained.push((object_id, owner));
+    }
+    Ok(Returned { value, contained })
 }
 
 /// A function or class as its process exports it.
@@ -477,6 +583,7 @@ mod tests {
             retries: 1,
             created_us: 1 << 50,
             name: "double",
+            generator: None,
         }
     }
 
@@ -488,7 +595,13 @@ mod tests {
             Target::Method { actor_id: ActorId::random(), sequence: 8, name: "add", group: "io" },
         ];
         for target in targets {
-            let header = header(target);
+            let generator = matches!(target, Target::Method { .. }).then_some(GeneratorSpec {
+                is_dynamic: true,
+                objects_per_yield: 2,
+                limit: 3,
+                actor_limit: 4,
+            });
+            let header = TaskHeader { generator, ..header(target) };
             let owner = Owner { worker_id: WorkerId::random(), node_id: NodeId::random() };
             let stored = ArgValue::Stored { object_id: ObjectId::nil(), owner, node_id: NodeId::random() };
             let args = [
@@ -552,6 +665,26 @@ mod tests {
             assert_eq!(TaskReply::read(&bytes).unwrap(), reply);
             for end in 0..bytes.len() {
                 assert!(TaskReply::read(&bytes[..end]).is_err(), "cut off at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_item_reads_back() {
+        let owner = Owner { worker_id: WorkerId::random(), node_id: NodeId::random() };
+        let values = [
+            Value::Inline(Bytes::from_static(b"x")),
+            Value::Stored { node_id: NodeId::random(), size: 9 },
+            Failure::Raised(Bytes::from_static(b"error")).into(),
+        ];
+        for value in values {
+            let item = Returned { value, contained: vec![(ObjectId::nil(), owner)] };
+            let item = StreamItem { task_id: TaskId::random(), attempt: 1, index: 5, item };
+            let mut bytes = Vec::new();
+            item.write(&mut bytes).unwrap();
+            assert_eq!(StreamItem::read(&bytes).unwrap(), item);
+            for end in 0..bytes.len() {
+                assert!(StreamItem::read(&bytes[..end]).is_err(), "cut off at {end}");
             }
         }
     }

@@ -344,6 +344,14 @@ impl ReferenceCounter {
         matches!(entry, Some(Entry { side: Side::Borrowed(borrowed), .. }) if borrowed.grants == 0)
     }
 
+    /// Whether nothing but one handle refers to the object.
+    pub fn has_one_handle(&self, object_id: ObjectId) -> bool {
+        let alone = |entry: &Entry| {
+            entry.local == 1 && entry.submitted == 0 && entry.contained_in == 0 && !entry.is_granted
+        };
+        self.entries.get(&object_id).is_some_and(alone)
+    }
+
     /// How many objects are referred to.
     pub fn len(&self) -> usize {
         self.entries.len()

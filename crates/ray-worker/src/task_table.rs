@@ -15,7 +15,7 @@ use std::sync::Arc;
 use ray_core::id::{ActorId, ObjectId, TaskId};
 use rustc_hash::FxHashMap;
 
-use crate::peer_message::ExportedFunction;
+use crate::peer_message::{ExportedFunction, GeneratorSpec};
 
 /// A submitted task.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub struct PendingTask {
     pub retries: u32,
     /// When it was submitted, in microseconds since the epoch; 0: its end is not to be noted.
     pub created_us: u64,
+    /// What it yields comes as items of a stream, if it is a generator task.
+    pub generator: Option<Arc<GeneratorSpec>>,
 }
 
 /// What a task calls.
@@ -249,6 +251,7 @@ mod tests {
             cancelled: false,
             retries: 0,
             created_us: 0,
+            generator: None,
         }
     }
 

@@ -101,6 +101,8 @@ pub enum Failure {
         /// By whom.
         cause: String,
     },
+    /// The generator task has ended before it would have yielded this item.
+    EndOfStream,
 }
 
 impl Failure {
@@ -141,6 +143,10 @@ impl Failure {
             Self::Lost { object_id, cause } | Self::Freed { object_id, cause } => {
                 RayError::ObjectLost { object_id, cause }
             }
+            Self::EndOfStream => RayError::TaskFailed {
+                task_id: object_id.task_id(),
+                message: "it ended before it yielded this item".to_owned(),
+            },
             Self::StoreFull { message, .. } | Self::System(message) | Self::RuntimeEnvSetup(message) => {
                 RayError::TaskFailed { task_id: object_id.task_id(), message }
             }

@@ -20,6 +20,7 @@ from ray_rust._internal import (
     JobID,
     NodeID,
     ObjectRef,
+    ObjectRefGenerator,
     PlacementGroupID,
     TaskID,
     UniqueID,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     import logging
 
     from ray_rust import cloudpickle, experimental, job_config, runtime_env, types, util, widgets
+    from ray_rust._private.object_ref_generator import DynamicObjectRefGenerator
     from ray_rust._private.ray_logging.logging_config import LoggingConfig
     from ray_rust._raylet import Language
     from ray_rust.client_builder import ClientBuilder, client
@@ -78,6 +80,7 @@ __all__ = [
     "ActorID",
     "ClientBuilder",
     "ClusterID",
+    "DynamicObjectRefGenerator",
     "FunctionID",
     "JobID",
     "Language",
@@ -85,6 +88,7 @@ __all__ = [
     "NodeID",
     "ObjectID",
     "ObjectRef",
+    "ObjectRefGenerator",
     "PlacementGroupID",
     "TaskID",
     "TaskResult",
@@ -151,6 +155,7 @@ _LATE_MODULES = (
 )
 _LATE_NAMES = {
     "ClientBuilder": "client_builder",
+    "DynamicObjectRefGenerator": "_private.object_ref_generator",
     "Language": "_raylet",
     "LoggingConfig": "_private.ray_logging.logging_config",
     "client": "client_builder",

@@ -5,12 +5,14 @@ from asyncio import Future as AsyncioFuture
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import Any, Generic, Optional, Protocol, Union, final, overload, type_check_only
+from typing import Any, Generic, NoReturn, Optional, Protocol, Union, final, overload, type_check_only
 
 from typing_extensions import Self, TypeVar, disjoint_base
 
 _R = TypeVar("_R")
 _R_co = TypeVar("_R_co", covariant=True, default=Any)
+
+_Waitable = TypeVar("_Waitable", bound=Union[ObjectRef, ObjectRefGenerator])
 
 __version__: str
 OPTIMIZED: bool
@@ -136,6 +138,72 @@ class ObjectRef(Generic[_R_co]):
     def __hash__(self) -> int: ...
 
 @final
+class ObjectRefGenerator:
+    """What a call of a generator returns: a reference to each thing that it yields, as it comes.
+
+    Iterate over it with `for` or `async for`; `next` waits for the next item. What the generator raises is its
+    last item: `get` of that reference raises it. If the task fails in another way, such as by the end of
+    its process, the last reference stands for that. When this is gone, what is unread is dropped; the generator
+    stops at its next `yield`, unless a reference of `completed()` is left. One thread at a time may use it.
+    """
+
+    @classmethod
+    def __class_getitem__(cls, _item: Any) -> type[ObjectRefGenerator]: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> ObjectRef: ...
+    def __aiter__(self) -> Self: ...
+    def __anext__(self) -> Coroutine[Any, Any, ObjectRef]: ...
+    def completed(self) -> ObjectRef:
+        """A reference that is ready when the task has ended; `get` of it raises if the task failed."""
+
+    def next_ready(self) -> bool:
+        """Whether `next` gives a reference at once, and `get` of that its value."""
+
+    def is_finished(self) -> bool:
+        """Whether all was read, and `next` would raise StopIteration."""
+
+    def _next_sync(self, timeout_s: Optional[float] = None) -> ObjectRef:
+        """As `next`, but nil if nothing comes within so many seconds (None or -1: for ever)."""
+
+    def _next_async(self, timeout_s: Optional[float] = None) -> Coroutine[Any, Any, ObjectRef]:
+        """The same without blocking the event loop."""
+
+    @property
+    def _generator_ref(self) -> ObjectRef: ...
+    def _stream_exhausted(self) -> bool:
+        """Whether all items were read and no more come; the failure of the task may be unread."""
+
+    def _get_next_object_id_binary(self) -> bytes: ...
+    def _get_next_ref_n(self, num_refs: int) -> list[ObjectRef]:
+        """References to the next places, whether anything is there yet or not; nothing counts as read.
+
+        Those behind the last item raise ObjectRefStreamEndOfStreamError, or what the task failed with.
+        """
+
+    def _consume_next_ref_n(self, num_refs: int) -> None:
+        """Counts the next places as read. ValueError if one of them is not there yet."""
+
+    def _peek(self, num_refs: int) -> list[tuple[ObjectRef, bool]]:
+        """As `_get_next_ref_n`, with whether something is there, or never will be."""
+
+    def send(self, value: Any) -> None: ...
+    def throw(self, value: Any) -> None: ...
+    def close(self) -> None: ...
+    def asend(self, value: Any) -> None: ...
+    def athrow(self, value: Any) -> None: ...
+    def aclose(self) -> None: ...
+    def __reduce__(self) -> NoReturn: ...
+
+@final
+class StreamingGeneratorStats:
+    """What a generator gets for what it yields: `stats = yield value`."""
+
+    def __new__(cls, object_creation_dur_s: float) -> Self: ...
+    @property
+    def object_creation_dur_s(self) -> float:
+        """How long it took to store and send it, in seconds."""
+
+@final
 class ExportedFunction:
     """A pickled function or class, named by its content; sent to each process once."""
 
@@ -166,7 +234,10 @@ class TaskOptions:
         retry_exceptions: bool,
         runtime_env: Optional[str] = None,
         task_events: bool = True,
-    ) -> Self: ...
+        generator: Optional[tuple[bool, int, int, int]] = None,
+    ) -> Self:
+        """`generator` is that of `_private.options.Returns`."""
+
     @property
     def has_runtime_env(self) -> bool:
         """Whether it is for another environment than that of the process that asks."""
@@ -226,6 +297,7 @@ class MethodDescription:
         num_returns: int,
         max_task_retries: Optional[int],
         concurrency_group: str,
+        generator: Optional[tuple[bool, int, int, int]] = None,
         *,
         task_events: bool = True,
     ) -> Self: ...
@@ -262,6 +334,8 @@ class MethodCall:
     def _num_returns(self) -> int: ...
     @property
     def _task_events(self) -> bool: ...
+    @property
+    def _generator(self) -> Optional[tuple[bool, int, int, int]]: ...
     @property
     def _max_task_retries(self) -> int: ...
     @property
@@ -332,11 +406,15 @@ class CoreWorker:
         """The values in order. Raises the first error met, in the order of `refs`."""
 
     def wait(
-        self, refs: Sequence[ObjectRef], num_returns: int, timeout: Optional[float], fetch_local: bool
-    ) -> tuple[list[ObjectRef], list[ObjectRef]]: ...
+        self,
+        refs: Sequence[_Waitable],
+        num_returns: int,
+        timeout: Optional[float],
+        fetch_local: bool,
+    ) -> tuple[list[_Waitable], list[_Waitable]]: ...
     def submit_task(
         self, function: ExportedFunction, args: tuple[Any, ...], kwargs: dict[str, Any], options: TaskOptions
-    ) -> Union[ObjectRef, list[ObjectRef], None]:
+    ) -> Union[ObjectRef, list[ObjectRef], ObjectRefGenerator, None]:
         """None for num_returns=0, a reference for 1, a list for more."""
 
     def create_actor(
@@ -378,7 +456,8 @@ class CoreWorker:
         task_name: str,
         concurrency_group: str,
         task_events: bool = True,
-    ) -> Union[ObjectRef, list[ObjectRef], None]: ...
+        generator: Optional[tuple[bool, int, int, int]] = None,
+    ) -> Union[ObjectRef, list[ObjectRef], ObjectRefGenerator, None]: ...
     def attach_actor(self, actor_id: ActorID, class_name: str, out_of_order: bool) -> None:
         """Gets ready to call an actor that another process has made; `out_of_order`: its calls may overtake."""
 
@@ -522,6 +601,8 @@ class Executor(Protocol):
 #   decode_error(data: bytes) -> BaseException to raise from get
 
 @overload
+def get(object_refs: ObjectRefGenerator, *, timeout: Optional[float] = None) -> ObjectRefGenerator: ...
+@overload
 def get(object_refs: ObjectRef[_R], *, timeout: Optional[float] = None) -> _R: ...
 @overload
 def get(object_refs: Sequence[ObjectRef[_R]], *, timeout: Optional[float] = None) -> list[_R]:
@@ -534,14 +615,16 @@ def put(value: _R) -> ObjectRef[_R]:
     """Stores a value; tasks that get the reference, here and elsewhere, read it without a copy if it is large."""
 
 def wait(
-    ray_waitables: Sequence[ObjectRef[_R]],
+    ray_waitables: Sequence[_Waitable],
     *,
     num_returns: int = 1,
     timeout: Optional[float] = None,
     fetch_local: bool = True,
     timeout_ms: Optional[float] = None,
-) -> tuple[list[ObjectRef[_R]], list[ObjectRef[_R]]]:
+) -> tuple[list[_Waitable], list[_Waitable]]:
     """Waits until `num_returns` of the references are ready, at most `timeout` seconds.
+
+    A generator of references is ready when its next item is, or when there is none.
 
     Returns those that are ready, at most `num_returns`, and the others, both in the order given.
     `timeout_ms` says the time in milliseconds instead.

@@ -81,55 +81,76 @@ class ClassDescription:
     """
 
     def __init__(
-        self, module_name: str, class_name: str, methods: dict[str, tuple[Any, dict[str, Any]]], *, is_async: bool
+        self,
+        module_name: str,
+        class_name: str,
+        methods: dict[str, tuple[Any, dict[str, Any], bool]],
+        *,
+        is_async: bool,
+        generator_limit: int = -1,
     ) -> None:
         self.module_name = module_name
         self.class_name = class_name
+        # Signature, options, and whether it is a generator.
         self.methods = methods
         # Calls run in event loops.
         self.is_async = is_async
+        # How many items of all its generators may be unread; -1 for any number.
+        self.generator_limit = generator_limit
         # As the core takes them.
-        self.calls = {name: self.call(name, options) for name, (_, options) in methods.items()}
+        self.calls = {name: self.call(name, options) for name, (_, options, _) in methods.items()}
 
     def call(self, name: str, options: dict[str, Any]) -> MethodDescription:
         """What calls of this method with these options need, the same for all actors of the class."""
+        signature, _, yields = self.methods[name]
+        task_name = options.get("name") or f"{self.class_name}.{name}"
+        returns = option_checks.returns(
+            options, f"{self.class_name}.{name}", yields=yields, actor_limit=self.generator_limit
+        )
         return MethodDescription(
             name,
-            options.get("name") or f"{self.class_name}.{name}",
-            self.methods[name][0].shape,
-            options.get("num_returns", 1),
+            task_name,
+            signature.shape,
+            returns.num_returns,
             options.get("max_task_retries"),
             options.get("concurrency_group", ""),
+            returns.generator,
             task_events=options.get("enable_task_events", True),
         )
+
+    def with_generator_limit(self, generator_limit: int) -> ClassDescription:
+        """The same for an actor of which only so many items of all generators may be unread."""
+        return _describe(self.module_name, self.class_name, self.methods, self.is_async, generator_limit)
 
     @classmethod
     def of(cls, actor_class: type) -> ClassDescription:
         """Looks at all methods, inherited ones too."""
         from ray_rust._private.signature import Signature
 
-        methods: dict[str, tuple[Any, dict[str, Any]]] = {}
+        methods: dict[str, tuple[Any, dict[str, Any], bool]] = {}
         is_async = False
         for name, function, is_bound in _methods_of(actor_class):
             _refuse_unsupported(actor_class, name, function)
             is_async = is_async or bool(_code_flags(function) & (_CO_COROUTINE | _CO_ASYNC_GENERATOR))
             options = getattr(function, _OPTIONS_ATTRIBUTE, {})
-            methods[name] = (Signature.of(function, skip_self=is_bound), options)
+            yields = option_checks.is_generator(function)
+            methods[name] = (Signature.of(function, skip_self=is_bound), options, yields)
         for name, signature in _system_signatures().items():
-            methods.setdefault(name, (signature, {}))
+            methods.setdefault(name, (signature, {}, False))
         return cls(actor_class.__module__, actor_class.__qualname__.rpartition(".")[2], methods, is_async=is_async)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_describe, (self.module_name, self.class_name, self.methods, self.is_async))
+        return (_describe, (self.module_name, self.class_name, self.methods, self.is_async, self.generator_limit))
 
 
 def _describe(
     module_name: str,
     class_name: str,
-    methods: dict[str, tuple[Any, dict[str, Any]]],
+    methods: dict[str, tuple[Any, dict[str, Any], bool]],
     is_async: bool,
+    generator_limit: int,
 ) -> ClassDescription:
-    return ClassDescription(module_name, class_name, methods, is_async=is_async)
+    return ClassDescription(module_name, class_name, methods, is_async=is_async, generator_limit=generator_limit)
 
 
 def _methods_of(actor_class: type) -> list[tuple[str, Callable[..., Any], bool]]:
@@ -155,7 +176,6 @@ def _static_member(cls: type, name: str) -> Any:
     return None
 
 
-_CO_GENERATOR = 0x20
 _CO_COROUTINE = 0x80
 _CO_ASYNC_GENERATOR = 0x200
 
@@ -174,10 +194,10 @@ def _underlying(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _refuse_unsupported(actor_class: type, name: str, function: Callable[..., Any]) -> None:
     # Those that only other code of the class calls may be anything.
-    if not _code_flags(function) & (_CO_GENERATOR | _CO_ASYNC_GENERATOR) or name.startswith("_"):
+    if not _code_flags(function) & _CO_ASYNC_GENERATOR or name.startswith("_"):
         return
     raise NotImplementedError(
-        f"{actor_class.__name__}.{name} is a generator function; such methods of actors are not supported yet"
+        f"{actor_class.__name__}.{name} is an asynchronous generator; such methods of actors are not supported yet"
     )
 
 
@@ -333,7 +353,11 @@ class ActorClass(Generic[T]):
         max_task_retries = options.get("max_task_retries", 0)
         detached = options.get("lifetime", session.current_session().actor_lifetime) == "detached"
         max_concurrency, groups, out_of_order = self._concurrency(options)
-        metadata = pickle.dumps((self._description, max_task_retries, out_of_order), protocol=5)
+        description = self._description
+        generator_limit = options.get("_actor_generator_backpressure_num_objects", -1)
+        if generator_limit > 0:
+            description = description.with_generator_limit(generator_limit)
+        metadata = pickle.dumps((description, max_task_retries, out_of_order), protocol=5)
         exported = self._exported or self._export()
         if self._captured:
             kwargs = with_captured(kwargs, self._captured)
@@ -369,13 +393,13 @@ class ActorClass(Generic[T]):
             detached=detached,
             handle_metadata=metadata,
         )
-        return ActorHandle(actor_id, self._description, max_task_retries, metadata, reference)
+        return ActorHandle(actor_id, description, max_task_retries, metadata, reference)
 
     def _concurrency(self, options: dict[str, Any]) -> tuple[int, list[tuple[str, int]], bool]:
         """How many calls run at once: of those without a group, of each group; and whether in any order."""
         description = self._description
         groups = list(options.get("concurrency_groups", {}).items())
-        for name, (_, method_options) in description.methods.items():
+        for name, (_, method_options, _) in description.methods.items():
             group = method_options.get("concurrency_group")
             if group is not None and not any(group == known for known, _ in groups):
                 raise ValueError(
@@ -545,7 +569,7 @@ class ActorMethod(MethodCall):
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that is out of the ordinary."""
         handle: ActorHandle = self._handle
-        signature, _ = handle._description.methods[self._name]  # noqa: SLF001
+        signature = handle._description.methods[self._name][0]  # noqa: SLF001
         signature.check(self._task_name, args, kwargs)
         try:
             return session.connected_core().submit_actor_task(
@@ -558,12 +582,14 @@ class ActorMethod(MethodCall):
                 self._task_name,
                 self._concurrency_group,
                 self._task_events,
+                self._generator,
             )
         except TypeError as error:
             raise explain_argument(error, self._task_name) from error.__cause__
 
     def options(self, **method_options: Any) -> ActorMethod:
         """This method with other options."""
+        option_checks.refuse_per_yield(method_options, self._options, "@method")
         merged = option_checks.merge(self._options, method_options, option_checks.METHOD_OPTIONS, _METHOD_WHAT)
         return _method_with_options(self._handle, self._name, merged)
 

@@ -26,8 +26,9 @@ class RemoteFunction(RemoteCall):
         self._function = function
         self._function_name = _name_of(function)
         self._default_options = options
-        self._task_options = _task_options(options, self._function_name)
         self._described: _Described = None
+        self._is_generator = option_checks.is_generator(function)
+        self._task_options = _task_options(options, self._function_name, yields=self._is_generator)
         self._signature: Any = None
         # Pickled at the first call, as late as the function may still change what it refers to.
         self._exported: Optional[ExportedFunction] = None
@@ -46,6 +47,7 @@ class RemoteFunction(RemoteCall):
 
     def options(self, **task_options: Any) -> _WithOptions:
         """This function with other options."""
+        option_checks.refuse_per_yield(task_options, self._default_options, "@remote")
         merged = option_checks.merge(self._default_options, task_options, option_checks.TASK_OPTIONS, _WHAT)
         return _WithOptions(self, merged)
 
@@ -56,7 +58,7 @@ class RemoteFunction(RemoteCall):
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         options = self._task_options
         if "runtime_env" in self._default_options:
-            options, self._described = _in_own_environment(self._default_options, self._function_name, self._described)
+            options, self._described = _in_own_environment(self._default_options, self, self._described)
         return self._submit_with(self, args, kwargs, options)
 
     def _submit_with(
@@ -135,18 +137,18 @@ class _WithOptions(RemoteCall):
     def __init__(self, function: RemoteFunction, options: dict[str, Any]) -> None:
         self._function = function
         self._options = options
-        self._task_options = _task_options(options, function.__name__)
         self._described: _Described = None
+        self._task_options = _task_options(options, function.__name__, yields=function._is_generator)  # noqa: SLF001
 
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         options = self._task_options
         if "runtime_env" in self._options:
-            name = self._function.__name__
-            options, self._described = _in_own_environment(self._options, name, self._described)
+            options, self._described = _in_own_environment(self._options, self._function, self._described)
         return self._function._submit_with(self, args, kwargs, options)  # noqa: SLF001
 
     def options(self, **task_options: Any) -> _WithOptions:
         """These options, overridden by others."""
+        option_checks.refuse_per_yield(task_options, self._options, "@remote")
         merged = option_checks.merge(self._options, task_options, option_checks.TASK_OPTIONS, _WHAT)
         return _WithOptions(self._function, merged)
 
@@ -178,7 +180,7 @@ _Described = Optional["tuple[CoreWorker, TaskOptions]"]
 
 
 def _in_own_environment(
-    options: dict[str, Any], function_name: str, described: _Described
+    options: dict[str, Any], function: RemoteFunction, described: _Described
 ) -> tuple[TaskOptions, _Described]:
     """The options for this connection. What is local is uploaded at the first call."""
     core = session.connected_core()
@@ -187,27 +189,30 @@ def _in_own_environment(
     from ray_rust._private.runtime_env.describe import describe
 
     text = describe(options["runtime_env"], core)
-    made = _task_options(options, function_name, text)
+    made = _task_options(options, function.__name__, text, yields=function._is_generator)  # noqa: SLF001
     return made, (core, made)
 
 
-def _task_options(options: dict[str, Any], function_name: str, runtime_env: Optional[str] = None) -> TaskOptions:
+def _task_options(
+    options: dict[str, Any], function_name: str, runtime_env: Optional[str] = None, *, yields: bool
+) -> TaskOptions:
     placement = option_checks.placement(options, option_checks.DEFAULT_TASK_CPUS)
+    returns = option_checks.returns(options, function_name, yields=yields)
     return TaskOptions(
         name=options.get("name") or function_name,
         num_cpus=placement.num_cpus,
         num_gpus=placement.num_gpus,
         memory=placement.memory,
         resources=placement.resources,
-        num_returns=options.get("num_returns", 1),
+        num_returns=returns.num_returns,
         max_retries=options.get("max_retries", option_checks.DEFAULT_TASK_MAX_RETRIES),
         retry_exceptions=options.get("retry_exceptions", False),
         runtime_env=runtime_env,
         task_events=options.get("enable_task_events", True),
+        generator=returns.generator,
     )
 
 
-_CO_GENERATOR = 0x20
 _CO_COROUTINE = 0x80
 _CO_ASYNC_GENERATOR = 0x200
 
@@ -218,5 +223,3 @@ def _refuse_unsupported(function: Callable[..., Any]) -> None:
     name = _name_of(function)
     if flags & (_CO_COROUTINE | _CO_ASYNC_GENERATOR):
         raise ValueError(f"{name!r} is a coroutine function, which cannot be a task; wrap it in asyncio.run()")
-    if flags & _CO_GENERATOR:
-        raise NotImplementedError(f"{name!r} is a generator function; tasks that yield results are not supported yet")

@@ -22,6 +22,7 @@ fn tasks(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("peer_message");
     for (name, target) in [("function call", function), ("method call", method)] {
         let header = TaskHeader {
+            generator: None,
             task_id: TaskId::random(),
             attempt: 0,
             target,

@@ -78,6 +78,7 @@ fn tasks(ids: &[TaskId], dependency: impl Fn(usize) -> Option<ObjectId>) -> Vec<
     let function = ExportedFunction::new(Bytes::from_static(b"f"), "f".to_owned());
     let name: Arc<str> = "f".into();
     let task = |at| PendingTask {
+        generator: None,
         call: Call::Function { function: Arc::clone(&function), class: 0 },
         args: Box::new([7; 20]),
         dependencies: dependency(at).into_iter().collect(),

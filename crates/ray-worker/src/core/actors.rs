@@ -23,7 +23,7 @@ use super::state::State;
 use super::tasks::Returns;
 use super::{CoreWorker, Notification};
 use crate::actor_calls::{Action, ActorCalls, ActorState};
-use crate::peer_message::{ExportedFunction, Kind, Target};
+use crate::peer_message::{ExportedFunction, GeneratorSpec, Kind, Target};
 use crate::pending_watch::Cause;
 use crate::reference_counter::Owner;
 use crate::task_table::{Call, MethodName, PendingTask, TaskState, Verdict};
@@ -124,6 +124,8 @@ pub struct MethodRequest {
     pub max_retries: i64,
     /// Whether its end is noted for the state API and the timeline.
     pub task_events: bool,
+    /// How it yields, if it is a generator; then it returns one object, which has its value at its end.
+    pub generator: Option<Arc<GeneratorSpec>>,
 }
 
 impl CoreWorker {
@@ -316,6 +318,7 @@ fn creation_task(actor_id: ActorId, request: &ActorRequest, created_us: u64) -> 
         cancelled: false,
         retries: 0,
         created_us,
+        generator: None,
     }
 }
 
@@ -429,6 +432,7 @@ impl State {
             cancelled: false,
             retries: 0,
             created_us: self.created_us(request.task_events),
+            generator: request.generator,
         };
         let returns = self.take_task(core, task_id, task);
         // It takes its place among the calls now, whenever its arguments come.
@@ -442,6 +446,7 @@ impl State {
     pub(super) fn end_unreferenced_actor(&mut self, core: &CoreWorker, actor_id: ActorId) {
         let name = "__ray_terminate__";
         let request = MethodRequest {
+            generator: None,
             actor_id,
             method: Arc::new(MethodName { name: name.to_owned(), group: String::new() }),
             args: Vec::new(),

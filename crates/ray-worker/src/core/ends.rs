@@ -115,6 +115,7 @@ impl State {
         self.on_actor_worker_lost(core, worker_id);
         self.on_granter_lost(core, worker_id);
         self.execution.on_caller_lost(worker_id);
+        self.on_stream_owner_lost(worker_id);
         if self.cause_of(worker_id).is_some() {
             self.on_worker_dead(core, worker_id);
         } else {

@@ -461,6 +461,7 @@ impl CoreWorker {
             retries: u32::try_from(num_restarts).unwrap_or(u32::MAX),
             created_us: super::state::wall_us(),
             name: &name,
+            generator: None,
         };
         let (key, begun) = self.begin(&header, 0);
         let start = now();

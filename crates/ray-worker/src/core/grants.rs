@@ -3,7 +3,7 @@
 //! See [`crate::reference_counter`] for the rule. What waits here is a reply with references in it,
 //! the end of a task that keeps references which came with it, or a reference that came out of band.
 
-use ray_core::id::{ObjectId, WorkerId};
+use ray_core::id::{ObjectId, TaskId, WorkerId};
 use ray_link::message::ToRaylet;
 use rustc_hash::FxHashMap;
 
@@ -41,6 +41,15 @@ pub(super) enum Then {
         /// Its kind.
         kind: Kind,
         /// Its payload.
+        payload: Vec<u8>,
+    },
+    /// An item of a generator task, which goes on after it.
+    SendItem {
+        /// The task.
+        task_id: TaskId,
+        /// To whom.
+        to: Owner,
+        /// The payload of the frame.
         payload: Vec<u8>,
     },
     /// A message to the node.
@@ -124,6 +133,10 @@ impl State {
         match then {
             Then::Send { to, kind, payload } => {
                 self.send(core, to, kind, |out| out.extend_from_slice(&payload));
+            }
+            Then::SendItem { task_id, to, payload } => {
+                self.send(core, to, Kind::StreamItem, |out| out.extend_from_slice(&payload));
+                self.on_item_sent(task_id);
             }
             Then::TellNode(message) => self.tell_node(&message),
             Then::Nothing => {}

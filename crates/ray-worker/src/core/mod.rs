@@ -26,6 +26,8 @@
 //! | `execution` | a worker's side: tasks that come, what goes back |
 //! | `running` | what runs, and which thread works for it |
 //! | `concurrent` | calls of one actor that run side by side, in threads or event loops |
+//! | `streams` | items of generator tasks: their consumer's side |
+//! | `producers` | items of generator tasks: their worker's side |
 
 mod actors;
 mod concurrent;
@@ -39,9 +41,11 @@ mod objects;
 mod peers;
 mod pins;
 mod poll;
+mod producers;
 mod reports;
 mod running;
 mod state;
+mod streams;
 mod tasks;
 
 use std::collections::BTreeMap;
@@ -68,8 +72,10 @@ pub use self::locations::Location;
 pub use self::objects::Got;
 pub use self::pins::{Pinned, ReadyValue};
 pub use self::poll::Interrupted;
+pub use self::producers::{Flow, ItemSender};
 pub use self::running::{Called, RunningKey, work_for};
 use self::state::State;
+pub use self::streams::{NextItem, StreamPlace};
 pub use self::tasks::{Returns, TaskRequest};
 use crate::reference_counter::Owner;
 use crate::value::Failure;

@@ -418,7 +418,7 @@ impl State {
     }
 
     /// Notes references that came with a grant each, with one handle each.
-    fn hold_contained(&mut self, contained: &[Contained]) -> Vec<ObjectId> {
+    pub(super) fn hold_contained(&mut self, contained: &[Contained]) -> Vec<ObjectId> {
         let mut handles = Vec::with_capacity(contained.len());
         for &(inner, owner) in contained {
             if owner.worker_id != self.me.worker_id {
@@ -432,7 +432,7 @@ impl State {
         handles
     }
 
-    fn drop_handles(&mut self, core: &CoreWorker, handles: Vec<ObjectId>) {
+    pub(super) fn drop_handles(&mut self, core: &CoreWorker, handles: Vec<ObjectId>) {
         let mut effects = Vec::new();
         for inner in handles {
             self.references.remove_local(inner, &mut effects);

@@ -15,7 +15,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::state::{State, now};
 use super::{CoreWorker, FIRST_PEER_TOKEN, LISTENER_TOKEN, worker_socket};
 use crate::codec::damaged;
-use crate::peer_message::{DefineFunction, ExportedFunction, Hello, Kind, PeerMessage, TaskReply};
+use crate::peer_message::{
+    DefineFunction, ExportedFunction, Hello, Kind, PeerMessage, StreamItem, TaskReply,
+};
 use crate::reference_counter::{Effect, Owner};
 use crate::value::Value;
 
@@ -259,21 +261,13 @@ impl State {
     }
 
     pub(super) fn on_peer_ready(&mut self, core: &CoreWorker, slot: usize, ready: Readiness) {
-        let Some(Some(peer)) = self.peers.slots.get_mut(slot) else { return };
         if ready.writable {
-            match peer.connection.flush() {
-                Ok(true) => {
-                    let token = FIRST_PEER_TOKEN + slot as u64;
-                    // As above.
-                    let _ = core.sockets.modify(&peer.connection, token, Interest::Read);
-                }
-                Ok(false) => {}
-                Err(error) => tracing::debug!(%error, "a peer cannot be written to"),
-            }
+            self.on_peer_writable(core, slot);
         }
         if !ready.readable {
             return;
         }
+        let Some(Some(peer)) = self.peers.slots.get_mut(slot) else { return };
         // Frames that came before an end still count.
         let filled = peer.connection.fill();
         let taken = self.take_peer_frames(core, slot);
@@ -283,6 +277,22 @@ impl State {
             self.on_peer_lost(core, slot);
         } else if result.is_err() {
             self.on_peer_lost(core, slot);
+        }
+    }
+
+    fn on_peer_writable(&mut self, core: &CoreWorker, slot: usize) {
+        let Some(Some(peer)) = self.peers.slots.get_mut(slot) else { return };
+        match peer.connection.flush() {
+            Ok(true) => {
+                let token = FIRST_PEER_TOKEN + slot as u64;
+                // As above.
+                let _ = core.sockets.modify(&peer.connection, token, Interest::Read);
+            }
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "a peer cannot be written to"),
+        }
+        if let Some(worker_id) = peer.worker_id {
+            self.on_peer_drained(worker_id);
         }
     }
 
@@ -321,6 +331,7 @@ impl State {
             }
             Kind::PushTask => self.on_task_pushed(core, worker_id, frame.payload)?,
             Kind::TaskReply => self.on_task_reply(core, worker_id, TaskReply::read(frame.payload)?),
+            Kind::StreamItem => self.on_stream_item(core, worker_id, StreamItem::read(frame.payload)?),
             Kind::Other => self.on_peer_message(core, worker_id, decode(frame)?),
         }
         Ok(())
@@ -364,7 +375,16 @@ impl State {
                 }
                 self.apply_reference_effects(core, effects);
             }
+            PeerMessage::StreamRead { task_id, read } => self.on_stream_read(from, task_id, read),
+            PeerMessage::StopStream { task_id } => self.on_stop_stream(core, sender, task_id),
         }
+    }
+
+    /// How much is queued for this process and not written, in bytes.
+    pub(super) fn queued_for(&self, worker_id: WorkerId) -> usize {
+        let slot = self.peers.by_worker.get(&worker_id);
+        let peer = slot.and_then(|&slot| self.peers.slots[slot].as_ref());
+        peer.map_or(0, |peer| peer.connection.queued_bytes())
     }
 
     fn on_function_defined(&mut self, slot: usize, define: DefineFunction) {
@@ -464,6 +484,7 @@ impl State {
                         Some(Value::Failed(failure)) => self.on_failure_dropped(object_id, *failure),
                         Some(Value::Inline(_)) | None => {}
                     }
+                    self.on_unreferenced(core, object_id);
                 }
                 Effect::ReturnGrants { owner, object_id, grants } => {
                     self.forget_borrowed(object_id);

@@ -23,6 +23,8 @@ use super::inbox::Inboxes;
 use super::objects::SharedObjects;
 use super::peers::{Defined, Peers};
 use super::pins::Pins;
+use super::producers::Producers;
+use super::streams::Streams;
 use super::tasks::Crash;
 use super::{CoreWorker, Notification};
 use crate::dispatcher::Dispatcher;
@@ -60,6 +62,10 @@ pub(super) struct State {
     pub(super) grants: Grants,
     pub(super) inboxes: Inboxes,
     pub(super) tasks: TaskTable,
+    /// Items of generator tasks that this process has submitted.
+    pub(super) streams: Streams,
+    /// Generator tasks that run here.
+    pub(super) producers: Producers,
     pub(super) dispatcher: Dispatcher,
     pub(super) actors: FxHashMap<ActorId, Actor>,
     /// Actors that died, the newest last: of the oldest only this is kept that they died.
@@ -182,6 +188,8 @@ impl State {
             grants: Grants::default(),
             inboxes: Inboxes::default(),
             tasks: TaskTable::default(),
+            streams: Streams::default(),
+            producers: Producers::default(),
             dispatcher: Dispatcher::new(
                 config.max_inflight_per_worker,
                 Duration::from_millis(config.lease_idle_ms),

@@ -15,8 +15,8 @@ use super::state::{State, now};
 use super::{CoreWorker, Notification};
 use crate::dispatcher::Action;
 use crate::peer_message::{
-    ArgValue, ExportedFunction, Kind, PeerMessage, Returned, Target, TaskHeader, TaskReply, read_args,
-    write_arg,
+    ArgValue, ExportedFunction, GeneratorSpec, Kind, PeerMessage, Returned, Target, TaskHeader, TaskReply,
+    read_args, write_arg,
 };
 use crate::pending_watch::Cause;
 use crate::reference_counter::Owner;
@@ -54,6 +54,8 @@ pub struct TaskRequest {
     pub retry_exceptions: bool,
     /// Whether its end is noted for the state API and the timeline.
     pub task_events: bool,
+    /// How it yields, if it is a generator; then it returns one object, which has its value at its end.
+    pub generator: Option<Arc<GeneratorSpec>>,
 }
 
 /// The objects that a call makes; each has one handle, which is the caller's.
@@ -121,6 +123,7 @@ impl CoreWorker {
             cancelled: false,
             retries: 0,
             created_us: state.created_us(request.task_events),
+            generator: request.generator,
         };
         let returns = state.take_task(self, task_id, task);
         state.settle(self);
@@ -153,6 +156,9 @@ impl State {
         let returns = Returns { task_id, count: task.num_returns };
         for object_id in returns.iter() {
             self.references.add_owned(object_id);
+        }
+        if let Some(generator) = &task.generator {
+            self.open_stream(task_id, generator);
         }
         for &object_id in task.dependencies.iter().chain(&task.nested) {
             self.references.add_submitted(object_id);
@@ -272,6 +278,7 @@ impl State {
             retries: task.retries,
             created_us: task.created_us,
             name: &task.name,
+            generator: task.generator.as_deref().copied(),
         };
         header.write(message);
         if task.dependencies.is_empty() {
@@ -371,7 +378,8 @@ impl State {
                 Call::Create { .. } => {}
             }
         } else {
-            self.finish_task(core, reply.task_id, reply.outcome);
+            let outcome = self.end_with_exception(core, reply.task_id, reply.outcome);
+            self.finish_task(core, reply.task_id, outcome);
         }
         self.apply_dispatch(core, out);
     }
@@ -405,6 +413,9 @@ impl State {
                     self.take_value(core, object_id, failure.clone().into(), &[]);
                 }
             }
+        }
+        if task.generator.is_some() {
+            self.finish_stream(core, task_id);
         }
         let mut effects = Vec::new();
         for &object_id in task.dependencies.iter().chain(&task.nested) {
@@ -524,7 +535,7 @@ impl State {
     }
 
     /// Takes a cancelled task out of the queue that it is in.
-    fn drop_unsent(&mut self, core: &CoreWorker, task_id: TaskId) {
+    pub(super) fn drop_unsent(&mut self, core: &CoreWorker, task_id: TaskId) {
         match self.tasks.get(task_id).map(|task| task.call.clone()) {
             Some(Call::Function { class, .. }) => {
                 let mut out = Vec::new();

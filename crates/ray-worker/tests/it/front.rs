@@ -9,8 +9,8 @@ use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, NodeId, ObjectId, WorkerId};
 use ray_core::resource::Resources;
 use ray_worker::CoreWorker;
-use ray_worker::core::{ActorRequest, MethodRequest, ReadyValue, TaskRequest};
-use ray_worker::peer_message::{ArgValue, ExportedFunction, write_arg};
+use ray_worker::core::{ActorRequest, MethodRequest, NextItem, ReadyValue, TaskRequest};
+use ray_worker::peer_message::{ArgValue, ExportedFunction, GeneratorSpec, write_arg};
 use ray_worker::reference_counter::Owner;
 use ray_worker::task_table::MethodName;
 use ray_worker::value::{Contained, Encoded, Failure, Payload};
@@ -139,6 +139,7 @@ pub(crate) struct Call {
     retry_exceptions: bool,
     restarts: i64,
     name: String,
+    generator: Option<Arc<GeneratorSpec>>,
 }
 
 impl Call {
@@ -156,6 +157,7 @@ impl Call {
             retry_exceptions: false,
             restarts: 0,
             name: String::new(),
+            generator: None,
         }
     }
 
@@ -212,6 +214,13 @@ impl Call {
         self
     }
 
+    /// As a generator that pauses at so many unread items; 0 for never.
+    pub(crate) fn generator(mut self, limit: u64) -> Self {
+        let spec = GeneratorSpec { is_dynamic: false, objects_per_yield: 1, limit, actor_limit: 0 };
+        self.generator = Some(Arc::new(spec));
+        self
+    }
+
     pub(crate) fn named(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self
@@ -257,8 +266,31 @@ impl Front {
             max_retries: call.retries,
             retry_exceptions: call.retry_exceptions,
             task_events: true,
+            generator: call.generator,
         })?;
         Ok(ids.iter().map(|id| Ref::made(&self.core, id)).collect())
+    }
+
+    /// The next item of a generator task, or nothing after the last.
+    #[track_caller]
+    pub(crate) fn next(&self, generator: &Ref) -> Option<Ref> {
+        match self.core.next_item(generator.id.task_id(), Some(LIMIT), &mut never).unwrap() {
+            NextItem::Item { object_id, .. } => Some(Ref::made(&self.core, object_id)),
+            NextItem::End => None,
+            NextItem::NotYet => panic!("no item came"),
+        }
+    }
+
+    /// References to the places of the next items.
+    pub(crate) fn peek(&self, generator: &Ref, count: u64) -> Vec<Ref> {
+        let places = self.core.peek_items(generator.id.task_id(), count).unwrap();
+        places.iter().map(|place| Ref::made(&self.core, place.object_id)).collect()
+    }
+
+    /// Drops a generator as a front end does: first the items, then the return value.
+    pub(crate) fn drop_generator(&self, generator: Ref) {
+        self.core.drop_stream(generator.id.task_id(), true);
+        drop(generator);
     }
 
     /// Makes an actor whose class is the call's function.
@@ -298,6 +330,7 @@ impl Front {
             num_returns: call.returns,
             max_retries: call.retries,
             task_events: true,
+            generator: call.generator,
         };
         Ref::made(&self.core, self.core.call_actor(request).unwrap().get(0))
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ray_core::id::{ActorId, ObjectId};
 use ray_core::pb::common::ActorSpec;
 use ray_worker::CoreWorker;
-use ray_worker::core::{Concurrency, Executor, ResolvedArg, Task};
+use ray_worker::core::{Concurrency, Executor, Flow, ItemSender, ResolvedArg, Task};
 use ray_worker::peer_message::{Returned, Target};
 use ray_worker::value::{Encoded, Failure, Payload};
 use rustix::process::{Signal, getpid, kill_process};
@@ -40,6 +40,9 @@ impl Executor for Functions {
     fn execute(&self, core: &Arc<CoreWorker>, task: &Task<'_>) -> Result<Vec<Returned>, Failure> {
         let front = Front { core: Arc::clone(core) };
         let args = decode_args(core, &task.args);
+        if let Some(sender) = ItemSender::new(core, task) {
+            return produce(core, task, sender, &args);
+        }
         let count = task.header.num_returns;
         let value = match &task.header.target {
             Target::Function(_) => {
@@ -84,6 +87,45 @@ impl Executor for Functions {
     fn run_named(&self, function: &str, _payload: &[u8]) -> Result<Vec<u8>, String> {
         Err(format!("no function {function}"))
     }
+}
+
+/// Yields numbers, as many as the first argument says, and then does what the name of the task says.
+fn produce(
+    core: &Arc<CoreWorker>,
+    task: &Task<'_>,
+    mut sender: ItemSender,
+    args: &[Value],
+) -> Result<Vec<Returned>, Failure> {
+    let place = |object_id: ObjectId, value: &Value| {
+        let payload = Payload::Whole(Bytes::from(value.encode()));
+        let encoded = Encoded { payload, contained: value.contained() };
+        let placed = core.place_result(object_id, task.caller, encoded, &mut never);
+        placed.map_err(|error| Failure::System(error.chain()))
+    };
+    for index in 0..args[0].number() {
+        let item = place(sender.next_id(), &number(index))?;
+        let mut flow = sender.send(item)?;
+        if flow == Flow::Wait {
+            flow = sender.wait(&mut never).map_err(|error| Failure::System(error.chain()))?;
+        }
+        if flow == Flow::Stop {
+            return Err(Failure::Cancelled(task.header.task_id));
+        }
+    }
+    match std::str::from_utf8(task.function.as_deref().unwrap()).unwrap() {
+        "count" => {}
+        "count_and_fail" => return Err(Failure::Raised(Bytes::from_static(b"in the middle"))),
+        "count_and_crash" => {
+            note(args[1].text(), "crashes");
+            pass_gate(args[1].text());
+            if task.header.attempt < 2 {
+                return crash().map(|_| Vec::new());
+            }
+        }
+        other => return Err(Failure::System(format!("no generator {other}"))),
+    }
+    let object_id = ObjectId::for_return(task.header.task_id, 0);
+    Ok(vec![place(object_id, &Value::default())?])
 }
 
 fn decode_args(core: &Arc<CoreWorker>, args: &[ResolvedArg<'_>]) -> Vec<Value> {

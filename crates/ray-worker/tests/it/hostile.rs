@@ -83,6 +83,7 @@ fn reply() -> Vec<u8> {
 fn task(function_id: FunctionId, args: &[u8]) -> Vec<u8> {
     let target = Target::Function(function_id);
     let header = TaskHeader {
+        generator: None,
         task_id: TaskId::random(),
         attempt: 0,
         target,

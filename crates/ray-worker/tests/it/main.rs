@@ -6,6 +6,7 @@ mod blocking;
 mod failures;
 mod front;
 mod functions;
+mod generators;
 mod hostile;
 mod objects;
 mod process;

@@ -16,7 +16,8 @@ use ray_link::frame::VERSION;
 use ray_link::message::{GcsMethod, JobDescription, LeasedWorker, Role, StoreError};
 use ray_link::{FromRaylet, ToRaylet};
 use ray_worker::peer_message::{
-    ArgValue, DefineFunction, Hello, Kind, PeerMessage, Returned, Target, TaskHeader, TaskReply, write_arg,
+    ArgValue, DefineFunction, GeneratorSpec, Hello, Kind, PeerMessage, Returned, StreamItem, Target,
+    TaskHeader, TaskReply, write_arg,
 };
 use ray_worker::reference_counter::Owner;
 use ray_worker::value::{Failure, Value};
@@ -296,6 +297,8 @@ fn peer_messages(seeds: &mut Seeds) {
         ("ask-grants", PeerMessage::AskGrants { request: 1, object_ids: vec![OBJECT; 2], borrower: WORKER }),
         ("granted", PeerMessage::Granted { request: 1 }),
         ("return-grants", PeerMessage::ReturnGrants { grants: vec![(OBJECT, 1), (OBJECT, 300)] }),
+        ("stream-read", PeerMessage::StreamRead { task_id: TASK, read: 300 }),
+        ("stop-stream", PeerMessage::StopStream { task_id: TASK }),
     ];
     messages.iter().for_each(|(name, message)| {
         seeds.push((format!("peer_message/{name}"), encode(Kind::Other as u8, message)))
@@ -312,10 +315,12 @@ fn tasks(seeds: &mut Seeds) {
         (Some("two"), stored),
         (Some("three"), ArgValue::Inline(b"")),
     ];
-    for (name, target, retriable, args) in [
-        ("task", function.clone(), true, &args[..]),
-        ("call", method, false, &args),
-        ("bare", function, false, &[]),
+    let spec = GeneratorSpec { is_dynamic: false, objects_per_yield: 1, limit: 10, actor_limit: 0 };
+    for (name, target, retriable, args, generator) in [
+        ("task", function.clone(), true, &args[..], None),
+        ("call", method, false, &args, None),
+        ("bare", function.clone(), false, &[], None),
+        ("generator", function, true, &args[..1], Some(spec)),
     ] {
         let header = TaskHeader {
             task_id: TASK,
@@ -326,6 +331,7 @@ fn tasks(seeds: &mut Seeds) {
             retries: 1,
             created_us: 1 << 50,
             name: "module.f",
+            generator,
         };
         let mut out = vec![Kind::PushTask as u8];
         header.write(&mut out);
@@ -368,6 +374,18 @@ fn replies(seeds: &mut Seeds) {
         let mut out = vec![Kind::TaskReply as u8];
         let reply = TaskReply { task_id: TASK, attempt: 1, execution_us: 5, outcome };
         reply.write(&mut out).expect("a reply can be encoded");
+        seeds.push((format!("peer_message/{name}"), out));
+    }
+    let values = [
+        ("item", Value::Inline(Bytes::from_static(b"value"))),
+        ("item-stored", Value::Stored { node_id: NODE, size: 1 << 33 }),
+        ("item-failed", Failure::System("a fault".to_owned()).into()),
+    ];
+    for (name, value) in values {
+        let mut out = vec![Kind::StreamItem as u8];
+        let item = Returned { value, contained: vec![(OBJECT, OWNER)] };
+        let item = StreamItem { task_id: TASK, attempt: 1, index: 7, item };
+        item.write(&mut out).expect("an item can be encoded");
         seeds.push((format!("peer_message/{name}"), out));
     }
 }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, TypeVar, Union
 
-from ray_rust._internal import ObjectRef
+from ray_rust._internal import ObjectRef, ObjectRefGenerator
 from ray_rust._private.session import connected_core, current_session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ray_rust.actor import ActorHandle
+
+
+_Waitable = TypeVar("_Waitable", bound=Union[ObjectRef, ObjectRefGenerator])
 
 
 class InvalidReferenceError(TypeError, ValueError):
@@ -27,7 +30,9 @@ def put(value: Any) -> ObjectRef:
     return connected_core().put(value)
 
 
-def get(object_refs: Union[ObjectRef, Sequence[ObjectRef]], *, timeout: Optional[float] = None) -> Any:
+def get(
+    object_refs: Union[ObjectRef, ObjectRefGenerator, Sequence[ObjectRef]], *, timeout: Optional[float] = None
+) -> Any:
     """The value of a reference, or the list of values of a list; waits until they are there.
 
     Raises what the task raised, or GetTimeoutError after `timeout` seconds.
@@ -36,6 +41,9 @@ def get(object_refs: Union[ObjectRef, Sequence[ObjectRef]], *, timeout: Optional
         timeout = _check_timeout("get", timeout)
     if isinstance(object_refs, ObjectRef):
         return connected_core().get((object_refs,), timeout)[0]
+    if isinstance(object_refs, ObjectRefGenerator):
+        # As in Ray: what is read of it are its items, one by one.
+        return object_refs
     if not isinstance(object_refs, (list, tuple)):
         raise InvalidReferenceError(
             f"get() takes an ObjectRef or a list of them, not {_short(object_refs)} of type {_type_name(object_refs)}"
@@ -47,14 +55,16 @@ def get(object_refs: Union[ObjectRef, Sequence[ObjectRef]], *, timeout: Optional
 
 
 def wait(
-    ray_waitables: Sequence[ObjectRef],
+    ray_waitables: Sequence[_Waitable],
     *,
     num_returns: int = 1,
     timeout: Optional[float] = None,
     fetch_local: bool = True,
     timeout_ms: Optional[float] = None,
-) -> tuple[list[ObjectRef], list[ObjectRef]]:
+) -> tuple[list[_Waitable], list[_Waitable]]:
     """Waits until `num_returns` of the references are ready, at most `timeout` seconds.
+
+    A generator of references is ready when its next item is, or when there is none.
 
     Returns those that are ready, at most `num_returns`, and the others, both in the order given.
     `timeout_ms` says the time in milliseconds instead.
@@ -80,12 +90,12 @@ def wait(
 
 
 def _check_wait_list(object_refs: Any) -> None:
-    if isinstance(object_refs, ObjectRef):
-        raise TypeError("wait() takes a list of references, not a single ObjectRef")
+    if isinstance(object_refs, (ObjectRef, ObjectRefGenerator)):
+        raise TypeError(f"wait() takes a list of references, not a single {_type_name(object_refs)}")
     if not isinstance(object_refs, list):
         raise TypeError(f"wait() takes a list of references, not a {_type_name(object_refs)}")
     for index, ref in enumerate(object_refs):
-        if not isinstance(ref, ObjectRef):
+        if not isinstance(ref, (ObjectRef, ObjectRefGenerator)):
             raise TypeError(f"wait() was given {_short(ref)} of type {_type_name(ref)} at index {index} of its list")
     if len(set(object_refs)) != len(object_refs):
         raise ValueError("wait() was given the same reference twice")
@@ -122,12 +132,14 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     connected_core().kill_actor(actor._actor_id, no_restart)  # noqa: SLF001
 
 
-def cancel(ray_waitable: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+def cancel(ray_waitable: Union[ObjectRef, ObjectRefGenerator], *, force: bool = False, recursive: bool = True) -> None:
     """Cancels the task that makes this object: before it starts, else by KeyboardInterrupt in it.
 
     `force` kills its process instead. `recursive` has no effect yet: tasks that the task has
     submitted go on.
     """
+    if isinstance(ray_waitable, ObjectRefGenerator):
+        ray_waitable = ray_waitable._generator_ref  # noqa: SLF001
     if not isinstance(ray_waitable, ObjectRef):
         raise TypeError(f"cancel() takes an ObjectRef, not a {_type_name(ray_waitable)}; kill() ends actors")
     connected_core().cancel_task(ray_waitable, force)

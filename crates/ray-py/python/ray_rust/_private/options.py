@@ -88,9 +88,24 @@ _or_unlimited = _integer_from(-1, " (-1: without limit)")
 
 
 def _check_num_returns(name: str, value: Any) -> None:
-    if value in ("streaming", "dynamic"):
-        raise NotImplementedError(f"{name}={value!r} (a generator of results) is not supported yet")
-    _integer_from(0)(name, value)
+    if not isinstance(value, str):
+        return _integer_from(0)(name, value)
+    if value not in ("streaming", "dynamic"):
+        raise ValueError(f"{name} has to be a number, 'streaming' or 'dynamic', is {value!r}")
+    if value == "dynamic":
+        import warnings
+
+        from ray_rust.util.annotations import RayDeprecationWarning
+
+        text = "num_returns='dynamic' is deprecated: use num_returns='streaming', which gives results as they come"
+        warnings.warn(text, RayDeprecationWarning, stacklevel=2)
+    return None
+
+
+def _check_unread_limit(name: str, value: Any) -> None:
+    _or_unlimited(name, value)
+    if value == 0:
+        raise ValueError(f"{name} has to be 1 or more objects that may be unread, or -1 for no limit; is 0")
 
 
 def _check_concurrency_groups(name: str, value: Any) -> None:
@@ -186,8 +201,8 @@ TASK_OPTIONS: dict[str, _Check] = {
     "max_retries": _or_unlimited,
     "retry_exceptions": _check_retry_exceptions,
     "max_calls": _only(0),
-    "_generator_backpressure_num_objects": _only(-1),
-    "_num_objects_per_yield": _only(1),
+    "_generator_backpressure_num_objects": _check_unread_limit,
+    "_num_objects_per_yield": _integer_from(1),
 }
 
 ACTOR_OPTIONS: dict[str, _Check] = {
@@ -203,7 +218,7 @@ ACTOR_OPTIONS: dict[str, _Check] = {
     "concurrency_groups": _check_concurrency_groups,
     "allow_out_of_order_execution": _check_bool,
     "enable_tensor_transport": _only(False),
-    "_actor_generator_backpressure_num_objects": _only(-1),
+    "_actor_generator_backpressure_num_objects": _check_unread_limit,
 }
 
 METHOD_OPTIONS: dict[str, _Check] = {
@@ -215,8 +230,8 @@ METHOD_OPTIONS: dict[str, _Check] = {
     "_labels": _anything,
     "concurrency_group": _check_text,
     "tensor_transport": _only(),
-    "_generator_backpressure_num_objects": _only(-1),
-    "_num_objects_per_yield": _only(1),
+    "_generator_backpressure_num_objects": _check_unread_limit,
+    "_num_objects_per_yield": _integer_from(1),
 }
 
 # Without a value these mean something else than "not given".
@@ -247,6 +262,50 @@ def merge(old: dict[str, Any], new: dict[str, Any], known: dict[str, _Check], wh
     merged = {name: value for name, value in old.items() if name not in new}
     merged.update(check(new, known, what))
     return merged
+
+
+class Returns(NamedTuple):
+    """What a call returns, as the core takes it."""
+
+    num_returns: int
+    # Whether it is "dynamic", objects for each yield, and how many may be unread: of it, and of its actor
+    # (0: any number). None if the call is no generator.
+    generator: Optional[tuple[bool, int, int, int]]
+
+
+_CO_GENERATOR = 0x20
+_CO_ASYNC_GENERATOR = 0x200
+
+
+def is_generator(function: Any) -> bool:
+    """Whether a call of this function gives a generator, synchronous or not."""
+    import functools
+
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(function, "__code__", None)
+    return code is not None and bool(code.co_flags & (_CO_GENERATOR | _CO_ASYNC_GENERATOR))
+
+
+def returns(options: dict[str, Any], name: str, *, yields: bool, actor_limit: int = 0) -> Returns:
+    """What a call with checked options returns; `yields` tells of its function."""
+    num_returns = options.get("num_returns", "streaming" if yields else 1)
+    if num_returns not in ("streaming", "dynamic"):
+        return Returns(num_returns, None)
+    if not yields:
+        raise ValueError(
+            f"num_returns={num_returns!r} is for generator functions (those with 'yield'), and {name} is none"
+        )
+    limit = max(0, options.get("_generator_backpressure_num_objects", -1))
+    per_yield = options.get("_num_objects_per_yield", 1)
+    return Returns(1, (num_returns == "dynamic", per_yield, limit, max(0, actor_limit)))
+
+
+def refuse_per_yield(given: dict[str, Any], old: dict[str, Any], where: str) -> None:
+    """How many objects a yield makes is the function's, not the call's."""
+    per_yield = given.get("_num_objects_per_yield")
+    if per_yield is not None and per_yield != old.get("_num_objects_per_yield", 1):
+        raise ValueError(f"_num_objects_per_yield cannot be changed for single calls: give it to {where}")
 
 
 def placement(options: dict[str, Any], default_cpus: float) -> Placement:
