@@ -269,7 +269,12 @@ impl CoreWorker {
                 return Ok(false);
             }
             state.check_open()?;
-            let Some(call) = state.execution.concurrent_mut()?.groups.take(group) else { return Ok(true) };
+            let Some(call) = state.execution.concurrent_mut()?.groups.take(group) else {
+                if state.unflushed {
+                    state.flush(self);
+                }
+                return Ok(true);
+            };
             drop(state);
             self.start_call(executor, group, &call)?;
             state = self.lock();
