@@ -39,8 +39,8 @@ fn check_resources(resources: &Resources) {
 fuzz_target!(|bytes: &[u8]| {
     match bytes.split_first() {
         Some((0, payload)) => {
-            if let Some(ToRaylet::SetLeaseDemand { resources, .. }) = check::<ToRaylet>(payload) {
-                check_resources(&resources);
+            if let Some(ToRaylet::SetLeaseDemand { shape, .. }) = check::<ToRaylet>(payload) {
+                check_resources(&shape.resources);
             }
         }
         Some((1, payload)) => drop(check::<FromRaylet>(payload)),

@@ -1,9 +1,10 @@
-//! What every part of Ray Rust shares: ids, resources, errors, serialization, the traits behind
+//! What every part of Ray Rust shares: ids, resources, constraints, errors, serialization, the traits behind
 //! which back ends are replaced, the configuration, and the messages on the wire.
 //!
 //! It opens no socket, reads no clock and starts no thread.
 
 pub mod config;
+pub mod constraint;
 pub mod error;
 pub mod id;
 pub mod log;

@@ -5,6 +5,7 @@
 
 use thiserror::Error;
 
+use crate::constraint::{Constraint, LabelMatch, LabelSelector, Strategy, WhenBusy};
 use crate::error::RayError;
 use crate::id::IdError;
 use crate::pb;
@@ -91,6 +92,104 @@ impl TryFrom<pb::common::Resources> for Resources {
             resources.set(&name, Amount::from_raw(raw));
         }
         Ok(resources)
+    }
+}
+
+impl From<&LabelSelector> for pb::common::LabelSelector {
+    fn from(selector: &LabelSelector) -> Self {
+        use pb::common::label_expression::Operator;
+        let expressions = selector.0.iter().map(|(key, wanted)| {
+            let (operator, values) = match wanted {
+                LabelMatch::In(values) => (Operator::In, values.clone()),
+                LabelMatch::NotIn(values) => (Operator::NotIn, values.clone()),
+                LabelMatch::Exists => (Operator::Exists, Vec::new()),
+                LabelMatch::DoesNotExist => (Operator::DoesNotExist, Vec::new()),
+            };
+            pb::common::LabelExpression { key: key.clone(), operator: operator.into(), values }
+        });
+        Self { expressions: expressions.collect() }
+    }
+}
+
+impl TryFrom<pb::common::LabelSelector> for LabelSelector {
+    type Error = WireError;
+
+    fn try_from(message: pb::common::LabelSelector) -> Result<Self, WireError> {
+        use pb::common::label_expression::Operator;
+        let expressions = message.expressions.into_iter().map(|expression| {
+            let operator = expression.operator();
+            let wanted = match operator {
+                Operator::In => LabelMatch::In(expression.values),
+                Operator::NotIn => LabelMatch::NotIn(expression.values),
+                Operator::Exists => LabelMatch::Exists,
+                Operator::DoesNotExist => LabelMatch::DoesNotExist,
+                Operator::Unspecified => {
+                    let reason = format!("{} is no known operator", expression.operator);
+                    return Err(WireError::Invalid { field: "selector.operator", reason });
+                }
+            };
+            Ok((expression.key, wanted))
+        });
+        expressions.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl From<&Constraint> for pb::common::SchedulingStrategy {
+    fn from(constraint: &Constraint) -> Self {
+        use pb::common::scheduling_strategy::{Kind, WhenBusy as PbWhenBusy};
+        let selectors = constraint.selectors.iter().map(Into::into).collect();
+        let message = Self { selectors, ..Self::default() };
+        match constraint.strategy {
+            Strategy::Default => Self { kind: Kind::Default.into(), ..message },
+            Strategy::Spread => Self { kind: Kind::Spread.into(), ..message },
+            Strategy::NodeAffinity { node_id, soft, when_busy } => {
+                let when_busy = match when_busy {
+                    WhenBusy::Wait => PbWhenBusy::Wait,
+                    WhenBusy::Spill => PbWhenBusy::Spill,
+                    WhenBusy::Fail => PbWhenBusy::Fail,
+                };
+                let (kind, when_busy) = (Kind::NodeAffinity.into(), when_busy.into());
+                Self { kind, node_id: node_id.to_binary(), soft, when_busy, ..message }
+            }
+            Strategy::Bundle { group_id, index, capture } => Self {
+                kind: Kind::Bundle.into(),
+                placement_group_id: group_id.to_binary(),
+                bundle_index: index.map_or(-1, i64::from),
+                capture_child_tasks: capture,
+                ..message
+            },
+        }
+    }
+}
+
+impl TryFrom<pb::common::SchedulingStrategy> for Constraint {
+    type Error = WireError;
+
+    fn try_from(message: pb::common::SchedulingStrategy) -> Result<Self, WireError> {
+        use pb::common::scheduling_strategy::{Kind, WhenBusy as PbWhenBusy};
+        let unknown = |field, value| WireError::Invalid { field, reason: format!("{value} is not known") };
+        let kind = Kind::try_from(message.kind).map_err(|_| unknown("strategy.kind", message.kind))?;
+        let strategy = match kind {
+            Kind::Default => Strategy::Default,
+            Kind::Spread => Strategy::Spread,
+            Kind::NodeAffinity => {
+                let when_busy = match PbWhenBusy::try_from(message.when_busy) {
+                    Ok(PbWhenBusy::Wait) => WhenBusy::Wait,
+                    Ok(PbWhenBusy::Spill) => WhenBusy::Spill,
+                    Ok(PbWhenBusy::Fail) => WhenBusy::Fail,
+                    Err(_) => return Err(unknown("strategy.when_busy", message.when_busy)),
+                };
+                let node_id = id("strategy.node_id", &message.node_id)?;
+                Strategy::NodeAffinity { node_id, soft: message.soft, when_busy }
+            }
+            Kind::Bundle => Strategy::Bundle {
+                group_id: id("strategy.placement_group_id", &message.placement_group_id)?,
+                index: u32::try_from(message.bundle_index).ok(),
+                capture: message.capture_child_tasks,
+            },
+        };
+        let selectors = message.selectors.into_iter().map(LabelSelector::try_from);
+        Ok(Self { strategy, selectors: selectors.collect::<Result<_, _>>()? })
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ray_core::config::GcsConfig;
+use ray_core::constraint::Constraint;
 use ray_core::id::{ActorId, JobId, NodeId, WorkerId};
 use ray_core::resource::Resources;
 use ray_gcs::actor::{ActorPhase, ActorSpec, Incarnation, MaxRestarts, WorkerAddress};
@@ -26,7 +27,6 @@ use ray_gcs::effects::Effects;
 use ray_gcs::memory_store::MemoryTables;
 use ray_gcs::node_table::NodeSpec;
 use ray_gcs::stored::StoredTables;
-use ray_scheduler::Strategy;
 
 const NOW: Now = Now { elapsed: Duration::ZERO, unix_ms: 0 };
 const NODES: u64 = 100;
@@ -171,7 +171,7 @@ fn spec(number: usize) -> ActorSpec {
         class_blob: vec![7; CLASS_BYTES].into(),
         creation_task: vec![7; ARGUMENTS_BYTES].into(),
         owner: Some(address(owner.node_id, &owner)),
-        strategy: Strategy::Default,
+        constraint: Constraint::default(),
         handle_metadata: vec![7; METADATA_BYTES].into(),
         job_config: vec![7; JOB_CONFIG_BYTES].into(),
         runtime_env: String::new(),

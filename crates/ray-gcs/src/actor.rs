@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use ray_core::constraint::{Constraint, Shape};
 use ray_core::id::{ActorId, JobId, NodeId, WorkerId};
 use ray_core::resource::Resources;
-use ray_scheduler::Strategy;
 
 /// Where a worker listens for frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub enum DeathKind {
     Unschedulable,
     /// The runtime environment that it needs could not be set up.
     RuntimeEnvSetupFailed,
+    /// Its placement group was removed.
+    PlacementGroupRemoved,
 }
 
 impl DeathKind {
@@ -54,7 +56,8 @@ impl DeathKind {
             | Self::OutOfScope
             | Self::ExitedByUser
             | Self::Unschedulable
-            | Self::RuntimeEnvSetupFailed => false,
+            | Self::RuntimeEnvSetupFailed
+            | Self::PlacementGroupRemoved => false,
         }
     }
 }
@@ -129,8 +132,8 @@ pub struct ActorSpec {
     pub creation_task: Arc<[u8]>,
     /// Who asked for it.
     pub owner: Option<WorkerAddress>,
-    /// Where it wants to be.
-    pub strategy: Strategy,
+    /// Where it may run.
+    pub constraint: Constraint,
     /// Method names with their options, as the language front end encoded them.
     pub handle_metadata: Arc<[u8]>,
     /// What a worker has to know before it runs the job's code, as the language front end encoded it.
@@ -141,6 +144,17 @@ pub struct ActorSpec {
     pub concurrency_groups: Box<[(String, u32)]>,
     /// Whether its calls run in event loops. Passed on.
     pub is_async: bool,
+}
+
+impl ActorSpec {
+    /// What the actor needs while it is made or while it lives, whichever is more of each, and where.
+    pub fn shape(&self) -> Shape {
+        let mut resources = self.placement_resources.clone();
+        for (name, amount) in self.resources.iter() {
+            resources.set(name, amount.max(resources.get(name)));
+        }
+        Shape { resources, constraint: self.constraint.clone() }
+    }
 }
 
 /// Where an actor stands; drawn in [`crate::actor_table`].
@@ -267,6 +281,8 @@ pub struct CreateOrder {
     /// The actor's version when it was placed: tells this order from an earlier one for the same
     /// incarnation and node, which the node gave back.
     pub version: u64,
+    /// If it runs in a placement group: in which of its bundles.
+    pub bundle: Option<u32>,
 }
 
 /// The order to a node to end one incarnation of an actor.

@@ -32,7 +32,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use ray_core::id::{ActorId, JobId, NodeId};
+use ray_core::id::{ActorId, JobId, NodeId, PlacementGroupId};
 
 use crate::actor::{
     ActorInfo, ActorPhase, ActorSpec, CreateOrder, DeathCause, DeathKind, Incarnation, KillOrder,
@@ -40,6 +40,7 @@ use crate::actor::{
 };
 use crate::clock::Now;
 use crate::error::ActorError;
+use crate::placement_group::BundleOrder;
 
 /// What follows from a change of the table.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +76,8 @@ pub enum NodeOrder {
     Create(CreateOrder),
     /// End this one.
     Kill(KillOrder),
+    /// Something about bundles of placement groups.
+    Bundles(BundleOrder),
 }
 
 /// All actors.
@@ -190,7 +193,12 @@ impl ActorTable {
         actor.acknowledged = false;
         actor.enter(ActorPhase::Creating { node_id }, out);
         let target = Incarnation { node_id, actor_id, num_restarts: actor.info.num_restarts };
-        out.push(ActorEffect::CreateOnNode(CreateOrder { target, spec, version: actor.info.version }));
+        out.push(ActorEffect::CreateOnNode(CreateOrder {
+            target,
+            spec,
+            version: actor.info.version,
+            bundle: None,
+        }));
     }
 
     /// No node can take the actor now; it goes on waiting, for `reason`.
@@ -202,9 +210,15 @@ impl ActorTable {
     }
 
     /// No node can ever take the actor, however the cluster grows: it is dead.
-    pub fn on_unplaceable(&mut self, actor_id: ActorId, why: &str, now: Now, out: &mut Vec<ActorEffect>) {
+    pub fn on_unplaceable(
+        &mut self,
+        actor_id: ActorId,
+        cause: DeathCause,
+        now: Now,
+        out: &mut Vec<ActorEffect>,
+    ) {
         if self.waiting_mut(actor_id).is_some() {
-            self.bury(actor_id, DeathCause::new(DeathKind::Unschedulable, why), Process::Gone, now, out);
+            self.bury(actor_id, cause, Process::Gone, now, out);
         }
     }
 
@@ -335,6 +349,25 @@ impl ActorTable {
         }
     }
 
+    /// A placement group was removed: the actors in it end too.
+    pub fn on_group_removed(
+        &mut self,
+        group_id: PlacementGroupId,
+        reason: &str,
+        now: Now,
+        out: &mut Vec<ActorEffect>,
+    ) {
+        let inside = |actor: &&Actor| {
+            actor.spec.as_ref().is_some_and(|spec| spec.constraint.group_id() == Some(group_id))
+        };
+        let inside: Vec<_> = self.actors.values().filter(inside).map(|actor| actor.info.actor_id).collect();
+        for actor_id in inside {
+            let message = format!("its placement group {group_id} was removed: {reason}");
+            let cause = DeathCause::new(DeathKind::PlacementGroupRemoved, message);
+            self.bury(actor_id, cause, Process::ToBeKilled, now, out);
+        }
+    }
+
     /// The actor with this id.
     ///
     /// # Errors
@@ -393,7 +426,7 @@ impl ActorTable {
             let target = actor.incarnation().filter(|target| target.node_id == node_id)?;
             let unanswered = actor.is_creating() && !actor.acknowledged;
             let (spec, version) = (Arc::clone(spec), actor.info.version);
-            unanswered.then_some(NodeOrder::Create(CreateOrder { target, spec, version }))
+            unanswered.then_some(NodeOrder::Create(CreateOrder { target, spec, version, bundle: None }))
         });
         creates.chain(kills).collect()
     }

@@ -41,7 +41,7 @@ fn spec(n: u8, max_restarts: MaxRestarts) -> ActorSpec {
         class_blob: Arc::default(),
         creation_task: Arc::default(),
         owner: None,
-        strategy: ray_scheduler::Strategy::Default,
+        constraint: ray_core::constraint::Constraint::default(),
         handle_metadata: Arc::new([7]),
         job_config: Arc::default(),
         concurrency_groups: Box::default(),
@@ -358,7 +358,8 @@ fn a_reason_to_wait_is_told_once() {
     table.on_unplaced(actor(1), "no gizmo", &mut out);
     let [ActorEffect::Changed(info)] = &out[..] else { panic!("{out:?}") };
     assert_eq!(info.phase, ActorPhase::Waiting { reason: "no gizmo".to_owned() });
-    table.on_unplaceable(actor(1), "its node is gone", at(1), &mut out);
+    let cause = DeathCause::new(DeathKind::Unschedulable, "its node is gone");
+    table.on_unplaceable(actor(1), cause, at(1), &mut out);
     assert_dead(&table, 1, DeathKind::Unschedulable);
 }
 
@@ -561,7 +562,7 @@ proptest! {
                 .flat_map(|n| table.outstanding(node(n)))
                 .filter_map(|order| match order {
                     NodeOrder::Kill(order) => Some(order.target),
-                    NodeOrder::Create(..) => None,
+                    NodeOrder::Create(..) | NodeOrder::Bundles(..) => None,
                 })
                 .collect();
             prop_assert_eq!(&outstanding, &witness.kills);

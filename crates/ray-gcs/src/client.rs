@@ -132,6 +132,16 @@ impl GcsClient {
         list_actors(gcs::ListActorsRequest) -> gcs::ListActorsReply;
         /// Ends an actor.
         kill_actor(gcs::KillActorRequest) -> gcs::KillActorReply;
+        /// Takes a placement group in.
+        create_placement_group(gcs::CreatePlacementGroupRequest) -> gcs::PlacementGroupReply;
+        /// Removes a placement group.
+        remove_placement_group(gcs::RemovePlacementGroupRequest) -> gcs::RemovePlacementGroupReply;
+        /// The placement group with this id.
+        get_placement_group(gcs::GetPlacementGroupRequest) -> gcs::PlacementGroupReply;
+        /// The placement group with this name.
+        get_named_placement_group(gcs::GetNamedPlacementGroupRequest) -> gcs::PlacementGroupReply;
+        /// All placement groups.
+        list_placement_groups(gcs::ListPlacementGroupsRequest) -> gcs::ListPlacementGroupsReply;
         /// Takes a job in.
         add_job(gcs::AddJobRequest) -> gcs::AddJobReply;
         /// Ends a job.

@@ -9,21 +9,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ray_core::config::GcsConfig;
-use ray_core::id::{ActorId, JobId, NodeId};
+use ray_core::constraint::{Shape, Strategy};
+use ray_core::id::{ActorId, JobId, NodeId, PlacementGroupId};
 use ray_core::resource::Resources;
+use ray_scheduler::{GroupDecision, GroupRequest, place_group};
 
-use crate::actor::{ActorInfo, ActorPhase, ActorSpec, DeathCause, Incarnation, KillOrder, WorkerAddress};
+use crate::actor::{
+    ActorInfo, ActorPhase, ActorSpec, CreateOrder, DeathCause, DeathKind, Incarnation, KillOrder,
+    WorkerAddress,
+};
 use crate::actor_table::{ActorEffect, ActorTable, NodeOrder};
 use crate::clock::Now;
 use crate::effects::{Effects, Event, LinkChange, Snapshot};
-use crate::error::{ActorError, NodeError};
+use crate::error::{ActorError, GroupError, NodeError};
 use crate::job_table::{JobEffect, JobSpec, JobState, JobTable};
 use crate::kv::{Kv, Value};
 use crate::node_table::{NodeEffect, NodeLimits, NodeSpec, NodeTable};
 use crate::packages;
-use crate::pending_actors::{PendingActors, Shape};
+use crate::pending_actors::PendingActors;
+use crate::pending_groups::PendingGroups;
+use crate::placement_group::{BundleOrder, GroupInfo, GroupPhase, GroupSpec, Reservation, ReturnOrder};
+use crate::placement_group_table::{BundlePlacement, GroupEffect, PlacementGroupTable};
 use crate::stored::{self, StoredTables};
-use crate::usage_table::{NodeUsage, Placement, UsageTable};
+use crate::usage_table::{INFEASIBLE, NodeUsage, Placement, UsageTable};
 
 /// How much a [`ControlPlane`] keeps, and how long it waits.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +40,8 @@ pub struct Limits {
     pub nodes: NodeLimits,
     /// How many dead actors are kept.
     pub dead_actors_kept: usize,
+    /// How many removed placement groups are kept.
+    pub removed_groups_kept: usize,
     /// How many finished jobs are kept.
     pub finished_jobs_kept: usize,
 }
@@ -44,6 +54,7 @@ impl From<&GcsConfig> for Limits {
         Self {
             nodes: NodeLimits { dead_after, tick_every, dead_kept: config.dead_nodes_kept },
             dead_actors_kept: config.dead_actors_kept,
+            removed_groups_kept: config.removed_groups_kept,
             finished_jobs_kept: config.finished_jobs_kept,
         }
     }
@@ -80,6 +91,12 @@ pub enum OrderKey {
     Create(Incarnation, u64),
     /// To end it.
     Kill(Incarnation),
+    /// To reserve bundles.
+    Reserve(Reservation),
+    /// To let them be used.
+    Commit(Reservation),
+    /// To give them back.
+    Return(Reservation),
 }
 
 impl NodeOrder {
@@ -88,6 +105,11 @@ impl NodeOrder {
         match self {
             Self::Create(order) => OrderKey::Create(order.target, order.version),
             Self::Kill(order) => OrderKey::Kill(order.target),
+            Self::Bundles(order) => match order {
+                BundleOrder::Reserve { target, .. } => OrderKey::Reserve(*target),
+                BundleOrder::Commit(target) => OrderKey::Commit(*target),
+                BundleOrder::Return(order) => OrderKey::Return(order.target),
+            },
         }
     }
 }
@@ -97,10 +119,12 @@ impl NodeOrder {
 pub struct ControlPlane {
     nodes: NodeTable,
     actors: ActorTable,
+    groups: PlacementGroupTable,
     jobs: JobTable,
     kv: Kv,
     usage: UsageTable,
     pending: PendingActors,
+    pending_groups: PendingGroups,
 }
 
 impl ControlPlane {
@@ -112,19 +136,22 @@ impl ControlPlane {
         let mut plane = Self {
             nodes: NodeTable::restore(limits.nodes, stored.nodes, now),
             actors: ActorTable::new(limits.dead_actors_kept),
+            groups: PlacementGroupTable::new(limits.removed_groups_kept),
             jobs: JobTable::restore(limits.finished_jobs_kept, stored.jobs),
             kv: Kv::default(),
             usage: UsageTable::default(),
             pending: PendingActors::default(),
+            pending_groups: PendingGroups::default(),
         };
         for (namespace, key, value) in stored.kv {
             plane.kv.restore(namespace, key, value);
         }
         for node in plane.nodes.iter().filter(|node| node.is_alive()) {
             let spec = &node.spec;
-            plane.usage.on_node_up(spec.node_id, &spec.total, false);
+            plane.usage.on_node_up(spec.node_id, &spec.total, &spec.labels, false);
             fx.links.push(LinkChange::Open(spec.node_id, spec.raylet_address.clone()));
         }
+        plane.restore_groups(stored.groups, stored.returns, now, fx);
         plane.restore_actors(stored.actors, stored.kills, now, fx);
         plane
     }
@@ -152,17 +179,54 @@ impl ControlPlane {
                 self.actors.on_node_dead(node_id, &error.to_string(), now, &mut out);
             }
         }
-        for incarnation in self.actors.creating() {
-            if let Some(spec) = self.actors.spec(&incarnation.actor_id) {
-                self.usage.on_ordered(incarnation, &Shape::of(spec).need);
-            }
-        }
+        self.restore_orders();
         for node in self.nodes.iter().filter(|node| node.is_alive()) {
             let node_id = node.spec.node_id;
-            let orders = self.actors.outstanding(node_id);
+            let orders = self.outstanding(node_id);
             fx.orders.extend(orders.into_iter().map(|order| (node_id, order)));
         }
         self.apply_actor_effects(out, now, fx);
+    }
+
+    /// Notes what actors take of their nodes and bundles.
+    fn restore_orders(&mut self) {
+        let creating = self.actors.creating();
+        let held: Vec<_> =
+            self.actors.iter().filter_map(|info| self.actors.incarnation(&info.actor_id)).collect();
+        for target in held {
+            let Some(spec) = self.actors.spec(&target.actor_id) else { continue };
+            let is_creating = creating.contains(&target);
+            match spec.constraint.strategy {
+                Strategy::Bundle { group_id, index, .. } => {
+                    let amount = if is_creating { spec.shape().resources } else { spec.resources.clone() };
+                    self.groups.restore_claim(group_id, index, target.actor_id, target.node_id, &amount);
+                }
+                Strategy::Default | Strategy::Spread | Strategy::NodeAffinity { .. } => {
+                    if is_creating {
+                        self.usage.on_ordered(target, &spec.shape().resources);
+                    }
+                }
+            }
+        }
+    }
+
+    fn restore_groups(
+        &mut self,
+        groups: Vec<GroupInfo>,
+        returns: Vec<ReturnOrder>,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        groups.into_iter().for_each(|info| self.groups.restore(info));
+        returns.into_iter().for_each(|order| self.groups.restore_return(order));
+        let mut out = Vec::new();
+        self.groups.finish_restore(&mut out);
+        for node_id in self.groups.nodes_with_bundles() {
+            if let Err(error) = self.nodes.alive(&node_id) {
+                self.groups.on_node_dead(node_id, &error.to_string(), &mut out);
+            }
+        }
+        self.note_group_effects(out, now, fx);
     }
 
     // Nodes.
@@ -172,10 +236,10 @@ impl ControlPlane {
     /// # Errors
     /// [`NodeError::Dead`]: the node was declared dead and has to come back under a new id.
     pub fn register_node(&mut self, spec: NodeSpec, now: Now, fx: &mut Effects) -> Result<(), NodeError> {
-        let (node_id, total) = (spec.node_id, spec.total.clone());
+        let (node_id, total, labels) = (spec.node_id, spec.total.clone(), spec.labels.clone());
         let mut out = Vec::new();
         self.nodes.register(spec, now, &mut out)?;
-        self.usage.on_node_up(node_id, &total, true);
+        self.usage.on_node_up(node_id, &total, &labels, true);
         self.apply_node_effects(out, now, fx);
         Ok(())
     }
@@ -271,7 +335,7 @@ impl ControlPlane {
         match (order, answer) {
             (OrderKey::Create(target, version), OrderAnswer::Acknowledged) => {
                 if self.actors.on_create_acknowledged(&target, version) {
-                    self.usage.on_acknowledged(&target);
+                    self.usage.on_acknowledged(target);
                 }
             }
             (OrderKey::Create(target, version), OrderAnswer::Refused(why)) => {
@@ -281,13 +345,95 @@ impl ControlPlane {
             (OrderKey::Kill(target), OrderAnswer::Acknowledged | OrderAnswer::Refused(_)) => {
                 self.actors.on_kill_acknowledged(&target, &mut out);
             }
+            (OrderKey::Reserve(target), answer) => return self.on_bundles_answered(target, answer, now, fx),
+            (OrderKey::Commit(target), answer) => {
+                let mut out = Vec::new();
+                match answer {
+                    OrderAnswer::Acknowledged => self.groups.on_committed(&target, now, &mut out),
+                    OrderAnswer::Refused(why) => self.groups.on_refused(&target, &why, &mut out),
+                }
+                return self.apply_group_effects(out, now, fx);
+            }
+            // A node that refuses to give bundles back has none.
+            (OrderKey::Return(target), OrderAnswer::Acknowledged | OrderAnswer::Refused(_)) => {
+                let mut out = Vec::new();
+                self.groups.on_returned(&target, &mut out);
+                return self.apply_group_effects(out, now, fx);
+            }
         }
         self.apply_actor_effects(out, now, fx);
     }
 
+    fn on_bundles_answered(&mut self, target: Reservation, answer: OrderAnswer, now: Now, fx: &mut Effects) {
+        let mut out = Vec::new();
+        match answer {
+            OrderAnswer::Acknowledged => self.groups.on_reserved(&target, now, &mut out),
+            OrderAnswer::Refused(why) => self.groups.on_refused(&target, &why, &mut out),
+        }
+        self.apply_group_effects(out, now, fx);
+    }
+
     /// The orders that a living node has not acknowledged.
     pub fn outstanding(&self, node_id: NodeId) -> Vec<NodeOrder> {
-        if self.nodes.is_alive(&node_id) { self.actors.outstanding(node_id) } else { Vec::new() }
+        if !self.nodes.is_alive(&node_id) {
+            return Vec::new();
+        }
+        let bundles = self.groups.outstanding(node_id).into_iter().map(NodeOrder::Bundles);
+        let actors = self.actors.outstanding(node_id).into_iter().map(|order| match order {
+            NodeOrder::Create(order) => NodeOrder::Create(self.with_bundle(order)),
+            other @ (NodeOrder::Kill(_) | NodeOrder::Bundles(_)) => other,
+        });
+        bundles.chain(actors).collect()
+    }
+
+    /// The order with the bundle that its actor has claimed.
+    fn with_bundle(&self, order: CreateOrder) -> CreateOrder {
+        let group_id = order.spec.constraint.group_id();
+        let bundle = group_id.and_then(|group_id| self.groups.claimed_by(&group_id, &order.target.actor_id));
+        CreateOrder { bundle, ..order }
+    }
+
+    // Placement groups.
+
+    /// Takes a placement group in and looks for nodes for it. Creating it again changes nothing.
+    ///
+    /// # Errors
+    /// If another group has its name, or its job has ended.
+    pub fn create_group(
+        &mut self,
+        spec: GroupSpec,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<Arc<GroupInfo>, GroupError> {
+        let group_id = spec.group_id;
+        if self.groups.get(&group_id).is_err() && self.jobs.is_finished(&spec.job_id) {
+            return Err(GroupError::JobFinished(spec.job_id));
+        }
+        let mut out = Vec::new();
+        self.groups.register(spec, &mut out)?;
+        self.apply_group_effects(out, now, fx);
+        self.groups.get(&group_id).cloned()
+    }
+
+    /// Removes a placement group, and ends what runs in it.
+    ///
+    /// # Errors
+    /// [`GroupError::Unknown`].
+    pub fn remove_group(
+        &mut self,
+        group_id: PlacementGroupId,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<(), GroupError> {
+        let mut out = Vec::new();
+        self.groups.remove(group_id, "someone called remove_placement_group", now, &mut out)?;
+        self.apply_group_effects(out, now, fx);
+        Ok(())
+    }
+
+    /// The placement groups.
+    pub fn groups(&self) -> &PlacementGroupTable {
+        &self.groups
     }
 
     // Jobs.
@@ -383,6 +529,7 @@ impl ControlPlane {
         Snapshot {
             nodes: self.nodes.iter().cloned().collect(),
             actors: self.actors.iter().cloned().collect(),
+            groups: self.groups.iter().cloned().collect(),
             jobs: self.jobs.iter().cloned().collect(),
             usages: self.usage.reports().cloned().collect(),
         }
@@ -392,6 +539,7 @@ impl ControlPlane {
 
     fn apply_node_effects(&mut self, effects: Vec<NodeEffect>, now: Now, fx: &mut Effects) {
         let mut actors = Vec::new();
+        let mut groups = Vec::new();
         let mut jobs = Vec::new();
         for effect in effects {
             match effect {
@@ -408,6 +556,7 @@ impl ControlPlane {
                     fx.events.push(Event::Node(info));
                     self.usage.on_node_down(&node_id);
                     self.jobs.on_node_dead(node_id, &reason, now, &mut jobs);
+                    self.groups.on_node_dead(node_id, &reason, &mut groups);
                     self.actors.on_node_dead(node_id, &reason, now, &mut actors);
                 }
                 NodeEffect::Forget(node_id) => fx.writes.push(stored::delete_node(&node_id)),
@@ -415,6 +564,7 @@ impl ControlPlane {
         }
         // What a dead node held is looked at before its jobs end, so that an actor that ends with its job
         // is not placed first.
+        self.note_group_effects(groups, now, fx);
         self.note_actor_effects(actors, fx);
         self.apply_job_effects(jobs, now, fx);
     }
@@ -422,6 +572,7 @@ impl ControlPlane {
     fn apply_job_effects(&mut self, effects: Vec<JobEffect>, now: Now, fx: &mut Effects) {
         let mut actors = Vec::new();
         let ended = effects.iter().any(|effect| matches!(effect, JobEffect::Finished(_)));
+        let mut groups = Vec::new();
         for effect in effects {
             match effect {
                 JobEffect::Started(info) => {
@@ -432,11 +583,14 @@ impl ControlPlane {
                     let job_id = info.spec.job_id;
                     fx.writes.push(stored::put_job(&info));
                     fx.events.push(Event::Job(info));
+                    // Its actors first: that their job ended says more than that their group did.
                     self.actors.on_job_finished(job_id, now, &mut actors);
+                    self.groups.on_job_finished(job_id, now, &mut groups);
                 }
                 JobEffect::Forget(job_id) => fx.writes.push(stored::delete_job(&job_id)),
             }
         }
+        self.note_group_effects(groups, now, fx);
         self.apply_actor_effects(actors, now, fx);
         if ended {
             self.remove_unused_packages(fx);
@@ -460,6 +614,39 @@ impl ControlPlane {
         }
     }
 
+    fn apply_group_effects(&mut self, effects: Vec<GroupEffect>, now: Now, fx: &mut Effects) {
+        self.note_group_effects(effects, now, fx);
+        self.place_pending(now, fx);
+    }
+
+    /// The actors of a group that is removed are killed before its bundles go back.
+    fn note_group_effects(&mut self, effects: Vec<GroupEffect>, now: Now, fx: &mut Effects) {
+        for effect in effects {
+            match effect {
+                GroupEffect::Changed(info) => fx.group_changed(info),
+                GroupEffect::Forget(group_id) => fx.writes.push(stored::delete_group(&group_id)),
+                GroupEffect::Schedule(group_id) => self.pending_groups.push(group_id),
+                GroupEffect::Order(order) => {
+                    fx.orders.push((order.target().node_id, NodeOrder::Bundles(order)));
+                }
+                GroupEffect::KeepReturn(order) => fx.writes.push(stored::put_return(&order)),
+                GroupEffect::ReturnDone(order) => {
+                    fx.writes.push(stored::delete_return(&order.target, order.all));
+                }
+                GroupEffect::Ordered(target, amount) => self.usage.on_ordered(target, &amount),
+                GroupEffect::Taken(target) => self.usage.on_acknowledged(target),
+                GroupEffect::Vacated(target, amount) => self.usage.on_vacated(target, &amount),
+                GroupEffect::GivenBack(node_id) => self.usage.on_given_back(&node_id),
+                GroupEffect::Removed(group_id, reason) => {
+                    self.pending_groups.remove(&group_id);
+                    let mut ended = Vec::new();
+                    self.actors.on_group_removed(group_id, &reason, now, &mut ended);
+                    self.note_actor_effects(ended, fx);
+                }
+            }
+        }
+    }
+
     fn apply_actor_effects(&mut self, effects: Vec<ActorEffect>, now: Now, fx: &mut Effects) {
         self.note_actor_effects(effects, fx);
         self.place_pending(now, fx);
@@ -479,10 +666,11 @@ impl ControlPlane {
                 ActorEffect::Forget(actor_id) => fx.writes.push(stored::delete_actor(&actor_id)),
                 ActorEffect::Schedule(actor_id) => {
                     if let Some(spec) = self.actors.spec(&actor_id) {
-                        self.pending.push(actor_id, Shape::of(spec));
+                        self.pending.push(actor_id, spec.shape());
                     }
                 }
                 ActorEffect::CreateOnNode(order) => {
+                    let order = self.with_bundle(order);
                     fx.orders.push((order.target.node_id, NodeOrder::Create(order)));
                 }
                 ActorEffect::KillOnNode(order) => {
@@ -490,33 +678,37 @@ impl ControlPlane {
                     fx.orders.push((order.target.node_id, NodeOrder::Kill(order)));
                 }
                 ActorEffect::KillDone(target) => fx.writes.push(stored::delete_kill(&target)),
-                ActorEffect::Settled(target, spec) => self.usage.on_settled(&target, &spec.resources),
+                ActorEffect::Settled(target, spec) => match spec.constraint.group_id() {
+                    Some(group_id) => self.groups.settle_claim(&group_id, &target.actor_id, &spec.resources),
+                    None => self.usage.on_settled(target, &spec.resources),
+                },
                 ActorEffect::GivenBack(node_id) => self.usage.on_given_back(&node_id),
-                ActorEffect::Vacated(target, spec) => self.usage.on_vacated(&target, &spec.resources),
+                ActorEffect::Vacated(target, spec) => match spec.constraint.group_id() {
+                    Some(group_id) => self.groups.release_claim(&group_id, &target.actor_id),
+                    None => self.usage.on_vacated(target, &spec.resources),
+                },
             }
         }
     }
 
-    /// Places every actor that some node can take now.
+    /// Places every group and actor that some node can take now; groups first, for actors may wait for one.
     fn place_pending(&mut self, now: Now, fx: &mut Effects) {
+        self.place_pending_groups(now, fx);
         if self.pending.is_empty() {
             return;
         }
         let mut out = Vec::new();
         for shape in self.pending.shapes() {
             while let Some(actor_id) = self.pending.first(&shape) {
-                match self.usage.place(&shape.need, shape.strategy) {
+                let cause = match self.find_place(actor_id, &shape) {
                     Placement::On(node_id) => {
                         self.pending.remove(&actor_id);
                         self.actors.on_placed(actor_id, node_id, &mut out);
                         let target = self.actors.incarnation(&actor_id).filter(|it| it.node_id == node_id);
-                        if let Some(target) = target {
-                            self.usage.on_ordered(target, &shape.need);
+                        if let Some(target) = target.filter(|_| shape.constraint.group_id().is_none()) {
+                            self.usage.on_ordered(target, &shape.resources);
                         }
-                    }
-                    Placement::Never(why) => {
-                        self.pending.remove(&actor_id);
-                        self.actors.on_unplaceable(actor_id, &why, now, &mut out);
+                        continue;
                     }
                     Placement::Wait(reason) => {
                         for actor_id in self.pending.tell(&shape, &reason) {
@@ -524,10 +716,53 @@ impl ControlPlane {
                         }
                         break;
                     }
-                }
+                    Placement::Never(why) => DeathCause::new(DeathKind::Unschedulable, why),
+                    Placement::GroupRemoved(why) => DeathCause::new(DeathKind::PlacementGroupRemoved, why),
+                };
+                self.pending.remove(&actor_id);
+                self.actors.on_unplaceable(actor_id, cause, now, &mut out);
             }
         }
         self.note_actor_effects(out, fx);
+    }
+
+    fn find_place(&mut self, actor_id: ActorId, shape: &Shape) -> Placement {
+        let Strategy::Bundle { group_id, index, .. } = shape.constraint.strategy else {
+            return self.usage.place(shape);
+        };
+        match self.groups.claim(group_id, index, actor_id, &shape.resources) {
+            BundlePlacement::On(node_id) => Placement::On(node_id),
+            BundlePlacement::Wait(reason) => Placement::Wait(reason),
+            BundlePlacement::Never(why) => Placement::Never(why),
+            BundlePlacement::Removed(why) => Placement::GroupRemoved(why),
+        }
+    }
+
+    fn place_pending_groups(&mut self, now: Now, fx: &mut Effects) {
+        let mut out = Vec::new();
+        for group_id in self.pending_groups.to_try(self.usage.view().version()) {
+            let Ok(info) = self.groups.get(&group_id).cloned() else { continue };
+            let request = GroupRequest {
+                strategy: info.spec.strategy,
+                bundles: &info.spec.bundles,
+                nodes: &info.nodes,
+                soft_target: info.spec.soft_target,
+            };
+            match place_group(self.usage.view(), &request) {
+                GroupDecision::Placed(nodes) => {
+                    self.pending_groups.remove(&group_id);
+                    self.groups.on_placed(group_id, &nodes, &mut out);
+                }
+                GroupDecision::Busy { reason } => self.groups.on_unplaced(group_id, &reason, &mut out),
+                GroupDecision::Infeasible { reason } => {
+                    let reason = format!("{INFEASIBLE}it: {reason}");
+                    self.groups.on_unplaced(group_id, &reason, &mut out);
+                }
+            }
+            // What one takes is not there for the next.
+            self.note_group_effects(std::mem::take(&mut out), now, fx);
+        }
+        self.pending_groups.tried(self.usage.view().version());
     }
 
     /// Panics if the tables contradict themselves or one another; for tests.
@@ -538,6 +773,21 @@ impl ControlPlane {
         let waiting = self.actors.iter().filter(|info| matches!(info.phase, ActorPhase::Waiting { .. }));
         let waiting: Vec<_> = waiting.map(|info| info.actor_id).collect();
         assert_eq!(waiting, self.pending.iter().collect::<Vec<_>>(), "whoever waits is in the queue");
+        self.groups.check_invariants();
+        let pending = self.groups.iter().filter(|info| matches!(info.phase, GroupPhase::Pending { .. }));
+        let pending: Vec<_> = pending.map(|info| info.spec.group_id).collect();
+        assert_eq!(
+            pending,
+            self.pending_groups.iter().collect::<Vec<_>>(),
+            "groups that wait are in the queue"
+        );
+        for node_id in self.groups.nodes_with_bundles() {
+            assert!(self.nodes.is_alive(&node_id), "bundles are on dead node {node_id}");
+        }
+        for info in self.groups.iter() {
+            let job_ended = self.jobs.is_finished(&info.spec.job_id) && !info.spec.detached;
+            assert!(info.is_removed() || !job_ended, "{} outlived its job", info.spec.group_id);
+        }
         for info in self.actors.iter() {
             if let Some(node_id) = info.phase.node_id() {
                 assert!(self.nodes.is_alive(&node_id), "{} is on dead node {node_id}", info.actor_id);

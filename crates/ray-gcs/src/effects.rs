@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ray_core::id::{ActorId, NodeId};
+use ray_core::id::{ActorId, NodeId, PlacementGroupId};
 use ray_core::traits::Write;
 
 use crate::actor::ActorInfo;
 use crate::actor_table::NodeOrder;
 use crate::job_table::JobInfo;
 use crate::node_table::NodeInfo;
+use crate::placement_group::GroupInfo;
 use crate::stored;
 use crate::usage_table::NodeUsage;
 
@@ -20,6 +21,8 @@ pub enum Event {
     Node(Arc<NodeInfo>),
     /// An actor.
     Actor(Arc<ActorInfo>),
+    /// A placement group.
+    PlacementGroup(Arc<GroupInfo>),
     /// A job.
     Job(Arc<JobInfo>),
     /// A node's usage.
@@ -33,6 +36,8 @@ pub struct Snapshot {
     pub nodes: Vec<Arc<NodeInfo>>,
     /// All actors.
     pub actors: Vec<Arc<ActorInfo>>,
+    /// All placement groups.
+    pub groups: Vec<Arc<GroupInfo>>,
     /// All jobs.
     pub jobs: Vec<Arc<JobInfo>>,
     /// Every living node's usage.
@@ -61,6 +66,8 @@ pub struct Effects {
     pub orders: Vec<(NodeId, NodeOrder)>,
     /// Where an actor's change lies in `writes` and `events`.
     changed_actors: BTreeMap<ActorId, (usize, usize)>,
+    /// The same of placement groups.
+    changed_groups: BTreeMap<PlacementGroupId, (usize, usize)>,
 }
 
 impl Effects {
@@ -77,6 +84,23 @@ impl Effects {
                 self.changed_actors.insert(info.actor_id, (self.writes.len(), self.events.len()));
                 self.writes.push(write);
                 self.events.push(Event::Actor(info));
+            }
+        }
+    }
+
+    /// A placement group changed; as with actors, the last change counts.
+    pub(crate) fn group_changed(&mut self, info: Arc<GroupInfo>) {
+        let write = stored::put_group(&info);
+        match self.changed_groups.get(&info.spec.group_id) {
+            Some(&(at_write, at_event)) => {
+                self.writes[at_write] = write;
+                self.events[at_event] = Event::PlacementGroup(info);
+            }
+            None => {
+                let at = (self.writes.len(), self.events.len());
+                self.changed_groups.insert(info.spec.group_id, at);
+                self.writes.push(write);
+                self.events.push(Event::PlacementGroup(info));
             }
         }
     }

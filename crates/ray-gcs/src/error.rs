@@ -1,7 +1,7 @@
 //! Why the control plane refuses something.
 
 use ray_core::error::RayError;
-use ray_core::id::{ActorId, JobId, NodeId};
+use ray_core::id::{ActorId, JobId, NodeId, PlacementGroupId};
 use thiserror::Error;
 
 /// Why a call about a node is refused.
@@ -49,6 +49,35 @@ pub enum ActorError {
     JobFinished(JobId),
 }
 
+/// Why a call about a placement group is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum GroupError {
+    /// Nobody registered this group, or it was removed so long ago that it is forgotten.
+    #[error("placement group {0} is not known")]
+    Unknown(PlacementGroupId),
+    /// No group has this name.
+    #[error("no placement group is named {name:?} in namespace {namespace:?}")]
+    NoSuchName {
+        /// The name.
+        name: String,
+        /// Where it was looked for.
+        namespace: String,
+    },
+    /// Another group has this name.
+    #[error("placement group {holder} is named {name:?} in namespace {namespace:?}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Where it is taken.
+        namespace: String,
+        /// The group that has it.
+        holder: PlacementGroupId,
+    },
+    /// The group's job ended before the group was registered.
+    #[error("job {0} has ended and makes no more placement groups")]
+    JobFinished(JobId),
+}
+
 /// Why the service does not answer a call.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ServiceError {
@@ -86,6 +115,22 @@ impl From<ActorError> for RayError {
                 Self::AlreadyExists { what }
             }
             error @ ActorError::JobFinished(_) => Self::InvalidArgument(error.to_string()),
+        }
+    }
+}
+
+impl From<GroupError> for RayError {
+    fn from(error: GroupError) -> Self {
+        match error {
+            GroupError::Unknown(group_id) => Self::NotFound { what: format!("placement group {group_id}") },
+            GroupError::NoSuchName { name, namespace } => Self::NotFound {
+                what: format!("a placement group named {name:?} in namespace {namespace:?}"),
+            },
+            GroupError::NameTaken { name, namespace, holder } => {
+                let what = format!("a placement group named {name:?} in namespace {namespace:?} ({holder})");
+                Self::AlreadyExists { what }
+            }
+            error @ GroupError::JobFinished(_) => Self::InvalidArgument(error.to_string()),
         }
     }
 }

@@ -18,7 +18,7 @@ use tracing::{debug, instrument};
 
 use crate::actor::{DeathCause, DeathKind, Incarnation};
 use crate::control_plane::ActorOutcome;
-use crate::error::{ActorError, NodeError, ServiceError};
+use crate::error::{ActorError, GroupError, NodeError, ServiceError};
 use crate::service::{Gcs, GcsHandle};
 use crate::task_history::TaskHistory;
 use crate::wire;
@@ -62,7 +62,7 @@ macro_rules! into_status {
         }
     )*};
 }
-into_status!(NodeError, ActorError, ServiceError);
+into_status!(NodeError, ActorError, GroupError, ServiceError);
 
 #[tonic::async_trait]
 impl GcsService for GcsGrpc {
@@ -157,6 +157,56 @@ impl GcsService for GcsGrpc {
         debug!(%target, ?outcome, "report");
         self.handle.step(move |plane, now, fx| plane.report_actor(target, outcome, now, fx)).await??;
         answer(gcs::ReportActorReply {})
+    }
+
+    #[instrument(skip_all)]
+    async fn create_placement_group(
+        &self,
+        request: Request<gcs::CreatePlacementGroupRequest>,
+    ) -> Answer<gcs::PlacementGroupReply> {
+        let spec = wire::group_spec(required("spec", request.into_inner().spec)?)?;
+        let group = self.handle.step(move |plane, now, fx| plane.create_group(spec, now, fx)).await??;
+        answer(gcs::PlacementGroupReply { group: Some((&*group).into()) })
+    }
+
+    #[instrument(skip_all)]
+    async fn remove_placement_group(
+        &self,
+        request: Request<gcs::RemovePlacementGroupRequest>,
+    ) -> Answer<gcs::RemovePlacementGroupReply> {
+        let group_id = id("placement_group_id", &request.into_inner().placement_group_id)?;
+        self.handle.step(move |plane, now, fx| plane.remove_group(group_id, now, fx)).await??;
+        answer(gcs::RemovePlacementGroupReply {})
+    }
+
+    async fn get_placement_group(
+        &self,
+        request: Request<gcs::GetPlacementGroupRequest>,
+    ) -> Answer<gcs::PlacementGroupReply> {
+        let group_id = id("placement_group_id", &request.into_inner().placement_group_id)?;
+        let group = self.handle.step(move |plane, _, _| plane.groups().get(&group_id).cloned()).await??;
+        answer(gcs::PlacementGroupReply { group: Some((&*group).into()) })
+    }
+
+    async fn get_named_placement_group(
+        &self,
+        request: Request<gcs::GetNamedPlacementGroupRequest>,
+    ) -> Answer<gcs::PlacementGroupReply> {
+        let gcs::GetNamedPlacementGroupRequest { name, namespace } = request.into_inner();
+        let find = move |plane: &crate::ControlPlane| plane.groups().by_name(&namespace, &name).cloned();
+        let group = self.handle.step(move |plane, _, _| find(plane)).await??;
+        answer(gcs::PlacementGroupReply { group: Some((&*group).into()) })
+    }
+
+    async fn list_placement_groups(
+        &self,
+        _: Request<gcs::ListPlacementGroupsRequest>,
+    ) -> Answer<gcs::ListPlacementGroupsReply> {
+        let list = |plane: &crate::ControlPlane| plane.groups().iter().cloned().collect::<Vec<_>>();
+        let groups = self.handle.step(move |plane, _, _| list(plane)).await?;
+        answer(gcs::ListPlacementGroupsReply {
+            groups: groups.iter().map(|group| (&**group).into()).collect(),
+        })
     }
 
     #[instrument(skip_all)]

@@ -1,11 +1,11 @@
-//! The control plane of a cluster: which nodes, actors and jobs there are, what they were promised, and
+//! The control plane of a cluster: which nodes, actors, placement groups and jobs there are, what they were promised, and
 //! a key-value store.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`control_plane`] | the machine made of all tables; [`effects`]: what it tells its shell to do |
-//! | [`node_table`], [`actor_table`], [`job_table`], [`kv`], [`usage_table`] | a table each, pure |
-//! | [`pending_actors`] | who waits for a node |
+//! | [`node_table`], [`actor_table`], [`placement_group_table`], [`job_table`], [`kv`], [`usage_table`] | a table each, pure |
+//! | [`pending_actors`], [`pending_groups`] | who waits for a node |
 //! | [`task_history`] | tasks that have ended |
 //! | [`stored`], [`memory_store`], [`redb_store`] | how tables are kept, and where |
 //! | [`service`], `outbox`, `raylet_link` | the shell: the owner of the machine, what makes its decisions durable and known, what gives nodes their orders |
@@ -30,6 +30,9 @@ pub mod node_table;
 mod outbox;
 pub mod packages;
 pub mod pending_actors;
+pub mod pending_groups;
+pub mod placement_group;
+pub mod placement_group_table;
 mod raylet_link;
 pub mod redb_store;
 mod server;

@@ -20,6 +20,7 @@ use crate::backoff::Backoff;
 use crate::effects::{Effects, Event, Snapshot};
 use crate::error::ServiceError;
 use crate::node_table::NodeState;
+use crate::placement_group::GroupPhase;
 use crate::raylet_link::RayletLinks;
 use crate::service::{EventReceiver, GcsHandle};
 
@@ -173,6 +174,12 @@ fn log(event: &Event) {
             phase => {
                 debug!(actor_id = %actor.actor_id, restarts = actor.num_restarts, ?phase, "actor changed")
             }
+        },
+        Event::PlacementGroup(group) => match &group.phase {
+            GroupPhase::Removed { reason, .. } => {
+                debug!(group_id = %group.spec.group_id, reason, "placement group removed");
+            }
+            phase => debug!(group_id = %group.spec.group_id, ?phase, "placement group changed"),
         },
         Event::Job(job) => info!(job_id = %job.spec.job_id, state = ?job.state, "job changed"),
         Event::Usage(_) => {}

@@ -6,31 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use ray_core::constraint::Shape;
 use ray_core::id::ActorId;
-use ray_core::resource::Resources;
-use ray_scheduler::Strategy;
-
-use crate::actor::ActorSpec;
-
-/// What decides whether a node can take an actor.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Shape {
-    /// What the actor needs while it is made or while it lives, whichever is more of each.
-    pub need: Resources,
-    /// Where it wants to be.
-    pub strategy: Strategy,
-}
-
-impl Shape {
-    /// The shape of this actor.
-    pub fn of(spec: &ActorSpec) -> Self {
-        let mut need = spec.placement_resources.clone();
-        for (name, amount) in spec.resources.iter() {
-            need.set(name, amount.max(need.get(name)));
-        }
-        Self { need, strategy: spec.strategy }
-    }
-}
 
 /// The actors that wait for a node.
 #[derive(Debug, Default)]
@@ -116,7 +93,7 @@ mod tests {
     }
 
     fn shape(cpus: f64) -> Shape {
-        Shape { need: Resources::new().with_cpu(cpus).unwrap(), strategy: Strategy::Default }
+        Shape::from(ray_core::resource::Resources::new().with_cpu(cpus).unwrap())
     }
 
     #[test]

@@ -25,9 +25,10 @@ use tracing::{debug, error, warn};
 
 use crate::actor_table::NodeOrder;
 use crate::backoff::Backoff;
-use crate::control_plane::OrderKey;
+use crate::control_plane::{OrderAnswer, OrderKey};
 use crate::effects::LinkChange;
 use crate::error::ServiceError;
+use crate::placement_group::BundleOrder;
 use crate::service::GcsHandle;
 
 /// Waits between two attempts of a call.
@@ -199,36 +200,41 @@ impl LinkTask {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let status = match tokio::time::timeout(self.rpc_timeout, self.call(order)).await {
-                Ok(Ok(())) => return self.handle.order_acknowledged(order.key()).await,
+                Ok(Ok(OrderAnswer::Acknowledged)) => {
+                    return self.handle.order_acknowledged(order.key()).await;
+                }
+                Ok(Ok(OrderAnswer::Refused(why))) => return self.refused(order.key(), why).await,
                 Ok(Err(status)) => status,
                 Err(_) => Status::deadline_exceeded("the node did not answer in time"),
             };
             if is_refusal(status.code()) {
-                return self.refused(order.key(), &status).await;
+                let why = format!("{:?}: {}", status.code(), status.message());
+                warn!(node_id = %self.node_id, why, "a node refused an order");
+                return self.refused(order.key(), why).await;
             }
             debug!(node_id = %self.node_id, %status, "an order did not get through; it is repeated");
             tokio::time::sleep(backoff.next_wait()).await;
         }
     }
 
-    /// Passes a refusal on for sure: the actor would wait for ever.
-    async fn refused(&self, key: OrderKey, status: &Status) {
-        let why = format!("{:?}: {}", status.code(), status.message());
-        warn!(node_id = %self.node_id, why, "a node refused an order");
+    /// Passes a refusal on for sure: the actor or group would wait for ever.
+    async fn refused(&self, key: OrderKey, why: String) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         while let Err(ServiceError::Overloaded { .. }) = self.handle.order_refused(key, why.clone()).await {
             tokio::time::sleep(backoff.next_wait()).await;
         }
     }
 
-    async fn call(&mut self, order: &NodeOrder) -> Result<(), Status> {
+    async fn call(&mut self, order: &NodeOrder) -> Result<OrderAnswer, Status> {
+        let timeout = self.rpc_timeout;
         match order {
             NodeOrder::Create(order) => {
                 let message = pb::raylet::CreateActorRequest {
                     spec: Some((&*order.spec).into()),
                     num_restarts: order.target.num_restarts,
+                    bundle_index: order.bundle.map_or(-1, i64::from),
                 };
-                self.client.create_actor(with_deadline(message, self.rpc_timeout)).await.map(drop)
+                self.client.create_actor(with_deadline(message, timeout)).await?;
             }
             NodeOrder::Kill(order) => {
                 let message = pb::raylet::KillActorRequest {
@@ -236,9 +242,42 @@ impl LinkTask {
                     num_restarts: order.target.num_restarts,
                     cause: Some((&order.cause).into()),
                 };
-                self.client.kill_actor(with_deadline(message, self.rpc_timeout)).await.map(drop)
+                self.client.kill_actor(with_deadline(message, timeout)).await?;
+            }
+            NodeOrder::Bundles(BundleOrder::Reserve { target, bundles, commit }) => {
+                let bundles = bundles.iter().map(|(index, resources)| pb::raylet::ReservedBundle {
+                    index: *index,
+                    resources: Some(resources.into()),
+                });
+                let message = pb::raylet::ReserveBundlesRequest {
+                    placement_group_id: target.group_id.to_binary(),
+                    attempt: target.attempt,
+                    bundles: bundles.collect(),
+                    commit: *commit,
+                };
+                let reply = self.client.reserve_bundles(with_deadline(message, timeout)).await?.into_inner();
+                if !reply.reserved {
+                    return Ok(OrderAnswer::Refused(reply.reason));
+                }
+            }
+            NodeOrder::Bundles(BundleOrder::Commit(target)) => {
+                let message = pb::raylet::CommitBundlesRequest {
+                    placement_group_id: target.group_id.to_binary(),
+                    attempt: target.attempt,
+                };
+                self.client.commit_bundles(with_deadline(message, timeout)).await?;
+            }
+            NodeOrder::Bundles(BundleOrder::Return(order)) => {
+                let message = pb::raylet::ReturnBundlesRequest {
+                    placement_group_id: order.target.group_id.to_binary(),
+                    attempt: order.target.attempt,
+                    all: order.all,
+                    reason: order.reason.clone(),
+                };
+                self.client.return_bundles(with_deadline(message, timeout)).await?;
             }
         }
+        Ok(OrderAnswer::Acknowledged)
     }
 }
 

@@ -7,6 +7,8 @@
 //! | `actors`      | actor id                               | `ray.common.ActorInfo`       |
 //! | `actor_specs` | actor id                               | `ray.common.ActorSpec`       |
 //! | `kills`       | node id, actor id, restarts (u64)      | `ray.common.DeathCause`      |
+//! | `groups`      | placement group id                     | `ray.common.PlacementGroupInfo` |
+//! | `returns`     | node id, placement group id, attempt (u64), 1 if all | the reason     |
 //! | `jobs`        | job id                                 | `ray.gcs.JobInfo`            |
 //! | `kv`          | length of namespace (u32), namespace, key | the value                 |
 //!
@@ -15,7 +17,7 @@
 
 use prost::Message;
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::{ActorId, JobId, NodeId};
+use ray_core::id::{ActorId, JobId, NodeId, PlacementGroupId};
 use ray_core::pb;
 use ray_core::traits::{GcsStore, Write};
 
@@ -23,6 +25,7 @@ use crate::actor::{ActorInfo, ActorSpec, Incarnation, KillOrder};
 use crate::job_table::JobInfo;
 use crate::kv::{KvEffect, Value};
 use crate::node_table::NodeInfo;
+use crate::placement_group::{GroupInfo, Reservation, ReturnOrder};
 use crate::wire;
 
 const META: &str = "meta";
@@ -30,11 +33,13 @@ const NODES: &str = "nodes";
 const ACTORS: &str = "actors";
 const ACTOR_SPECS: &str = "actor_specs";
 const KILLS: &str = "kills";
+const GROUPS: &str = "groups";
+const RETURNS: &str = "returns";
 const JOBS: &str = "jobs";
 const KV: &str = "kv";
 
 /// Every table that the control plane uses.
-pub const TABLES: [&str; 7] = [META, NODES, ACTORS, ACTOR_SPECS, KILLS, JOBS, KV];
+pub const TABLES: [&str; 9] = [META, NODES, ACTORS, ACTOR_SPECS, KILLS, GROUPS, RETURNS, JOBS, KV];
 
 const FORMAT_KEY: &[u8] = b"format";
 /// Grows when the layout changes in a way that an older release would misread.
@@ -49,6 +54,10 @@ pub struct StoredTables {
     pub actors: Vec<(ActorInfo, Option<ActorSpec>)>,
     /// Kill orders that no node acknowledged.
     pub kills: Vec<KillOrder>,
+    /// All placement groups.
+    pub groups: Vec<GroupInfo>,
+    /// Orders to give bundles back that no node acknowledged.
+    pub returns: Vec<ReturnOrder>,
     /// All jobs.
     pub jobs: Vec<JobInfo>,
     /// Namespace, key and value.
@@ -80,6 +89,15 @@ impl StoredTables {
             let target = read_kill_key(&key).ok_or_else(|| corrupt(KILLS))?;
             let cause = wire::death_cause(decode::<pb::common::DeathCause>(KILLS, &value)?)?;
             tables.kills.push(KillOrder { target, cause });
+        }
+        for (_, value) in store.scan(GROUPS, &[]).await? {
+            let info = decode::<pb::common::PlacementGroupInfo>(GROUPS, &value)?;
+            tables.groups.push(wire::group_info(info)?);
+        }
+        for (key, value) in store.scan(RETURNS, &[]).await? {
+            let (target, all) = read_return_key(&key).ok_or_else(|| corrupt(RETURNS))?;
+            let reason = String::from_utf8(value).map_err(|_| corrupt(RETURNS))?;
+            tables.returns.push(ReturnOrder { target, all, reason });
         }
         for (_, value) in store.scan(JOBS, &[]).await? {
             tables.jobs.push(wire::job_info(decode::<pb::gcs::JobInfo>(JOBS, &value)?)?);
@@ -143,6 +161,27 @@ pub(crate) fn delete_kill(target: &Incarnation) -> Write {
     Write::Delete { table: KILLS, key: kill_key(target) }
 }
 
+/// Keeps a placement group.
+pub(crate) fn put_group(info: &GroupInfo) -> Write {
+    let message = pb::common::PlacementGroupInfo::from(info);
+    put(GROUPS, info.spec.group_id.to_binary(), message.encode_to_vec())
+}
+
+/// Forgets a placement group.
+pub(crate) fn delete_group(group_id: &PlacementGroupId) -> Write {
+    Write::Delete { table: GROUPS, key: group_id.to_binary() }
+}
+
+/// Keeps an order to give bundles back.
+pub(crate) fn put_return(order: &ReturnOrder) -> Write {
+    put(RETURNS, return_key(&order.target, order.all), order.reason.clone().into_bytes())
+}
+
+/// Forgets an order to give bundles back.
+pub(crate) fn delete_return(target: &Reservation, all: bool) -> Write {
+    Write::Delete { table: RETURNS, key: return_key(target, all) }
+}
+
 /// Keeps a job.
 pub(crate) fn put_job(info: &JobInfo) -> Write {
     put(JOBS, info.spec.job_id.to_binary(), pb::gcs::JobInfo::from(info).encode_to_vec())
@@ -189,6 +228,24 @@ fn read_kill_key(key: &[u8]) -> Option<Incarnation> {
     })
 }
 
+fn return_key(target: &Reservation, all: bool) -> Vec<u8> {
+    let attempt = target.attempt.to_be_bytes();
+    [&target.node_id.as_bytes()[..], target.group_id.as_bytes(), &attempt, &[u8::from(all)]].concat()
+}
+
+fn read_return_key(key: &[u8]) -> Option<(Reservation, bool)> {
+    let (node_id, rest) = key.split_at_checked(NodeId::LEN)?;
+    let (group_id, rest) = rest.split_at_checked(PlacementGroupId::LEN)?;
+    let (attempt, rest) = rest.split_first_chunk::<8>()?;
+    let &[all @ (0 | 1)] = rest else { return None };
+    let target = Reservation {
+        node_id: NodeId::from_binary(node_id).ok()?,
+        group_id: PlacementGroupId::from_binary(group_id).ok()?,
+        attempt: u64::from_be_bytes(*attempt),
+    };
+    Some((target, all == 1))
+}
+
 fn kv_key(namespace: &[u8], key: &[u8]) -> Vec<u8> {
     let length = namespace.len() as u32;
     [&length.to_be_bytes()[..], namespace, key].concat()
@@ -208,12 +265,15 @@ mod tests {
     proptest! {
         #[test]
         fn keys_read_back(
-            node in any::<[u8; 16]>(), actor in any::<[u8; 16]>(), num_restarts in any::<u64>(),
+            node in any::<[u8; 16]>(), actor in any::<[u8; 16]>(), num_restarts in any::<u64>(), all in any::<bool>(),
             namespace in prop::collection::vec(any::<u8>(), 0..9), key in prop::collection::vec(any::<u8>(), 0..9),
         ) {
             let (node_id, actor_id) = (NodeId::from_bytes(node), ActorId::from_bytes(actor));
             let target = Incarnation { node_id, actor_id, num_restarts };
             prop_assert_eq!(read_kill_key(&kill_key(&target)), Some(target));
+            let group_id = PlacementGroupId::from_bytes(actor);
+            let target = Reservation { node_id, group_id, attempt: num_restarts };
+            prop_assert_eq!(read_return_key(&return_key(&target, all)), Some((target, all)));
             let stored = kv_key(&namespace, &key);
             prop_assert_eq!(read_kv_key(&stored), Some((&namespace[..], &key[..])));
         }
@@ -223,6 +283,8 @@ mod tests {
     fn foreign_keys_are_refused() {
         assert_eq!(read_kill_key(&[0; 39]), None);
         assert_eq!(read_kill_key(&[0; 41]), None);
+        assert_eq!(read_return_key(&[0; 40]), None);
+        assert_eq!(read_return_key(&[2; 41]), None);
         assert_eq!(read_kv_key(&[0, 0, 0, 9, 1]), None);
         assert_eq!(read_kv_key(&[0, 0]), None);
     }

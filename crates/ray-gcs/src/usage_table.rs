@@ -1,7 +1,7 @@
 //! What each living node has, and what of it is free.
 //!
 //! A node reports its free resources from time to time. Between two reports the control plane goes on
-//! placing actors, so it keeps a ledger for each node: what it ordered there and the last report cannot
+//! placing actors and placement groups, so it keeps a ledger for each node: what it ordered there and the last report cannot
 //! show yet is committed, and what it knows to be free again is added. So a burst of actors spreads,
 //! and the next actor need not wait for a report.
 //!
@@ -15,11 +15,13 @@
 
 use std::collections::BTreeMap;
 
+use ray_core::constraint::Shape;
 use ray_core::id::NodeId;
 use ray_core::resource::Resources;
-use ray_scheduler::{Decision, GlobalScheduler, Report, Request, Strategy};
+use ray_scheduler::{ClusterView, Decision, GlobalScheduler, Report};
 
 use crate::actor::Incarnation;
+use crate::placement_group::Reservation;
 
 /// Requests of one shape that wait on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +62,8 @@ pub enum Placement {
     Wait(String),
     /// None ever will, for this reason.
     Never(String),
+    /// None ever will, because its placement group is gone, for this reason.
+    GroupRemoved(String),
 }
 
 /// The usage of all living nodes.
@@ -71,6 +75,36 @@ pub struct UsageTable {
     view_version: u64,
 }
 
+/// What was ordered of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ordered {
+    /// To make an actor.
+    Actor(Incarnation),
+    /// To reserve bundles.
+    Bundles(Reservation),
+}
+
+impl Ordered {
+    const fn node_id(&self) -> NodeId {
+        match self {
+            Self::Actor(target) => target.node_id,
+            Self::Bundles(target) => target.node_id,
+        }
+    }
+}
+
+impl From<Incarnation> for Ordered {
+    fn from(target: Incarnation) -> Self {
+        Self::Actor(target)
+    }
+}
+
+impl From<Reservation> for Ordered {
+    fn from(target: Reservation) -> Self {
+        Self::Bundles(target)
+    }
+}
+
 #[derive(Debug)]
 struct Ledger {
     /// The last report, or what has to do for one.
@@ -79,7 +113,7 @@ struct Ledger {
     version: Option<u64>,
     /// What is free by the last report and by what is known to have become free since.
     free: Resources,
-    orders: BTreeMap<Incarnation, Order>,
+    orders: BTreeMap<Ordered, Order>,
     /// Committed for actors that settled since the last report.
     settled: Resources,
     /// Whether it gave an order back that it had room for by this ledger. Nothing goes there until it
@@ -105,9 +139,15 @@ enum Stage {
 impl UsageTable {
     /// A node is there. `fresh`: it has just registered, so that all it has counts as free until it
     /// reports; else nothing does.
-    pub fn on_node_up(&mut self, node_id: NodeId, total: &Resources, fresh: bool) {
+    pub fn on_node_up(
+        &mut self,
+        node_id: NodeId,
+        total: &Resources,
+        labels: &BTreeMap<String, String>,
+        fresh: bool,
+    ) {
         if !self.nodes.contains_key(&node_id) {
-            self.scheduler.view_mut().add_node(node_id, total.clone(), BTreeMap::new());
+            self.scheduler.view_mut().add_node(node_id, total.clone(), labels.clone());
             let usage = NodeUsage {
                 node_id,
                 total: total.clone(),
@@ -158,74 +198,79 @@ impl UsageTable {
         true
     }
 
-    /// Looks for a node where `need` is free.
-    pub fn place(&self, need: &Resources, strategy: Strategy) -> Placement {
-        if let Strategy::NodeAffinity { node_id, soft: false } = strategy
-            && !self.nodes.contains_key(&node_id)
-        {
-            return Placement::Never(format!("node {node_id}, on which it has to be, is not alive"));
-        }
-        let request = Request::new(need.clone()).with_strategy(strategy);
-        match self.scheduler.schedule(&request) {
+    /// Looks for a node for something of this shape.
+    pub fn place(&self, shape: &Shape) -> Placement {
+        let need = &shape.resources;
+        match self.scheduler.schedule(shape) {
             Decision::Placed(node_id) => Placement::On(node_id),
-            Decision::Busy => Placement::Wait(format!("{need} is free on no node that it may be on")),
+            Decision::Busy => Placement::Wait(self.scheduler.why(shape).unwrap_or_default()),
             Decision::Infeasible { reason } => Placement::Wait(format!("{INFEASIBLE}{need}: {reason}")),
+            Decision::Never { reason } => Placement::Never(reason),
         }
     }
 
+    /// What is known of all nodes, for placing groups.
+    pub fn view(&self) -> &ClusterView {
+        self.scheduler.view()
+    }
+
     /// An order that takes `amount` goes to its node.
-    pub fn on_ordered(&mut self, target: Incarnation, amount: &Resources) {
-        let Some(ledger) = self.nodes.get_mut(&target.node_id) else { return };
-        let committed = self.scheduler.view_mut().commit(&target.node_id, amount).is_ok();
+    pub fn on_ordered(&mut self, target: impl Into<Ordered>, amount: &Resources) {
+        let target = target.into();
+        let Some(ledger) = self.nodes.get_mut(&target.node_id()) else { return };
+        let committed = self.scheduler.view_mut().commit(&target.node_id(), amount).is_ok();
         let order = Order { amount: amount.clone(), committed, stage: Stage::Ordered };
         if let Some(last) = ledger.orders.insert(target, order)
             && last.committed
         {
-            self.release(&target.node_id, &last.amount);
+            self.release(&target.node_id(), &last.amount);
         }
     }
 
     /// The node took the order; its next report shows it.
-    pub fn on_acknowledged(&mut self, target: &Incarnation) {
-        let ledger = self.nodes.get_mut(&target.node_id);
-        let order = ledger.and_then(|ledger| ledger.orders.get_mut(target));
+    pub fn on_acknowledged(&mut self, target: impl Into<Ordered>) {
+        let target = target.into();
+        let ledger = self.nodes.get_mut(&target.node_id());
+        let order = ledger.and_then(|ledger| ledger.orders.get_mut(&target));
         if let Some(order) = order.filter(|order| order.stage == Stage::Ordered) {
             order.stage = Stage::Taken;
         }
     }
 
     /// The order is carried out: from now on it takes `rest`.
-    pub fn on_settled(&mut self, target: &Incarnation, rest: &Resources) {
-        let Some(ledger) = self.nodes.get_mut(&target.node_id) else { return };
-        let Some(order) = ledger.orders.remove(target) else { return };
+    pub fn on_settled(&mut self, target: impl Into<Ordered>, rest: &Resources) {
+        let target = target.into();
+        let Some(ledger) = self.nodes.get_mut(&target.node_id()) else { return };
+        let Some(order) = ledger.orders.remove(&target) else { return };
         if order.stage == Stage::Reported {
             // The report counts all of the order as taken; give back what is not needed for life.
             let mut more = order.amount;
             take_off(&mut more, rest);
             ledger.free.add(&more);
-            self.show(&target.node_id);
+            self.show(&target.node_id());
             return;
         }
         if order.committed {
-            self.release(&target.node_id, &order.amount);
+            self.release(&target.node_id(), &order.amount);
         }
-        if self.scheduler.view_mut().commit(&target.node_id, rest).is_ok()
-            && let Some(ledger) = self.nodes.get_mut(&target.node_id)
+        if self.scheduler.view_mut().commit(&target.node_id(), rest).is_ok()
+            && let Some(ledger) = self.nodes.get_mut(&target.node_id())
         {
             ledger.settled.add(rest);
         }
     }
 
     /// What was ordered is gone; if it had settled, it gives back what it `held` for life.
-    pub fn on_vacated(&mut self, target: &Incarnation, held: &Resources) {
-        let Some(ledger) = self.nodes.get_mut(&target.node_id) else { return };
-        match ledger.orders.remove(target) {
-            Some(order) if order.committed => self.release(&target.node_id, &order.amount),
+    pub fn on_vacated(&mut self, target: impl Into<Ordered>, held: &Resources) {
+        let target = target.into();
+        let Some(ledger) = self.nodes.get_mut(&target.node_id()) else { return };
+        match ledger.orders.remove(&target) {
+            Some(order) if order.committed => self.release(&target.node_id(), &order.amount),
             Some(order) if order.stage == Stage::Reported => ledger.free.add(&order.amount),
             Some(_) => {}
             None => ledger.free.add(held),
         }
-        self.show(&target.node_id);
+        self.show(&target.node_id());
     }
 
     /// A node gave an order back, as it has no room after all.
@@ -328,7 +373,7 @@ mod tests {
 
     fn four_cpus() -> UsageTable {
         let mut table = UsageTable::default();
-        table.on_node_up(NODE, &cpus(4.0), true);
+        table.on_node_up(NODE, &cpus(4.0), &BTreeMap::new(), true);
         table
     }
 
@@ -339,7 +384,7 @@ mod tests {
         assert_eq!(table.available(&NODE), Some(cpus(3.0)));
         assert!(table.report(usage(1, 4.0)), "the node had not heard of the order");
         assert_eq!(table.available(&NODE), Some(cpus(3.0)));
-        table.on_acknowledged(&actor(1));
+        table.on_acknowledged(actor(1));
         assert!(table.report(usage(2, 3.0)));
         assert_eq!(table.available(&NODE), Some(cpus(3.0)), "it is not counted twice");
     }
@@ -348,9 +393,9 @@ mod tests {
     fn what_an_actor_needs_only_to_be_made_is_free_at_once_when_it_lives() {
         let mut table = four_cpus();
         table.on_ordered(actor(1), &cpus(1.0));
-        table.on_acknowledged(&actor(1));
+        table.on_acknowledged(actor(1));
         table.report(usage(1, 3.0));
-        table.on_settled(&actor(1), &Resources::new());
+        table.on_settled(actor(1), &Resources::new());
         assert_eq!(table.available(&NODE), Some(cpus(4.0)));
         table.report(usage(2, 4.0));
         assert_eq!(table.available(&NODE), Some(cpus(4.0)));
@@ -360,8 +405,8 @@ mod tests {
     fn what_an_actor_needs_for_life_stays_taken() {
         let mut table = four_cpus();
         table.on_ordered(actor(1), &cpus(1.0));
-        table.on_acknowledged(&actor(1));
-        table.on_settled(&actor(1), &cpus(1.0));
+        table.on_acknowledged(actor(1));
+        table.on_settled(actor(1), &cpus(1.0));
         assert_eq!(table.available(&NODE), Some(cpus(3.0)));
     }
 
@@ -369,13 +414,13 @@ mod tests {
     fn nothing_goes_to_a_node_that_gave_an_order_back_until_it_reports_or_some_time_has_passed() {
         let mut table = four_cpus();
         table.on_given_back(&NODE);
-        assert!(matches!(table.place(&cpus(1.0), ray_scheduler::Strategy::Default), Placement::Wait(_)));
+        assert!(matches!(table.place(&Shape::from(cpus(1.0))), Placement::Wait(_)));
         table.report(usage(1, 4.0));
-        assert_eq!(table.place(&cpus(1.0), ray_scheduler::Strategy::Default), Placement::On(NODE));
+        assert_eq!(table.place(&Shape::from(cpus(1.0))), Placement::On(NODE));
         table.on_given_back(&NODE);
         assert!(table.trust_all_again());
         assert!(!table.trust_all_again());
-        assert_eq!(table.place(&cpus(1.0), ray_scheduler::Strategy::Default), Placement::On(NODE));
+        assert_eq!(table.place(&Shape::from(cpus(1.0))), Placement::On(NODE));
     }
 
     #[test]
@@ -393,7 +438,7 @@ mod tests {
     #[test]
     fn nothing_is_free_on_a_node_that_is_known_from_before_until_it_reports() {
         let mut table = UsageTable::default();
-        table.on_node_up(NODE, &cpus(4.0), false);
+        table.on_node_up(NODE, &cpus(4.0), &BTreeMap::new(), false);
         assert_eq!(table.available(&NODE), Some(Resources::new()));
         assert!(table.report(usage(1, 2.0)));
         assert_eq!(table.available(&NODE), Some(cpus(2.0)));
@@ -408,9 +453,9 @@ mod tests {
             for (version, (kind, n, amount)) in steps.into_iter().enumerate() {
                 match kind {
                     0 => table.on_ordered(actor(n), &cpus(amount)),
-                    1 => table.on_acknowledged(&actor(n)),
-                    2 => table.on_settled(&actor(n), &cpus(amount)),
-                    3 => table.on_vacated(&actor(n), &cpus(amount)),
+                    1 => table.on_acknowledged(actor(n)),
+                    2 => table.on_settled(actor(n), &cpus(amount)),
+                    3 => table.on_vacated(actor(n), &cpus(amount)),
                     _ => drop(table.report(usage(version as u64 + 1, amount))),
                 }
                 table.check_invariants();

@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 
+use ray_core::constraint::Constraint;
 use ray_core::id::NodeId;
 use ray_core::pb::common::actor_info::State as ActorState;
 use ray_core::pb::common::death_cause::Kind;
-use ray_core::pb::common::scheduling_strategy::Kind as StrategyKind;
+use ray_core::pb::common::placement_group_info::State as GroupState;
+use ray_core::pb::common::placement_group_spec::Strategy as PbGroupStrategy;
 use ray_core::pb::gcs::node_info::State as PbNodeState;
 use ray_core::pb::{common, gcs};
 use ray_core::resource::Resources;
 use ray_core::wire::{WireError, id, required};
-use ray_scheduler::Strategy;
+use ray_scheduler::{Bundle, GroupStrategy};
 
 use crate::actor::{ActorInfo, ActorPhase, ActorSpec, DeathCause, DeathKind, MaxRestarts, WorkerAddress};
 use crate::effects::{Event, Snapshot};
 use crate::job_table::{JobInfo, JobSpec, JobState};
 use crate::node_table::{NodeInfo, NodeSpec, NodeState};
+use crate::placement_group::{GroupInfo, GroupPhase, GroupSpec};
 use crate::usage_table::{Demand, INFEASIBLE, NodeUsage};
 
 type Checked<T> = Result<T, WireError>;
@@ -75,6 +78,7 @@ pub(crate) fn death_cause(message: common::DeathCause) -> Checked<DeathCause> {
         Kind::ExitedByUser => DeathKind::ExitedByUser,
         Kind::Unschedulable => DeathKind::Unschedulable,
         Kind::RuntimeEnvSetupFailed => DeathKind::RuntimeEnvSetupFailed,
+        Kind::PlacementGroupRemoved => DeathKind::PlacementGroupRemoved,
     };
     Ok(DeathCause { kind, message: message.message, error: message.error.into() })
 }
@@ -91,30 +95,14 @@ impl From<&DeathCause> for common::DeathCause {
             DeathKind::ExitedByUser => Kind::ExitedByUser,
             DeathKind::Unschedulable => Kind::Unschedulable,
             DeathKind::RuntimeEnvSetupFailed => Kind::RuntimeEnvSetupFailed,
+            DeathKind::PlacementGroupRemoved => Kind::PlacementGroupRemoved,
         };
         Self { kind: kind.into(), message: cause.message.clone(), error: cause.error.to_vec() }
     }
 }
 
-fn strategy(message: Option<common::SchedulingStrategy>) -> Checked<Strategy> {
-    let message = message.unwrap_or_default();
-    Ok(match StrategyKind::try_from(message.kind) {
-        Ok(StrategyKind::Default) => Strategy::Default,
-        Ok(StrategyKind::Spread) => Strategy::Spread,
-        Ok(StrategyKind::NodeAffinity) => {
-            Strategy::NodeAffinity { node_id: id("strategy.node_id", &message.node_id)?, soft: message.soft }
-        }
-        Err(_) => return Err(invalid("strategy.kind", format!("{} is no known kind", message.kind))),
-    })
-}
-
-fn strategy_message(strategy: &Strategy) -> common::SchedulingStrategy {
-    let (kind, node_id, soft) = match strategy {
-        Strategy::Default => (StrategyKind::Default, Vec::new(), false),
-        Strategy::Spread => (StrategyKind::Spread, Vec::new(), false),
-        Strategy::NodeAffinity { node_id, soft } => (StrategyKind::NodeAffinity, node_id.to_binary(), *soft),
-    };
-    common::SchedulingStrategy { kind: kind.into(), node_id, soft }
+fn constraint(message: Option<common::SchedulingStrategy>) -> Checked<Constraint> {
+    message.unwrap_or_default().try_into()
 }
 
 fn max_restarts(value: i64) -> Checked<MaxRestarts> {
@@ -151,7 +139,7 @@ pub(crate) fn actor_spec(message: common::ActorSpec) -> Checked<ActorSpec> {
         class_blob: message.class_blob.into(),
         creation_task: message.creation_task.into(),
         owner: message.owner.map(worker_address).transpose()?,
-        strategy: strategy(message.strategy)?,
+        constraint: constraint(message.strategy)?,
         handle_metadata: message.handle_metadata.into(),
         job_config: message.job_config.into(),
         runtime_env: message.runtime_env,
@@ -182,7 +170,7 @@ impl From<&ActorSpec> for common::ActorSpec {
             class_blob: spec.class_blob.to_vec(),
             creation_task: spec.creation_task.to_vec(),
             owner: spec.owner.as_ref().map(Into::into),
-            strategy: Some(strategy_message(&spec.strategy)),
+            strategy: Some((&spec.constraint).into()),
             handle_metadata: spec.handle_metadata.to_vec(),
             job_config: spec.job_config.to_vec(),
             runtime_env: spec.runtime_env.clone(),
@@ -274,6 +262,132 @@ impl From<&ActorInfo> for common::ActorInfo {
                 message.death_cause = Some(cause.into());
                 message.death_time_ms = *at_ms;
                 ActorState::Dead
+            }
+        };
+        message.state = state.into();
+        message
+    }
+}
+
+/// Checks what is needed to reserve a placement group.
+pub(crate) fn group_spec(message: common::PlacementGroupSpec) -> Checked<GroupSpec> {
+    let strategy = match PbGroupStrategy::try_from(message.strategy) {
+        Ok(PbGroupStrategy::Pack) => GroupStrategy::Pack,
+        Ok(PbGroupStrategy::Spread) => GroupStrategy::Spread,
+        Ok(PbGroupStrategy::StrictPack) => GroupStrategy::StrictPack,
+        Ok(PbGroupStrategy::StrictSpread) => GroupStrategy::StrictSpread,
+        Err(_) => return Err(invalid("strategy", format!("{} is not known", message.strategy))),
+    };
+    let bundles = message.bundles.into_iter().map(|bundle| {
+        let selector = bundle.selector.unwrap_or_default().try_into()?;
+        Ok(Bundle { resources: resources(bundle.resources)?, selector })
+    });
+    let bundles = bundles.collect::<Checked<Vec<_>>>()?;
+    if bundles.is_empty() {
+        return Err(WireError::Missing("bundles"));
+    }
+    Ok(GroupSpec {
+        group_id: id("placement_group_id", &message.placement_group_id)?,
+        name: given(message.name),
+        namespace: message.namespace,
+        strategy,
+        bundles,
+        detached: message.detached,
+        job_id: id("job_id", &message.job_id)?,
+        soft_target: given_id("soft_target_node_id", &message.soft_target_node_id)?,
+    })
+}
+
+impl From<&GroupSpec> for common::PlacementGroupSpec {
+    fn from(spec: &GroupSpec) -> Self {
+        let strategy = match spec.strategy {
+            GroupStrategy::Pack => PbGroupStrategy::Pack,
+            GroupStrategy::Spread => PbGroupStrategy::Spread,
+            GroupStrategy::StrictPack => PbGroupStrategy::StrictPack,
+            GroupStrategy::StrictSpread => PbGroupStrategy::StrictSpread,
+        };
+        let bundles = spec.bundles.iter().map(|bundle| common::Bundle {
+            resources: Some((&bundle.resources).into()),
+            selector: Some((&bundle.selector).into()),
+        });
+        Self {
+            placement_group_id: spec.group_id.to_binary(),
+            name: spec.name.clone().unwrap_or_default(),
+            namespace: spec.namespace.clone(),
+            strategy: strategy.into(),
+            bundles: bundles.collect(),
+            detached: spec.detached,
+            job_id: spec.job_id.to_binary(),
+            soft_target_node_id: spec.soft_target.map(Into::into).unwrap_or_default(),
+        }
+    }
+}
+
+/// Checks what is known of a placement group.
+pub(crate) fn group_info(message: common::PlacementGroupInfo) -> Checked<GroupInfo> {
+    let nodes = message.bundle_nodes.iter().map(|bytes| given_id("bundle_nodes", bytes));
+    let nodes = nodes.collect::<Checked<Vec<_>>>()?;
+    let committed = message.bundles_committed.clone();
+    let spec = group_spec(required("spec", message.spec.clone())?)?;
+    if nodes.len() != spec.bundles.len() || committed.len() != spec.bundles.len() {
+        return Err(invalid("bundle_nodes", "there has to be one for each bundle"));
+    }
+    // An attempt that was under way is told by its nodes; repeating it from its beginning changes nothing there.
+    let under_way = nodes.iter().zip(&committed).any(|(node, committed)| node.is_some() && !committed);
+    let phase = match message.state() {
+        GroupState::Unspecified => {
+            return Err(invalid("state", format!("{} is no known state", message.state)));
+        }
+        GroupState::Pending | GroupState::Rescheduling if under_way => GroupPhase::Preparing,
+        GroupState::Pending | GroupState::Rescheduling => {
+            GroupPhase::Pending { reason: message.pending_reason }
+        }
+        GroupState::Prepared => GroupPhase::Prepared,
+        GroupState::Created => GroupPhase::Created,
+        GroupState::Removed => {
+            GroupPhase::Removed { reason: message.removed_reason, at_ms: message.removed_time_ms }
+        }
+    };
+    Ok(GroupInfo {
+        spec: Arc::new(spec),
+        phase,
+        nodes,
+        committed,
+        attempt: message.attempt,
+        version: message.version,
+        created_ms: message.created_time_ms,
+    })
+}
+
+impl From<&GroupInfo> for common::PlacementGroupInfo {
+    fn from(info: &GroupInfo) -> Self {
+        let mut message = Self {
+            spec: Some((&*info.spec).into()),
+            bundle_nodes: info.nodes.iter().map(|node| node.map(Into::into).unwrap_or_default()).collect(),
+            bundles_committed: info.committed.clone(),
+            attempt: info.attempt,
+            version: info.version,
+            created_time_ms: info.created_ms,
+            ..Self::default()
+        };
+        let waiting = if info.created_ms == 0 { GroupState::Pending } else { GroupState::Rescheduling };
+        let state = match &info.phase {
+            GroupPhase::Pending { reason } => {
+                message.pending_reason.clone_from(reason);
+                message.infeasible = reason.starts_with(INFEASIBLE);
+                waiting
+            }
+            GroupPhase::Preparing => {
+                "its nodes reserve its bundles".clone_into(&mut message.pending_reason);
+                waiting
+            }
+            GroupPhase::Prepared if info.created_ms == 0 => GroupState::Prepared,
+            GroupPhase::Prepared => waiting,
+            GroupPhase::Created => GroupState::Created,
+            GroupPhase::Removed { reason, at_ms } => {
+                message.removed_reason.clone_from(reason);
+                message.removed_time_ms = *at_ms;
+                GroupState::Removed
             }
         };
         message.state = state.into();
@@ -417,6 +531,7 @@ impl From<&Event> for gcs::Event {
         let kind = match event {
             Event::Node(info) => Kind::Node((&**info).into()),
             Event::Actor(info) => Kind::Actor((&**info).into()),
+            Event::PlacementGroup(info) => Kind::PlacementGroup((&**info).into()),
             Event::Job(info) => Kind::Job((&**info).into()),
             Event::Usage(usage) => Kind::Usage((&**usage).into()),
         };
@@ -432,6 +547,7 @@ impl From<&Snapshot> for gcs::Event {
         let snapshot = gcs::Snapshot {
             nodes: all(&snapshot.nodes),
             actors: all(&snapshot.actors),
+            placement_groups: all(&snapshot.groups),
             jobs: all(&snapshot.jobs),
             usages: snapshot.usages.iter().map(Into::into).collect(),
         };

@@ -9,11 +9,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use ray_core::constraint::Shape;
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::{ActorId, JobId, LeaseId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_core::id::{ActorId, JobId, LeaseId, NodeId, ObjectId, PlacementGroupId, TaskId, WorkerId};
 use ray_core::metric::MetricChange;
 use ray_core::report::Inquiry;
-use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
 use ray_core::serialize;
 use serde::{Deserialize, Serialize};
@@ -44,8 +44,8 @@ pub enum ToRaylet {
     SetLeaseDemand {
         /// The speaker's number for the class.
         class: u64,
-        /// What one lease takes.
-        resources: Resources,
+        /// What one lease takes, and where it may be.
+        shape: Shape,
         /// On whose behalf.
         job_id: JobId,
         /// What the workers' processes need.
@@ -136,6 +136,13 @@ pub enum ToRaylet {
         /// The actor.
         actor_id: ActorId,
     },
+    /// From now on tell the speaker of this placement group, beginning with its present state.
+    SubscribeGroup {
+        /// The group.
+        group_id: PlacementGroupId,
+        /// The speaker is about to create it: nobody knows of it yet.
+        is_new: bool,
+    },
     /// The speaker, the worker of this actor, has made it; or its constructor raised.
     ActorCreated {
         /// The actor.
@@ -223,6 +230,11 @@ pub enum GcsMethod {
     GetNamedActor,
     ListActors,
     KillActor,
+    CreatePlacementGroup,
+    RemovePlacementGroup,
+    GetPlacementGroup,
+    GetNamedPlacementGroup,
+    ListPlacementGroups,
     ListJobs,
     GetClusterResources,
     KvPut,
@@ -280,6 +292,16 @@ pub enum FromRaylet {
         /// What was asked for, which step failed, and the last words of what failed.
         reason: String,
     },
+    /// No lease of this class will ever be granted, and the demand is dropped. The speaker keeps the leases that
+    /// it holds, unless their workers end.
+    LeaseUnschedulable {
+        /// The speaker's number for the class.
+        class: u64,
+        /// What of it is to be told.
+        kind: Unschedulable,
+        /// Why.
+        reason: String,
+    },
     /// Others wait for what leases of this class take, or do so no longer: idle ones should be given
     /// back at once meanwhile, and busy ones after a while.
     LeaseContention {
@@ -326,6 +348,13 @@ pub enum FromRaylet {
     ActorState {
         /// The encoded message.
         info: Bytes,
+    },
+    /// The state of a placement group that was subscribed.
+    GroupState {
+        /// The group.
+        group_id: PlacementGroupId,
+        /// The encoded `ray.common.PlacementGroupInfo`; nothing if the control plane does not know the group.
+        info: Option<Bytes>,
     },
     /// The speaker, a worker, becomes this actor: a `ray.common.ActorSpec`.
     CreateActor {
@@ -394,6 +423,15 @@ pub enum FromRaylet {
         /// The object.
         object_id: ObjectId,
     },
+}
+
+/// Why something can never run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Unschedulable {
+    /// The node that it has to be on is gone, or what it has to be in is too small.
+    NoNode,
+    /// Its placement group was removed.
+    PlacementGroupRemoved,
 }
 
 /// A process that a lease gives the right to use.
@@ -498,6 +536,7 @@ pub fn connection_error(peer: impl Into<String>, error: ConnectionError) -> RayE
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use ray_core::resource::Resources;
 
     use super::*;
     use crate::frame::FrameReader;
@@ -511,7 +550,7 @@ mod tests {
     fn messages_read_back() {
         round_trip(&ToRaylet::SetLeaseDemand {
             class: 1,
-            resources: Resources::from_units([("CPU", 0.5), ("gizmo", 2.0)]).unwrap(),
+            shape: Resources::from_units([("CPU", 0.5), ("gizmo", 2.0)]).unwrap().into(),
             job_id: JobId::random(),
             runtime_env: RuntimeEnv::parse(r#"{"env_vars":{"A":"1"}}"#).unwrap(),
             target: 3,

@@ -41,6 +41,7 @@ use crate::function::{GeneratorFields, PyExportedFunction, PyTaskOptions, genera
 use crate::id::{PyActorId, PyJobId, PyNodeId, PyTaskId, PyWorkerId};
 use crate::object_ref::{PyObjectRef, set_current};
 use crate::object_ref_generator::{PyObjectRefGenerator, adopt_results};
+use crate::placement::PyPlacementGroups;
 use crate::remote::submit_task;
 use crate::state;
 
@@ -136,6 +137,11 @@ impl PyCoreWorker {
     #[getter]
     fn gcs_address(&self) -> &str {
         self.core.gcs_address()
+    }
+
+    #[getter]
+    fn placement_groups(&self) -> PyPlacementGroups {
+        PyPlacementGroups::new(&self.core)
     }
 
     fn current_task_id(&self) -> Option<PyTaskId> {
@@ -264,14 +270,16 @@ impl PyCoreWorker {
         let placement = Resources::new().with_cpu(placement_cpus);
         let mut placement_resources = placement.map_err(|error| PyValueError::new_err(error.to_string()))?;
         // The CPUs of placement are those that the actor keeps, where it keeps any.
-        let cpus = placement_resources.get(CPU).max(options.resources.get(CPU));
-        placement_resources.add(&options.resources);
+        let cpus = placement_resources.get(CPU).max(options.shape.resources.get(CPU));
+        placement_resources.add(&options.shape.resources);
         placement_resources.set(CPU, cpus);
         let request = ActorRequest {
             class: Arc::clone(&actor_class.0),
-            resources: options.resources.clone(),
+            resources: options.shape.resources.clone(),
             placement_resources,
             runtime_env: options.runtime_env.clone(),
+            constraint: options.shape.constraint.clone(),
+            may_inherit: options.may_inherit,
             args: args.bytes,
             dependencies: args.dependencies,
             nested: args.nested,
@@ -652,7 +660,7 @@ fn unless_gone<T>(py: Python<'_>, result: RayResult<T>) -> PyResult<Option<T>> {
 }
 
 /// A timeout in seconds; none of them, or more than can be waited for, is for ever.
-fn patience(seconds: Option<f64>) -> PyResult<Option<Duration>> {
+pub(crate) fn patience(seconds: Option<f64>) -> PyResult<Option<Duration>> {
     match seconds {
         None => Ok(None),
         Some(seconds) if seconds.is_nan() || seconds < 0.0 => {
@@ -662,7 +670,7 @@ fn patience(seconds: Option<f64>) -> PyResult<Option<Duration>> {
     }
 }
 
-fn units<'py>(py: Python<'py>, resources: Option<&WireResources>) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn units<'py>(py: Python<'py>, resources: Option<&WireResources>) -> PyResult<Bound<'py, PyDict>> {
     let units = PyDict::new(py);
     for (name, &raw) in resources.iter().flat_map(|resources| &resources.amounts) {
         units.set_item(name, Amount::from_raw(raw).to_f64())?;
@@ -670,9 +678,13 @@ fn units<'py>(py: Python<'py>, resources: Option<&WireResources>) -> PyResult<Bo
     Ok(units)
 }
 
+/// An id as Python shows it.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A node as `ray.nodes()` describes it.
 fn describe_node<'py>(py: Python<'py>, node: &NodeInfo) -> PyResult<Bound<'py, PyDict>> {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let alive = node.state() == node_info::State::Alive;
     let (host, port) = node.raylet_address.rsplit_once(':').unwrap_or((&node.raylet_address, "0"));
     let described = PyDict::new(py);

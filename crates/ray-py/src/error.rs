@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use ray_core::error::RayError;
 use ray_core::id::{ObjectId, WorkerId};
+use ray_link::message::Unschedulable;
 use ray_worker::value::Failure;
 
 use crate::codec::serialization;
@@ -56,7 +57,29 @@ pub(crate) fn raise_failure(py: Python<'_>, object_id: ObjectId, failure: Failur
             let class = if out_of_memory { "OutOfMemoryError" } else { "WorkerCrashedError" };
             ray_exception(py, class, text)
         }
-        Failure::ActorDied { actor_id, class_name, cause, error } => {
+        Failure::Unschedulable { task_id, name, kind, reason, ran } => {
+            let text = format!("task {name} ({task_id}) can never run: {reason}");
+            match (kind, ran) {
+                (Unschedulable::NoNode, _) => ray_exception(py, "TaskUnschedulableError", text),
+                (Unschedulable::PlacementGroupRemoved, false) => {
+                    ray_exception(py, "TaskPlacementGroupRemoved", reason)
+                }
+                (Unschedulable::PlacementGroupRemoved, true) => {
+                    let text = format!("task {name} ({task_id}) was ended: {reason}");
+                    ray_exception(py, "WorkerEndedWithPlacementGroup", text)
+                }
+            }
+        }
+        Failure::ActorDied { actor_id, class_name, cause, placeless: Some(kind), .. } => {
+            let text = format!("actor {class_name} ({actor_id}) is dead: {cause}");
+            match kind {
+                Unschedulable::NoNode => ray_exception(py, "ActorUnschedulableError", text),
+                Unschedulable::PlacementGroupRemoved => {
+                    ray_exception(py, "ActorEndedWithPlacementGroup", text)
+                }
+            }
+        }
+        Failure::ActorDied { actor_id, class_name, cause, error, placeless: None } => {
             let died = || actor_died(py, (actor_id.hex(), class_name, cause));
             if error.is_empty() { died() } else { actor_died_by(py, &error).unwrap_or_else(|_| died()) }
         }

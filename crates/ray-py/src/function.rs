@@ -6,10 +6,13 @@ use bytes::Bytes;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use ray_core::constraint::Shape;
 use ray_core::resource::{CPU, GPU, MEMORY, Resources};
 use ray_core::runtime_env::RuntimeEnv;
 use ray_worker::peer_message::{ExportedFunction, GeneratorSpec};
 use rustc_hash::FxHashMap;
+
+use crate::placement::PySchedulingConstraint;
 
 /// A pickled function or class, named by its content.
 #[pyclass(name = "ExportedFunction", module = "ray_rust._internal", frozen)]
@@ -37,7 +40,9 @@ impl PyExportedFunction {
 #[pyclass(name = "TaskOptions", module = "ray_rust._internal", frozen)]
 pub(crate) struct PyTaskOptions {
     pub(crate) name: Arc<str>,
-    pub(crate) resources: Resources,
+    pub(crate) shape: Shape,
+    /// Nothing was said of where it runs.
+    pub(crate) may_inherit: bool,
     pub(crate) num_returns: u32,
     pub(crate) max_retries: i64,
     pub(crate) retry_exceptions: bool,
@@ -60,7 +65,7 @@ pub(crate) fn generator_spec(fields: Option<GeneratorFields>) -> Option<Arc<Gene
 impl PyTaskOptions {
     #[new]
     #[pyo3(signature = (*, name, num_cpus, num_gpus, memory, resources, num_returns, max_retries, retry_exceptions,
-        runtime_env = None, task_events = true, generator = None))]
+        runtime_env = None, task_events = true, generator = None, constraint = None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python constructor")]
     fn new(
         name: &str,
@@ -74,6 +79,7 @@ impl PyTaskOptions {
         runtime_env: Option<&str>,
         task_events: bool,
         generator: Option<GeneratorFields>,
+        constraint: Option<&PySchedulingConstraint>,
     ) -> PyResult<Self> {
         let runtime_env = runtime_env
             .map(RuntimeEnv::parse)
@@ -84,9 +90,13 @@ impl PyTaskOptions {
         let resources = Resources::from_units(standard.into_iter().chain(custom))
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
         let generator = generator_spec(generator);
+        let may_inherit = constraint.is_none();
+        let constraint = constraint.map(|constraint| constraint.0.clone()).unwrap_or_default();
+        let shape = Shape { resources, constraint };
         Ok(Self {
             name: name.into(),
-            resources,
+            shape,
+            may_inherit,
             num_returns,
             max_retries,
             retry_exceptions,

@@ -21,6 +21,7 @@ mod metric;
 mod node;
 mod object_ref;
 mod object_ref_generator;
+mod placement;
 mod remote;
 mod signature;
 mod state;
@@ -56,6 +57,8 @@ mod _internal {
     use crate::object_ref::{PyObjectRef, forget_membership, restore_ref};
     #[pymodule_export]
     use crate::object_ref_generator::PyObjectRefGenerator;
+    #[pymodule_export]
+    use crate::placement::{PyPlacementGroups, PySchedulingConstraint};
     #[pymodule_export]
     use crate::remote::{PyHandleCall, PyMethodCall, PyMethodDescription, PyRemoteCall};
     #[pymodule_export]

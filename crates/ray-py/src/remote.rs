@@ -267,7 +267,8 @@ pub(crate) fn submit_task<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let request = TaskRequest {
         function: Arc::clone(function),
-        resources: options.resources.clone(),
+        shape: options.shape.clone(),
+        may_inherit: options.may_inherit,
         runtime_env: options.runtime_env.clone(),
         args: args.bytes,
         dependencies: args.dependencies,

@@ -16,7 +16,7 @@ pub struct Share {
 }
 
 /// What is free of each device.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceTable {
     free: Vec<Amount>,
 }
@@ -31,6 +31,14 @@ impl DeviceTable {
             free.push(rest);
         }
         Self { free }
+    }
+
+    /// Of these devices only what these shares say, all free.
+    pub fn of_shares(shares: &[Share]) -> Self {
+        let len = shares.iter().map(|share| share.device as usize + 1).max().unwrap_or(0);
+        let mut table = Self { free: vec![Amount::ZERO; len] };
+        table.release(shares);
+        table
     }
 
     /// Whether `amount` could be taken now.

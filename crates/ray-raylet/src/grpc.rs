@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
+use ray_core::constraint::{BundleId, Constraint};
 use ray_core::error::RayError;
 use ray_core::id::{NodeId, ObjectId};
 use ray_core::pb::raylet as pb;
@@ -24,6 +25,7 @@ use tonic::{Request, Response, Status};
 
 use crate::node::effect::{ActorOrder, RemoteOutcome};
 use crate::node::gcs_port::address;
+use crate::node::groups::ReserveOrder;
 use crate::node::handle::{Command, NodeHandle};
 use crate::node::object_store::NodeObjectStore;
 use crate::node::store_port::PinnedObject;
@@ -84,7 +86,29 @@ fn actor_order(request: pb::CreateActorRequest) -> Result<ActorOrder, WireError>
         living: resources(spec.resources.clone())?,
         runtime_env: RuntimeEnv::parse(&spec.runtime_env)
             .map_err(|error| WireError::Invalid { field: "runtime_env", reason: error.to_string() })?,
+        bundle: bundle(&spec, request.bundle_index)?,
         spec: Bytes::from(spec.encode_to_vec()),
+    })
+}
+
+/// The bundle in which the actor runs, if it is in a placement group.
+fn bundle(spec: &ray_core::pb::common::ActorSpec, index: i64) -> Result<Option<BundleId>, WireError> {
+    let constraint = Constraint::try_from(spec.strategy.clone().unwrap_or_default())?;
+    let Some(group_id) = constraint.group_id() else { return Ok(None) };
+    let index = u32::try_from(index).map_err(|_| WireError::Invalid {
+        field: "bundle_index",
+        reason: format!("{index} is no bundle of placement group {group_id}"),
+    })?;
+    Ok(Some(BundleId { group_id, index }))
+}
+
+fn reserve_order(request: pb::ReserveBundlesRequest) -> Result<ReserveOrder, WireError> {
+    let bundle = |bundle: pb::ReservedBundle| Ok((bundle.index, resources(bundle.resources)?));
+    Ok(ReserveOrder {
+        group_id: wire::id("placement_group_id", &request.placement_group_id)?,
+        attempt: request.attempt,
+        bundles: request.bundles.into_iter().map(bundle).collect::<Result<_, WireError>>()?,
+        commit: request.commit,
     })
 }
 
@@ -323,6 +347,40 @@ impl RayletService for RayletGrpc {
         let num_restarts = request.num_restarts;
         self.node.call(|answer| Command::KillActor { actor_id, num_restarts, cause, answer }).await?;
         Ok(Response::new(pb::KillActorReply {}))
+    }
+
+    async fn reserve_bundles(
+        &self,
+        request: Request<pb::ReserveBundlesRequest>,
+    ) -> Result<Response<pb::ReserveBundlesReply>, Status> {
+        let order = reserve_order(request.into_inner())?;
+        let outcome = self.node.call(|answer| Command::ReserveBundles { order, answer }).await?;
+        let (reserved, reason) = match outcome {
+            Ok(()) => (true, String::new()),
+            Err(reason) => (false, reason),
+        };
+        Ok(Response::new(pb::ReserveBundlesReply { reserved, reason }))
+    }
+
+    async fn commit_bundles(
+        &self,
+        request: Request<pb::CommitBundlesRequest>,
+    ) -> Result<Response<pb::CommitBundlesReply>, Status> {
+        let pb::CommitBundlesRequest { placement_group_id, attempt } = request.into_inner();
+        let group_id = wire::id("placement_group_id", &placement_group_id)?;
+        let outcome = self.node.call(|answer| Command::CommitBundles { group_id, attempt, answer }).await?;
+        outcome.map_err(Status::failed_precondition)?;
+        Ok(Response::new(pb::CommitBundlesReply {}))
+    }
+
+    async fn return_bundles(
+        &self,
+        request: Request<pb::ReturnBundlesRequest>,
+    ) -> Result<Response<pb::ReturnBundlesReply>, Status> {
+        let pb::ReturnBundlesRequest { placement_group_id, attempt, all, reason } = request.into_inner();
+        let group_id = wire::id("placement_group_id", &placement_group_id)?;
+        self.node.call(|answer| Command::ReturnBundles { group_id, attempt, all, reason, answer }).await?;
+        Ok(Response::new(pb::ReturnBundlesReply {}))
     }
 
     async fn shutdown(

@@ -14,9 +14,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ray_core::id::{ActorId, JobId, LeaseId, TaskId, WorkerId};
-use ray_core::resource::Resources;
+use ray_core::id::{ActorId, JobId, LeaseId, PlacementGroupId, TaskId, WorkerId};
 use rustc_hash::FxHashMap;
+
+use crate::resource_manager::Claim;
 
 /// On whose behalf a lease is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,7 +68,7 @@ pub struct Lease {
     /// On behalf of which job.
     pub job_id: JobId,
     /// What it takes.
-    pub shape: Resources,
+    pub claim: Claim,
     /// How far it is.
     pub state: LeaseState,
 }
@@ -103,13 +104,13 @@ impl LeaseTable {
     }
 
     /// Adds a request, queued. Returns whether it is new.
-    pub fn insert(&mut self, lease_id: LeaseId, holder: Holder, job_id: JobId, shape: Resources) -> bool {
+    pub fn insert(&mut self, lease_id: LeaseId, holder: Holder, job_id: JobId, claim: Claim) -> bool {
         if self.leases.contains_key(&lease_id) {
             return false;
         }
         let number = self.next_number;
         self.next_number += 1;
-        self.leases.insert(lease_id, Lease { holder, job_id, shape, state: LeaseState::Queued });
+        self.leases.insert(lease_id, Lease { holder, job_id, claim, state: LeaseState::Queued });
         self.numbers.insert(lease_id, number);
         self.by_holder.entry(holder).or_default().insert(number, lease_id);
         true
@@ -186,6 +187,12 @@ impl LeaseTable {
         self.by_holder.range(first..=last).flat_map(|(_, leases)| leases.values().copied())
     }
 
+    /// The leases that take something of a placement group, or wait for it, in the order of their ids.
+    pub fn of_group(&self, group_id: PlacementGroupId) -> BTreeSet<LeaseId> {
+        let inside = |lease: &Lease| lease.claim.pool.group_id() == Some(group_id);
+        self.leases.iter().filter(|(_, lease)| inside(lease)).map(|(&id, _)| id).collect()
+    }
+
     /// The leases on behalf of this job, in the order of their ids.
     pub fn of_job(&self, job_id: JobId) -> BTreeSet<LeaseId> {
         self.leases.iter().filter(|(_, lease)| lease.job_id == job_id).map(|(&id, _)| id).collect()
@@ -252,8 +259,8 @@ mod tests {
     #[test]
     fn a_lease_goes_from_queued_to_held_and_away() {
         let mut table = LeaseTable::new();
-        assert!(table.insert(lease(1), holder(0), JobId::nil(), Resources::new()));
-        assert!(!table.insert(lease(1), holder(0), JobId::nil(), Resources::new()));
+        assert!(table.insert(lease(1), holder(0), JobId::nil(), Claim::default()));
+        assert!(!table.insert(lease(1), holder(0), JobId::nil(), Claim::default()));
         assert_eq!(table.on_granted(lease(1), worker(9)), None);
         assert!(table.on_placed(lease(1)));
         assert!(!table.on_placed(lease(1)));
@@ -271,7 +278,7 @@ mod tests {
     fn the_leases_of_a_client_are_those_of_all_its_classes() {
         let mut table = LeaseTable::new();
         for number in 0..8 {
-            table.insert(lease(number), holder(number), JobId::nil(), Resources::new());
+            table.insert(lease(number), holder(number), JobId::nil(), Claim::default());
         }
         assert_eq!(table.of_client(worker(1)).collect::<Vec<_>>(), [1, 3, 5, 7].map(lease));
     }
@@ -302,7 +309,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Insert(id, of) => {
-                        table.insert(lease(id), holder(of), JobId::nil(), Resources::new());
+                        table.insert(lease(id), holder(of), JobId::nil(), Claim::default());
                     }
                     Step::Place(id) => {
                         table.on_placed(lease(id));

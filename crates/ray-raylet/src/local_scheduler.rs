@@ -181,7 +181,7 @@ impl State {
             drop(caller.answer.send(Ok(())));
             return;
         }
-        match self.queue.push(lease_id, &request.resources) {
+        match self.queue.push(lease_id, &request.resources.into()) {
             Ok(()) => self.waiting.entry(lease_id).or_default().push(caller),
             Err(error) => drop(caller.answer.send(Err(error.into()))),
         }

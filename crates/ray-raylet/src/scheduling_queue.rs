@@ -9,9 +9,12 @@ use std::hash::Hash;
 use std::ops::Bound;
 
 use ray_core::error::RayError;
+use ray_core::id::PlacementGroupId;
 use ray_core::resource::Resources;
 use rustc_hash::FxHashMap;
 use thiserror::Error;
+
+use crate::resource_manager::{Claim, Pool};
 
 /// Why a request is not queued.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -54,12 +57,14 @@ pub struct SchedulingQueue<K> {
     /// What the node has: what asks for more is refused.
     total: Resources,
     capacity: usize,
-    classes: BTreeMap<Resources, Class<K>>,
+    classes: BTreeMap<Claim, Class<K>>,
     /// Where each request stands.
-    places: FxHashMap<K, (Resources, u64)>,
+    places: FxHashMap<K, (Claim, u64)>,
     /// The class that was served last.
-    last_served: Option<Resources>,
+    last_served: Option<Claim>,
     next_number: u64,
+    /// How many wait for what the node has, and for what each group has.
+    by_pool: BTreeMap<Option<PlacementGroupId>, usize>,
 }
 
 impl<K: Copy + Eq + Hash> SchedulingQueue<K> {
@@ -72,6 +77,7 @@ impl<K: Copy + Eq + Hash> SchedulingQueue<K> {
             places: FxHashMap::default(),
             last_served: None,
             next_number: 0,
+            by_pool: BTreeMap::new(),
         }
     }
 
@@ -79,26 +85,31 @@ impl<K: Copy + Eq + Hash> SchedulingQueue<K> {
     ///
     /// # Errors
     /// If it can never be served, or too many wait.
-    pub fn push(&mut self, key: K, shape: &Resources) -> Result<(), EnqueueError> {
+    pub fn push(&mut self, key: K, claim: &Claim) -> Result<(), EnqueueError> {
         if self.places.contains_key(&key) {
             return Ok(());
         }
-        self.check_feasible(shape)?;
+        self.check_feasible(claim)?;
         if self.places.len() >= self.capacity {
             return Err(EnqueueError::Full { capacity: self.capacity });
         }
         let number = self.next_number;
         self.next_number += 1;
-        self.classes.entry(shape.clone()).or_default().insert(number, key);
-        self.places.insert(key, (shape.clone(), number));
+        self.classes.entry(claim.clone()).or_default().insert(number, key);
+        self.places.insert(key, (claim.clone(), number));
+        *self.by_pool.entry(claim.pool.group_id()).or_default() += 1;
         Ok(())
     }
 
-    /// Whether a request of this shape may ever be served.
+    /// Whether the node has as much. What is asked of a placement group is not looked at.
     ///
     /// # Errors
     /// [`EnqueueError::Infeasible`] with what is missing.
-    pub fn check_feasible(&self, shape: &Resources) -> Result<(), EnqueueError> {
+    pub fn check_feasible(&self, claim: &Claim) -> Result<(), EnqueueError> {
+        if claim.pool != Pool::Node {
+            return Ok(());
+        }
+        let shape = &claim.resources;
         let describe = |(name, asked, there)| format!("{asked} of {name:?} asked, {there} there");
         let missing: Vec<String> = self.total.shortfall(shape).map(describe).collect();
         if missing.is_empty() {
@@ -115,7 +126,7 @@ impl<K: Copy + Eq + Hash> SchedulingQueue<K> {
     }
 
     /// Takes out the next request whose shape `fits`, if there is one.
-    pub fn pop_ready(&mut self, mut fits: impl FnMut(&Resources) -> bool) -> Option<(K, Resources)> {
+    pub fn pop_ready(&mut self, mut fits: impl FnMut(&Claim) -> bool) -> Option<(K, Claim)> {
         let shape = self.turn_order().find(|shape| fits(shape))?.clone();
         let (&number, &key) = self.classes.get(&shape)?.first_key_value()?;
         self.remove_from_class(&shape, number);
@@ -125,18 +136,24 @@ impl<K: Copy + Eq + Hash> SchedulingQueue<K> {
     }
 
     /// The classes, beginning with the one after that which was served last.
-    fn turn_order(&self) -> impl Iterator<Item = &Resources> {
+    fn turn_order(&self) -> impl Iterator<Item = &Claim> {
         let (first, second) = match &self.last_served {
             Some(last) => {
                 let after = (Bound::Excluded(last), Bound::Unbounded);
-                (self.classes.range::<Resources, _>(after), Some(self.classes.range::<Resources, _>(..=last)))
+                (self.classes.range::<Claim, _>(after), Some(self.classes.range::<Claim, _>(..=last)))
             }
-            None => (self.classes.range::<Resources, _>(..), None),
+            None => (self.classes.range::<Claim, _>(..), None),
         };
         first.chain(second.into_iter().flatten()).map(|(shape, _)| shape)
     }
 
-    fn remove_from_class(&mut self, shape: &Resources, number: u64) {
+    fn remove_from_class(&mut self, shape: &Claim, number: u64) {
+        if let Some(count) = self.by_pool.get_mut(&shape.pool.group_id()) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_pool.remove(&shape.pool.group_id());
+            }
+        }
         if let Some(class) = self.classes.get_mut(shape) {
             class.remove(&number);
             if class.is_empty() {
@@ -155,13 +172,18 @@ impl<K: Copy + Eq + Hash> SchedulingQueue<K> {
         self.places.len()
     }
 
+    /// How many requests wait for what this group has; `None`: for what the node has.
+    pub fn waiting_for(&self, group_id: Option<PlacementGroupId>) -> usize {
+        self.by_pool.get(&group_id).copied().unwrap_or_default()
+    }
+
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
     /// How many requests of each shape wait.
-    pub fn demand(&self) -> impl Iterator<Item = (&Resources, usize)> {
+    pub fn demand(&self) -> impl Iterator<Item = (&Claim, usize)> {
         self.classes.iter().map(|(shape, class)| (shape, class.len()))
     }
 }
@@ -175,13 +197,13 @@ mod tests {
     use crate::resource_manager::ResourceManager;
     use ray_core::id::LeaseId;
 
-    fn cpus(units: f64) -> Resources {
-        Resources::new().with_cpu(units).unwrap()
+    fn cpus(units: f64) -> Claim {
+        Resources::new().with_cpu(units).unwrap().into()
     }
 
     #[test]
     fn infeasible_and_full_are_different_answers() {
-        let mut queue = SchedulingQueue::new(cpus(2.0), 1);
+        let mut queue = SchedulingQueue::new(cpus(2.0).resources, 1);
         let error = queue.push(1, &cpus(3.0)).unwrap_err();
         assert_eq!(error.to_string(), "the node can never satisfy {CPU: 3}: 3 of \"CPU\" asked, 2 there");
         queue.push(2, &cpus(1.0)).unwrap();
@@ -191,18 +213,21 @@ mod tests {
 
     #[test]
     fn a_large_head_does_not_hold_up_another_class() {
-        let mut queue = SchedulingQueue::new(cpus(4.0), 10);
+        let mut queue = SchedulingQueue::new(cpus(4.0).resources, 10);
         queue.push(1, &cpus(4.0)).unwrap();
         queue.push(2, &cpus(1.0)).unwrap();
         let free = cpus(1.0);
-        assert_eq!(queue.pop_ready(|shape| free.can_satisfy(shape)), Some((2, cpus(1.0))));
-        assert_eq!(queue.pop_ready(|shape| free.can_satisfy(shape)), None);
+        assert_eq!(
+            queue.pop_ready(|claim| free.resources.can_satisfy(&claim.resources)),
+            Some((2, cpus(1.0)))
+        );
+        assert_eq!(queue.pop_ready(|claim| free.resources.can_satisfy(&claim.resources)), None);
         assert_eq!(queue.len(), 1);
     }
 
     #[test]
     fn classes_take_turns_however_long_one_of_them_is() {
-        let mut queue = SchedulingQueue::new(cpus(4.0), 100);
+        let mut queue = SchedulingQueue::new(cpus(4.0).resources, 100);
         (0..10).for_each(|key| queue.push(key, &cpus(1.0)).unwrap());
         (10..12).for_each(|key| queue.push(key, &cpus(2.0)).unwrap());
         let order: Vec<i32> = std::iter::from_fn(|| queue.pop_ready(|_| true).map(|(key, _)| key)).collect();
@@ -210,8 +235,20 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_a_group_is_counted_apart() {
+        let group_id = PlacementGroupId::from_bytes([1; 16]);
+        let pool = Pool::Group { group_id, index: None };
+        let mut queue = SchedulingQueue::new(cpus(1.0).resources, 100);
+        queue.push(1, &Claim { pool, ..cpus(8.0) }).unwrap();
+        queue.push(2, &cpus(1.0)).unwrap();
+        assert_eq!((queue.waiting_for(None), queue.waiting_for(Some(group_id))), (1, 1));
+        queue.cancel(&1);
+        assert_eq!((queue.waiting_for(None), queue.waiting_for(Some(group_id))), (1, 0));
+    }
+
+    #[test]
     fn a_cancelled_request_is_never_served() {
-        let mut queue = SchedulingQueue::new(cpus(4.0), 100);
+        let mut queue = SchedulingQueue::new(cpus(4.0).resources, 100);
         (0..3).for_each(|key| queue.push(key, &cpus(1.0)).unwrap());
         assert!(queue.cancel(&0));
         assert!(!queue.cancel(&0));
@@ -236,10 +273,10 @@ mod tests {
         ]
     }
 
-    fn shape(cpus: u64) -> Resources {
+    fn shape(cpus: u64) -> Claim {
         let mut shape = Resources::new();
         shape.set(CPU, Amount::from_raw(cpus * Amount::SCALE));
-        shape
+        shape.into()
     }
 
     proptest! {
@@ -247,8 +284,8 @@ mod tests {
         /// serving round, and at the end everyone was served once or cancelled.
         #[test]
         fn everyone_is_served_in_the_order_of_their_class(steps in prop::collection::vec(any_step(), 0..120)) {
-            let mut manager = ResourceManager::new(shape(4));
-            let mut queue = SchedulingQueue::new(shape(4), 1000);
+            let mut manager = ResourceManager::new(shape(4).resources);
+            let mut queue = SchedulingQueue::new(shape(4).resources, 1000);
             let mut waiting: Vec<(LeaseId, u64)> = Vec::new();
             let mut running: Vec<LeaseId> = Vec::new();
             let mut next = 0u128;
@@ -291,7 +328,7 @@ mod tests {
                 }
                 serve(&mut queue, &mut manager, &mut waiting, &mut running);
             }
-            prop_assert_eq!(manager.available(), shape(4));
+            prop_assert_eq!(manager.available(), shape(4).resources);
         }
     }
 }

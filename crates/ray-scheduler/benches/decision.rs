@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::time::Instant;
 
+use ray_core::constraint::{Shape, Strategy};
 use ray_core::id::NodeId;
 use ray_core::resource::Resources;
-use ray_scheduler::{
-    GlobalScheduler, HybridPolicy, PackPolicy, Request, SchedulingPolicy, SpreadPolicy, Strategy,
-};
+use ray_scheduler::{GlobalScheduler, HybridPolicy, PackPolicy, SchedulingPolicy, SpreadPolicy};
 
 const ROUNDS: u32 = 2_000;
 
@@ -36,7 +35,7 @@ fn measure(nodes: u64, mixed: bool, policy_name: &str, policy: impl SchedulingPo
         }
         report(nodes, kind, policy_name, name, started);
     }
-    let request = Request::new(resources(&[("CPU", 1.0)]));
+    let request = Shape::from(resources(&[("CPU", 1.0)]));
     let started = Instant::now();
     for _ in 0..ROUNDS {
         let node_id = scheduler.place(&request).node_id().expect("there is room for one");
@@ -50,19 +49,19 @@ fn report(nodes: u64, kind: &str, policy: &str, request: &str, started: Instant)
     println!("{nodes:>6} {kind:>6} {policy:>7}  {request:<28} {micros:>9.2}");
 }
 
-fn requests() -> Vec<(&'static str, Request)> {
-    let affinity = Strategy::NodeAffinity { node_id: id(7), soft: false };
+fn requests() -> Vec<(&'static str, Shape)> {
+    let affinity = Strategy::on_node(id(7), false);
     vec![
-        ("nothing", Request::default()),
-        ("1 CPU", Request::new(resources(&[("CPU", 1.0)]))),
-        ("1 CPU and memory", Request::new(resources(&[("CPU", 1.0), ("memory", 1e9)]))),
+        ("nothing", Shape::default()),
+        ("1 CPU", Shape::from(resources(&[("CPU", 1.0)]))),
+        ("1 CPU and memory", Shape::from(resources(&[("CPU", 1.0), ("memory", 1e9)]))),
         (
             "4 resources",
-            Request::new(resources(&[("CPU", 1.0), ("memory", 1e9), ("gizmo", 0.5), ("rack", 0.1)])),
+            Shape::from(resources(&[("CPU", 1.0), ("memory", 1e9), ("gizmo", 0.5), ("rack", 0.1)])),
         ),
-        ("busy: 64 CPU", Request::new(resources(&[("CPU", 64.0)]))),
-        ("infeasible: 65 CPU, gizmo", Request::new(resources(&[("CPU", 65.0), ("gizmo", 1.0)]))),
-        ("node affinity", Request::new(resources(&[("CPU", 1.0)])).with_strategy(affinity)),
+        ("busy: 64 CPU", Shape::from(resources(&[("CPU", 64.0)]))),
+        ("infeasible: 65 CPU, gizmo", Shape::from(resources(&[("CPU", 65.0), ("gizmo", 1.0)]))),
+        ("node affinity", Shape::from(resources(&[("CPU", 1.0)])).with_strategy(affinity)),
     ]
 }
 

@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 
+use ray_core::constraint::LabelSelector;
 use ray_core::error::RayError;
 use ray_core::id::NodeId;
 use ray_core::resource::{ResourceError, Resources};
@@ -243,19 +244,33 @@ impl ClusterView {
         self.sum(|node, sum| sum.add(&node.available()))
     }
 
-    /// Of the living nodes on which `resources` are free, the one with the smallest key; ties go to
-    /// the smallest id. This is what policies are made of.
+    /// Of the living nodes on which `resources` are free and whose labels are as `selector` wants them, the one
+    /// with the smallest key; ties go to the smallest id. This is what policies are made of.
     pub fn best_fit<K: Ord>(
         &self,
         resources: &Resources,
+        selector: Option<&LabelSelector>,
         key: impl FnMut(Candidate<'_>) -> K,
     ) -> Option<NodeId> {
-        self.index.best_fit(resources, key)
+        match selector {
+            None => self.index.best_fit(resources, |_| true, key),
+            Some(selector) => self.index.best_fit(resources, |node_id| self.carries(node_id, selector), key),
+        }
     }
 
-    /// Whether some living node has as much, free or not.
-    pub fn is_feasible(&self, resources: &Resources) -> bool {
-        self.index.is_feasible(resources)
+    /// Whether some living node whose labels are as `selector` wants them has as much, free or not.
+    pub fn is_feasible(&self, resources: &Resources, selector: Option<&LabelSelector>) -> bool {
+        match selector {
+            None => self.index.is_feasible(resources),
+            Some(selector) => self.nodes.values().any(|node| {
+                node.is_alive() && node.total.can_satisfy(resources) && selector.matches(&node.labels)
+            }),
+        }
+    }
+
+    /// Whether the node's labels are as `selector` wants them.
+    pub fn carries(&self, node_id: NodeId, selector: &LabelSelector) -> bool {
+        self.nodes.get(&node_id).is_some_and(|node| selector.matches(&node.labels))
     }
 
     /// The living node that lacks the least for `resources`, each resource counted by the share of

@@ -1,10 +1,11 @@
 //! Answers requests for places from a view of the cluster.
 
+use ray_core::constraint::{LabelSelector, Shape, Strategy, WhenBusy};
 use ray_core::id::NodeId;
 use ray_core::resource::Resources;
 
 use crate::cluster_view::{ClusterView, Node, ViewError};
-use crate::decision::{Decision, Request, Strategy};
+use crate::decision::Decision;
 use crate::policy::{HybridPolicy, SchedulingPolicy, SpreadPolicy};
 
 /// A view of the cluster and the policies to choose by.
@@ -37,18 +38,52 @@ impl GlobalScheduler {
     }
 
     /// Chooses a node. Takes nothing there: [`ClusterView::commit`] does, or [`place`](Self::place)
-    /// in one step.
-    pub fn schedule(&self, request: &Request) -> Decision {
-        let resources = &request.resources;
-        match request.strategy {
-            Strategy::Default => self.by_policy(self.default_policy.as_ref(), resources),
-            Strategy::Spread => self.by_policy(&SpreadPolicy, resources),
-            Strategy::NodeAffinity { node_id, soft } => match self.on_node(&node_id, resources) {
-                Decision::Infeasible { .. } if soft => {
-                    self.by_policy(self.default_policy.as_ref(), resources)
+    /// in one step. What runs in a placement group takes nothing of a node that its group has not taken before, and is
+    /// not to be asked here.
+    pub fn schedule(&self, shape: &Shape) -> Decision {
+        match shape.constraint.strategy {
+            Strategy::Default | Strategy::Bundle { .. } => {
+                self.by_policy(self.default_policy.as_ref(), shape)
+            }
+            Strategy::Spread => self.by_policy(&SpreadPolicy, shape),
+            Strategy::NodeAffinity { node_id, soft, when_busy } => {
+                match (self.on_node(&node_id, shape), when_busy) {
+                    (Decision::Infeasible { .. } | Decision::Never { .. }, _) if soft => {
+                        self.by_policy(self.default_policy.as_ref(), shape)
+                    }
+                    (Decision::Busy, WhenBusy::Spill) => {
+                        match self.by_policy(self.default_policy.as_ref(), shape) {
+                            Decision::Placed(other) => Decision::Placed(other),
+                            Decision::Busy | Decision::Infeasible { .. } | Decision::Never { .. } => {
+                                Decision::Busy
+                            }
+                        }
+                    }
+                    (Decision::Busy, WhenBusy::Fail) => {
+                        Decision::Never { reason: self.why(shape).unwrap_or_default() }
+                    }
+                    (decision, _) => decision,
                 }
-                decision => decision,
-            },
+            }
+        }
+    }
+
+    /// Why nothing of this shape can be placed now, for people; `None` if it can.
+    pub fn why(&self, shape: &Shape) -> Option<String> {
+        let resources = &shape.resources;
+        if let Strategy::NodeAffinity { node_id, soft: false, .. } = shape.constraint.strategy {
+            return match self.on_node(&node_id, shape) {
+                Decision::Placed(_) => None,
+                Decision::Busy => {
+                    Some(format!("{resources} is not free on node {node_id}, the one asked for"))
+                }
+                Decision::Infeasible { reason } | Decision::Never { reason } => Some(reason),
+            };
+        }
+        match self.schedule(shape) {
+            Decision::Placed(_) => None,
+            Decision::Busy => Some(format!("{resources} is free on no node that it may be on")),
+            Decision::Infeasible { reason } | Decision::Never { reason } => Some(reason),
         }
     }
 
@@ -56,10 +91,10 @@ impl GlobalScheduler {
     ///
     /// # Panics
     /// If a policy of the caller's own picks a node that does not have them free.
-    pub fn place(&mut self, request: &Request) -> Decision {
-        let decision = self.schedule(request);
+    pub fn place(&mut self, shape: &Shape) -> Decision {
+        let decision = self.schedule(shape);
         if let Decision::Placed(node_id) = decision {
-            self.view.commit(&node_id, &request.resources).expect("a policy picks a node that has it free");
+            self.view.commit(&node_id, &shape.resources).expect("a policy picks a node that has it free");
         }
         decision
     }
@@ -72,28 +107,68 @@ impl GlobalScheduler {
         self.view.release(node_id, resources)
     }
 
-    fn by_policy(&self, policy: &dyn SchedulingPolicy, resources: &Resources) -> Decision {
-        if let Some(node_id) = policy.pick(&self.view, resources) {
+    fn by_policy(&self, policy: &dyn SchedulingPolicy, shape: &Shape) -> Decision {
+        let (resources, selectors) = (&shape.resources, &shape.constraint.selectors);
+        let any = [None];
+        let several: Vec<_> = selectors.iter().map(Some).collect();
+        let selectors = if several.is_empty() { &any[..] } else { &several[..] };
+        let pick = |&selector: &Option<&LabelSelector>| policy.pick(&self.view, resources, selector);
+        if let Some(node_id) = selectors.iter().find_map(pick) {
             return Decision::Placed(node_id);
         }
-        if self.view.is_feasible(resources) {
+        if selectors.iter().any(|&selector| self.view.is_feasible(resources, selector)) {
             return Decision::Busy;
         }
-        let reason = match self.view.closest(resources) {
-            Some((node_id, node)) => {
-                format!("node {node_id} comes closest, it {}", shortfall(node, resources))
-            }
-            None => "no node is alive".to_owned(),
+        self.infeasible(shape)
+    }
+
+    fn infeasible(&self, shape: &Shape) -> Decision {
+        let selectors = &shape.constraint.selectors;
+        let living = || self.view.nodes().filter(|(_, node)| node.is_alive());
+        let gone = |selector: &LabelSelector| {
+            let named = selector.named_nodes()?;
+            named.iter().all(|node_id| !self.is_alive(node_id)).then_some(named)
+        };
+        let all_gone: Option<Vec<_>> = selectors.iter().map(gone).collect();
+        if let Some(named) = all_gone.filter(|named| !named.is_empty()) {
+            let named: Vec<_> = named.concat().iter().map(ToString::to_string).collect();
+            let reason = format!(
+                "node {}, the only one that its label selector allows, is not alive",
+                named.join(", ")
+            );
+            return Decision::Never { reason };
+        }
+        let reason = if living().next().is_none() {
+            "no node is alive".to_owned()
+        } else if !living().any(|(_, node)| shape.constraint.allows(node.labels())) {
+            let asked: Vec<_> = selectors.iter().map(ToString::to_string).collect();
+            format!("no node carries the labels that it asks for, {}", asked.join(" or "))
+        } else if selectors.is_empty() {
+            let closest = self.view.closest(&shape.resources);
+            let (node_id, node) = closest.expect("some node is alive");
+            format!("node {node_id} comes closest, it {}", shortfall(node, &shape.resources))
+        } else {
+            let (node_id, node) = living()
+                .find(|(_, node)| shape.constraint.allows(node.labels()))
+                .expect("some node carries the labels");
+            format!("node {node_id}, whose labels match, {}", shortfall(node, &shape.resources))
         };
         Decision::Infeasible { reason }
     }
 
-    fn on_node(&self, node_id: &NodeId, resources: &Resources) -> Decision {
+    fn is_alive(&self, node_id: &NodeId) -> bool {
+        self.view.node(node_id).is_some_and(Node::is_alive)
+    }
+
+    fn on_node(&self, node_id: &NodeId, shape: &Shape) -> Decision {
+        let resources = &shape.resources;
         let Some(node) = self.view.node(node_id).filter(|node| node.is_alive()) else {
-            return Decision::Infeasible {
-                reason: format!("node {node_id}, the one asked for, is not alive"),
-            };
+            return Decision::Never { reason: format!("node {node_id}, the one asked for, is not alive") };
         };
+        if !shape.constraint.allows(node.labels()) {
+            let reason = format!("node {node_id}, the one asked for, does not carry the labels asked for");
+            return Decision::Infeasible { reason };
+        }
         if node.available().can_satisfy(resources) {
             Decision::Placed(*node_id)
         } else if node.total().can_satisfy(resources) {

@@ -148,10 +148,14 @@ impl NodeIndex {
     pub(crate) fn best_fit<K: Ord>(
         &self,
         resources: &Resources,
+        allowed: impl Fn(NodeId) -> bool,
         mut key: impl FnMut(Candidate<'_>) -> K,
     ) -> Option<NodeId> {
         let mut best: Option<(K, Slot)> = None;
         let _ = self.search(resources, Amounts::Free, |slot| {
+            if !allowed(self.id(slot)) {
+                return ControlFlow::Continue(());
+            }
             let key = key(Candidate { index: self, slot });
             let better = match &best {
                 None => true,

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 
+use ray_core::constraint::LabelSelector;
 use ray_core::id::NodeId;
 use ray_core::resource::{GPU, Resources};
 
@@ -10,9 +11,14 @@ use crate::cluster_view::ClusterView;
 
 /// Chooses among the nodes that have enough free.
 pub trait SchedulingPolicy: fmt::Debug + Send + Sync + 'static {
-    /// A living node on which `resources` are free, or `None` if there is none. The same view and
-    /// resources give the same answer. [`ClusterView::best_fit`] does the search.
-    fn pick(&self, view: &ClusterView, resources: &Resources) -> Option<NodeId>;
+    /// A living node on which `resources` are free and whose labels are as `selector` wants them, or `None` if there
+    /// is none. The same view, resources and selector give the same answer. [`ClusterView::best_fit`] does the search.
+    fn pick(
+        &self,
+        view: &ClusterView,
+        resources: &Resources,
+        selector: Option<&LabelSelector>,
+    ) -> Option<NodeId>;
 }
 
 /// The node that is used least; of those used alike, the one that has waited longest for something
@@ -21,8 +27,13 @@ pub trait SchedulingPolicy: fmt::Debug + Send + Sync + 'static {
 pub struct SpreadPolicy;
 
 impl SchedulingPolicy for SpreadPolicy {
-    fn pick(&self, view: &ClusterView, resources: &Resources) -> Option<NodeId> {
-        view.best_fit(resources, |node| (node.utilisation(), node.last_placed()))
+    fn pick(
+        &self,
+        view: &ClusterView,
+        resources: &Resources,
+        selector: Option<&LabelSelector>,
+    ) -> Option<NodeId> {
+        view.best_fit(resources, selector, |node| (node.utilisation(), node.last_placed()))
     }
 }
 
@@ -31,8 +42,13 @@ impl SchedulingPolicy for SpreadPolicy {
 pub struct PackPolicy;
 
 impl SchedulingPolicy for PackPolicy {
-    fn pick(&self, view: &ClusterView, resources: &Resources) -> Option<NodeId> {
-        view.best_fit(resources, |node| Reverse(node.utilisation()))
+    fn pick(
+        &self,
+        view: &ClusterView,
+        resources: &Resources,
+        selector: Option<&LabelSelector>,
+    ) -> Option<NodeId> {
+        view.best_fit(resources, selector, |node| Reverse(node.utilisation()))
     }
 }
 
@@ -53,9 +69,14 @@ impl Default for HybridPolicy {
 }
 
 impl SchedulingPolicy for HybridPolicy {
-    fn pick(&self, view: &ClusterView, resources: &Resources) -> Option<NodeId> {
+    fn pick(
+        &self,
+        view: &ClusterView,
+        resources: &Resources,
+        selector: Option<&LabelSelector>,
+    ) -> Option<NodeId> {
         let needs_gpu = !resources.get(GPU).is_zero();
-        view.best_fit(resources, |node| {
+        view.best_fit(resources, selector, |node| {
             let wastes_gpu = !needs_gpu && node.has_gpu();
             let utilisation = node.utilisation();
             (wastes_gpu, if utilisation < self.threshold { 0 } else { utilisation })

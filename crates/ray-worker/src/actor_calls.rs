@@ -17,6 +17,7 @@
 use std::collections::VecDeque;
 
 use ray_core::id::{TaskId, WorkerId};
+use ray_link::message::Unschedulable;
 
 use crate::reference_counter::Owner;
 
@@ -40,6 +41,8 @@ pub enum ActorState {
         cause: String,
         /// What its constructor raised, if that was it, as the front end encoded it.
         error: bytes::Bytes,
+        /// Whether it ended for want of a place.
+        placeless: Option<Unschedulable>,
     },
 }
 
@@ -284,7 +287,7 @@ mod tests {
     }
 
     fn dead() -> ActorState {
-        ActorState::Dead { cause: "killed".to_owned(), error: Bytes::new() }
+        ActorState::Dead { cause: "killed".to_owned(), error: Bytes::new(), placeless: None }
     }
 
     fn sent(out: &[Action]) -> Vec<(TaskId, u64)> {

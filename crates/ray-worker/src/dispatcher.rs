@@ -1,6 +1,7 @@
 //! Which queued task goes to which leased worker, and how many leases to ask for.
 //!
-//! Tasks of one *scheduling class* (the same resources and runtime environment) are interchangeable to the node, so they
+//! Tasks of one *scheduling class* (the same shape, which is resources and where they may be, and the same runtime
+//! environment) are interchangeable to the node, so they
 //! share leases. A lease holds several unstarted tasks, the more of them the shorter the class's
 //! tasks have been: about [`WINDOW`] of work, so that a worker never runs dry between two tasks, and
 //! little is stuck when one turns out long. A worker that gives tasks back is *stalled* and gets no
@@ -22,8 +23,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use ray_core::constraint::Shape;
 use ray_core::id::{LeaseId, TaskId};
-use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
 use rustc_hash::FxHashMap;
 
@@ -67,7 +68,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Dispatcher {
     classes: Vec<Class>,
-    by_need: FxHashMap<RuntimeEnv, FxHashMap<Resources, u64>>,
+    by_need: FxHashMap<RuntimeEnv, FxHashMap<Shape, u64>>,
     leases: FxHashMap<LeaseId, Lease>,
     max_in_flight: usize,
     lease_idle: Duration,
@@ -75,7 +76,7 @@ pub struct Dispatcher {
 
 #[derive(Debug)]
 struct Class {
-    resources: Resources,
+    shape: Shape,
     runtime_env: RuntimeEnv,
     queue: VecDeque<TaskId>,
     leases: Vec<LeaseId>,
@@ -114,15 +115,15 @@ impl Dispatcher {
         }
     }
 
-    /// The class of tasks that need these resources, in processes of this environment.
-    pub fn class_of(&mut self, resources: &Resources, runtime_env: &RuntimeEnv) -> u64 {
-        if let Some(&class) = self.by_need.get(runtime_env).and_then(|classes| classes.get(resources)) {
+    /// The class of tasks of this shape, in processes of this environment.
+    pub fn class_of(&mut self, shape: &Shape, runtime_env: &RuntimeEnv) -> u64 {
+        if let Some(&class) = self.by_need.get(runtime_env).and_then(|classes| classes.get(shape)) {
             return class;
         }
         let class = self.classes.len() as u64;
-        self.by_need.entry(runtime_env.clone()).or_default().insert(resources.clone(), class);
+        self.by_need.entry(runtime_env.clone()).or_default().insert(shape.clone(), class);
         self.classes.push(Class {
-            resources: resources.clone(),
+            shape: shape.clone(),
             runtime_env: runtime_env.clone(),
             queue: VecDeque::new(),
             leases: Vec::new(),
@@ -153,12 +154,12 @@ impl Dispatcher {
         self.classes.len() as u64
     }
 
-    /// What a lease of this class takes.
+    /// What a lease of this class takes, and where it may be.
     ///
     /// # Panics
     /// If `class` did not come from [`Dispatcher::class_of`].
-    pub fn resources(&self, class: u64) -> &Resources {
-        &self.classes[class as usize].resources
+    pub fn shape(&self, class: u64) -> &Shape {
+        &self.classes[class as usize].shape
     }
 
     /// What the processes of this class need.
@@ -169,8 +170,9 @@ impl Dispatcher {
         &self.classes[class as usize].runtime_env
     }
 
-    /// The node will grant no lease of this class: its environment cannot be set up. Returns the tasks that
-    /// wait for one, which have failed with it; leases that are held stay.
+    /// The node will grant no lease of this class, and has dropped the demand: its environment cannot be set up, or it
+    /// may be nowhere. Returns the tasks that wait for one, which have failed with it; leases that are held stay. Tasks
+    /// that come later ask anew.
     pub fn on_class_failed(&mut self, class: u64) -> VecDeque<TaskId> {
         let Some(waiting) = self.classes.get_mut(class as usize) else { return VecDeque::new() };
         // The node has forgotten the demand.
@@ -462,6 +464,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;
+    use ray_core::resource::Resources;
 
     use super::*;
 
@@ -479,7 +482,7 @@ mod tests {
 
     fn dispatcher() -> (Dispatcher, u64, Instant) {
         let mut dispatcher = Dispatcher::new(256, IDLE);
-        let class = dispatcher.class_of(&Resources::new().with_cpu(1.0).unwrap(), &RuntimeEnv::none());
+        let class = dispatcher.class_of(&Resources::new().with_cpu(1.0).unwrap().into(), &RuntimeEnv::none());
         (dispatcher, class, Instant::now())
     }
 
@@ -608,6 +611,18 @@ mod tests {
         dispatcher.on_reply(lease(1), task(0), 1, now + TURN, &mut out);
         assert_eq!(sent(&out), 4);
         assert!(!out.contains(&Action::Return { lease_id: lease(1) }));
+    }
+
+    #[test]
+    fn tasks_that_can_never_run_are_handed_out_and_later_ones_ask_again() {
+        let (mut dispatcher, class, _) = dispatcher();
+        let mut out = Vec::new();
+        dispatcher.enqueue(class, task(1), false, &mut out);
+        dispatcher.enqueue(class, task(2), false, &mut out);
+        assert_eq!(dispatcher.on_class_failed(class), [task(1), task(2)]);
+        out.clear();
+        dispatcher.enqueue(class, task(3), false, &mut out);
+        assert_eq!(out, [Action::SetDemand { class, target: 1 }]);
     }
 
     #[test]

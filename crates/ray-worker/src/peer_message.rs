@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::{ActorId, FunctionId, JobId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_core::id::{ActorId, FunctionId, JobId, NodeId, ObjectId, PlacementGroupId, TaskId, WorkerId};
 use ray_core::resource::Resources;
 use ray_core::serialize;
 use serde::{Deserialize, Serialize};
@@ -151,6 +151,8 @@ pub struct TaskHeader<'a> {
     pub attempt: u32,
     /// What to call: the function, or for a method the name on the actor.
     pub target: Target<'a>,
+    /// The placement group in which it runs, if its caller names one.
+    pub group: Option<GroupContext>,
     /// How many objects it returns.
     pub num_returns: u32,
     /// It may run twice, so replies to earlier tasks need not be written before it starts.
@@ -165,9 +167,22 @@ pub struct TaskHeader<'a> {
     pub generator: Option<GeneratorSpec>,
 }
 
+/// The placement group in which something runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupContext {
+    /// The group.
+    pub group_id: PlacementGroupId,
+    /// Whether its own tasks and actors run in the group, too, unless told otherwise.
+    pub capture: bool,
+}
+
 const RETRIABLE: u8 = 0x80;
-const IN_GROUP: u8 = 0x40;
-const GENERATOR: u8 = 0x20;
+/// The id of a placement group follows.
+const GROUPED: u8 = 0x40;
+const CAPTURING: u8 = 0x20;
+/// The name of a concurrency group follows.
+const IN_CONCURRENCY_GROUP: u8 = 0x10;
+const GENERATOR: u8 = 0x08;
 
 /// How a generator task hands over what it yields: each as an object of its own, in a [`StreamItem`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,6 +224,11 @@ impl<'a> TaskHeader<'a> {
         put_u32(out, self.retries);
         put_u64(out, self.created_us);
         let mut flag = if self.retriable { RETRIABLE } else { 0 };
+        flag |= match self.group {
+            None => 0,
+            Some(GroupContext { capture: false, .. }) => GROUPED,
+            Some(GroupContext { capture: true, .. }) => GROUPED | CAPTURING,
+        };
         if self.generator.is_some() {
             flag |= GENERATOR;
         }
@@ -218,7 +238,7 @@ impl<'a> TaskHeader<'a> {
                 out.extend_from_slice(function_id.as_bytes());
             }
             Target::Method { actor_id, sequence, name, group } => {
-                out.push(flag | 1 | if group.is_empty() { 0 } else { IN_GROUP });
+                out.push(flag | 1 | if group.is_empty() { 0 } else { IN_CONCURRENCY_GROUP });
                 out.extend_from_slice(actor_id.as_bytes());
                 put_u64(out, *sequence);
                 put_bytes(out, name.as_bytes());
@@ -226,6 +246,9 @@ impl<'a> TaskHeader<'a> {
                     put_bytes(out, group.as_bytes());
                 }
             }
+        }
+        if let Some(group) = self.group {
+            out.extend_from_slice(group.group_id.as_bytes());
         }
         put_bytes(out, self.name.as_bytes());
         if let Some(generator) = &self.generator {
@@ -255,20 +278,36 @@ impl<'a> TaskHeader<'a> {
         let (attempt, num_returns) = (fields.u32()?, fields.u32()?);
         let (retries, created_us) = (fields.u32()?, fields.u64()?);
         let tag = fields.u8()?;
-        let target = match tag & !(RETRIABLE | GENERATOR) {
+        let target = match tag & !(RETRIABLE | GROUPED | CAPTURING | GENERATOR) {
             0 => Target::Function(fields.id(FunctionId::LEN)?),
-            kind if kind & !IN_GROUP == 1 => Target::Method {
+            kind if kind & !IN_CONCURRENCY_GROUP == 1 => Target::Method {
                 actor_id: fields.id(ActorId::LEN)?,
                 sequence: fields.u64()?,
                 name: fields.text()?,
-                group: if kind & IN_GROUP == 0 { "" } else { fields.text()? },
+                group: if kind & IN_CONCURRENCY_GROUP == 0 { "" } else { fields.text()? },
             },
             other => return Err(damaged(format!("a task of kind {other}"))),
         };
         let retriable = tag & RETRIABLE != 0;
+        let group = match (tag & GROUPED != 0, tag & CAPTURING != 0) {
+            (true, capture) => Some(GroupContext { group_id: fields.id(PlacementGroupId::LEN)?, capture }),
+            (false, false) => None,
+            (false, true) => return Err(damaged("a task that captures without a group".to_owned())),
+        };
         let name = fields.text()?;
         let generator = if tag & GENERATOR == 0 { None } else { Some(read_generator(fields)?) };
-        Ok(Self { task_id, attempt, target, num_returns, retriable, retries, created_us, name, generator })
+        Ok(Self {
+            task_id,
+            attempt,
+            target,
+            group,
+            num_returns,
+            retriable,
+            retries,
+            created_us,
+            name,
+            generator,
+        })
     }
 }
 
@@ -574,10 +613,15 @@ mod tests {
     use super::*;
 
     fn header(target: Target<'_>) -> TaskHeader<'_> {
+        let group = match &target {
+            Target::Function(_) => Some(GroupContext { group_id: PlacementGroupId::random(), capture: true }),
+            Target::Method { .. } => None,
+        };
         TaskHeader {
             task_id: TaskId::random(),
             attempt: 3,
             target,
+            group,
             num_returns: 2,
             retriable: true,
             retries: 1,

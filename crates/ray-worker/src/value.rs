@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use ray_core::error::RayError;
 use ray_core::id::{ActorId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_link::message::Unschedulable;
 use serde::{Deserialize, Serialize};
 
 use crate::reference_counter::Owner;
@@ -57,6 +58,8 @@ pub enum Failure {
         cause: String,
         /// What its constructor raised, if that was it.
         error: Bytes,
+        /// Whether it ended for want of a place.
+        placeless: Option<Unschedulable>,
     },
     /// The actor's process was lost while it ran the call; the actor may come back.
     ActorUnavailable {
@@ -64,6 +67,19 @@ pub enum Failure {
         actor_id: ActorId,
         /// What happened.
         cause: String,
+    },
+    /// The task can never run: no node may hold it any more, or its placement group was removed.
+    Unschedulable {
+        /// The task.
+        task_id: TaskId,
+        /// Its name.
+        name: String,
+        /// What of it.
+        kind: Unschedulable,
+        /// Why.
+        reason: String,
+        /// Whether it was running.
+        ran: bool,
     },
     /// Someone cancelled the task.
     Cancelled(TaskId),
@@ -138,6 +154,9 @@ impl Failure {
             }
             Self::ActorDied { actor_id, cause, .. } => RayError::ActorDied { actor_id, cause },
             Self::ActorUnavailable { actor_id, cause } => RayError::ActorUnavailable { actor_id, cause },
+            Self::Unschedulable { task_id, name, reason, .. } => {
+                RayError::TaskFailed { task_id, message: format!("{name} can never run: {reason}") }
+            }
             Self::Cancelled(task_id) => RayError::TaskCancelled { task_id },
             Self::OwnerDied { object_id, owner, cause } => RayError::OwnerDied { object_id, owner, cause },
             Self::Lost { object_id, cause } | Self::Freed { object_id, cause } => {

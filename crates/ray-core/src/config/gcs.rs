@@ -55,6 +55,8 @@ pub struct GcsConfig {
     pub dead_nodes_kept: usize,
     /// Dead actors that are kept, so that people and late callers see why they died. Default 10 000.
     pub dead_actors_kept: usize,
+    /// Removed placement groups that are kept, so that people see why they are gone. Default 1000.
+    pub removed_groups_kept: usize,
     /// Finished jobs that are kept. Default 1000.
     pub finished_jobs_kept: usize,
     /// Ended tasks that are kept for the state API and the timeline; the oldest go first. Default
@@ -77,6 +79,7 @@ impl Default for GcsConfig {
             max_message_bytes: 256 << 20,
             dead_nodes_kept: 1_000,
             dead_actors_kept: 10_000,
+            removed_groups_kept: 1_000,
             finished_jobs_kept: 1_000,
             task_events_kept: 100_000,
         }
@@ -95,6 +98,7 @@ impl GcsConfig {
         in_range("gcs.max_message_bytes", self.max_message_bytes, 1 << 20, 2 << 30)?;
         in_range("gcs.dead_nodes_kept", self.dead_nodes_kept, 1, MAX_QUEUE)?;
         in_range("gcs.dead_actors_kept", self.dead_actors_kept, 1, MAX_QUEUE)?;
+        in_range("gcs.removed_groups_kept", self.removed_groups_kept, 1, MAX_QUEUE)?;
         in_range("gcs.finished_jobs_kept", self.finished_jobs_kept, 1, MAX_QUEUE)?;
         in_range("gcs.task_events_kept", self.task_events_kept, 0, MAX_QUEUE)?;
         if self.node_dead_after_ms < 2 * self.heartbeat_interval_ms {

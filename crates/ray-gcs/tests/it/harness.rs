@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ray_core::config::{GcsConfig, GcsStorage};
-use ray_core::id::{ActorId, JobId, NodeId, WorkerId};
+use ray_core::id::{ActorId, JobId, NodeId, PlacementGroupId, WorkerId};
 use ray_core::pb::raylet::raylet_service_server::{RayletService, RayletServiceServer};
 use ray_core::pb::{common, gcs, raylet};
 use ray_gcs::client::ClientConfig;
@@ -112,6 +112,11 @@ pub(crate) fn died(kind: common::death_cause::Kind, message: &str) -> common::De
 pub(crate) enum Order {
     Create(ActorId, u64),
     Kill(ActorId, u64, String),
+    /// Bundles of this group and attempt, by their indices, and whether at once for good.
+    Reserve(PlacementGroupId, u64, Vec<u32>, bool),
+    Commit(PlacementGroupId, u64),
+    /// Whether those of earlier attempts, too.
+    Return(PlacementGroupId, u64, bool),
 }
 
 #[derive(Default)]
@@ -231,7 +236,7 @@ impl RayletService for FakeRaylet {
         &self,
         request: Request<raylet::CreateActorRequest>,
     ) -> Result<Response<raylet::CreateActorReply>, Status> {
-        let raylet::CreateActorRequest { spec, num_restarts } = request.into_inner();
+        let raylet::CreateActorRequest { spec, num_restarts, bundle_index: _ } = request.into_inner();
         let spec = spec.unwrap();
         let actor_id = ActorId::from_binary(&spec.actor_id).unwrap();
         self.state.lock().unwrap().specs.insert(actor_id, spec);
@@ -247,6 +252,37 @@ impl RayletService for FakeRaylet {
         let actor_id = ActorId::from_binary(&actor_id).unwrap();
         self.take(Order::Kill(actor_id, num_restarts, cause.unwrap().message))?;
         Ok(Response::new(raylet::KillActorReply {}))
+    }
+
+    async fn reserve_bundles(
+        &self,
+        request: Request<raylet::ReserveBundlesRequest>,
+    ) -> Result<Response<raylet::ReserveBundlesReply>, Status> {
+        let request = request.into_inner();
+        let group_id = PlacementGroupId::from_binary(&request.placement_group_id).unwrap();
+        let indices: Vec<_> = request.bundles.iter().map(|bundle| bundle.index).collect();
+        self.take(Order::Reserve(group_id, request.attempt, indices, request.commit))?;
+        Ok(Response::new(raylet::ReserveBundlesReply { reserved: true, reason: String::new() }))
+    }
+
+    async fn commit_bundles(
+        &self,
+        request: Request<raylet::CommitBundlesRequest>,
+    ) -> Result<Response<raylet::CommitBundlesReply>, Status> {
+        let request = request.into_inner();
+        let group_id = PlacementGroupId::from_binary(&request.placement_group_id).unwrap();
+        self.take(Order::Commit(group_id, request.attempt))?;
+        Ok(Response::new(raylet::CommitBundlesReply {}))
+    }
+
+    async fn return_bundles(
+        &self,
+        request: Request<raylet::ReturnBundlesRequest>,
+    ) -> Result<Response<raylet::ReturnBundlesReply>, Status> {
+        let request = request.into_inner();
+        let group_id = PlacementGroupId::from_binary(&request.placement_group_id).unwrap();
+        self.take(Order::Return(group_id, request.attempt, request.all))?;
+        Ok(Response::new(raylet::ReturnBundlesReply {}))
     }
 
     not_offered! {

@@ -2,6 +2,7 @@
 //! simulation.
 
 mod actors;
+mod groups;
 mod harness;
 mod nodes;
 mod program;

@@ -214,11 +214,77 @@ class ExportedFunction:
     def function_id(self) -> bytes: ...
 
 @final
+class SchedulingConstraint:
+    """Where a task or actor may run."""
+
+    @staticmethod
+    def default() -> SchedulingConstraint:
+        """Anywhere."""
+
+    @staticmethod
+    def spread() -> SchedulingConstraint:
+        """On the node that is used least."""
+
+    @staticmethod
+    def on_node(node_id: str, soft: bool, when_busy: str) -> SchedulingConstraint:
+        """On one node. `when_busy`: wait, spill or fail."""
+
+    @staticmethod
+    def in_group(group_id: PlacementGroupID, index: Optional[int], capture: bool) -> SchedulingConstraint:
+        """In a placement group; in any of its bundles without an index."""
+
+    def with_selectors(self, selectors: Sequence[Sequence[tuple[str, str, Sequence[str]]]]) -> SchedulingConstraint:
+        """This, on nodes whose labels are as one of these wants them; the first that some node fulfils counts.
+
+        Each has keys with an operator (in, not in, exists, does not exist) and its values.
+        """
+
+@final
+class PlacementGroups:
+    """The placement groups of a cluster, by way of this process's membership."""
+
+    def create(
+        self,
+        bundles: Sequence[tuple[dict[str, float], Sequence[tuple[str, str, Sequence[str]]]]],
+        strategy: str,
+        name: str,
+        namespace: str,
+        detached: bool,
+        soft_target_node_id: Optional[str],
+    ) -> PlacementGroupID:
+        """Registers the group; its resources are reserved later. ValueError if the name is taken.
+
+        Each bundle is its resources and what the labels of its node have to be.
+        """
+
+    def wait(self, group_id: PlacementGroupID, timeout: Optional[float]) -> bool:
+        """Whether the group is created within `timeout` seconds. ValueError if it is removed."""
+
+    def ready(self, group_id: PlacementGroupID, value: Any) -> ObjectRef:
+        """A reference that becomes `value`, which refers to no objects, when the group is created."""
+
+    def remove(self, group_id: PlacementGroupID) -> None:
+        """Does not wait for it."""
+
+    def get(self, group_id: PlacementGroupID) -> Optional[dict[str, Any]]:
+        """What is known of a group; None if nothing is."""
+
+    def get_named(self, name: str, namespace: str) -> Optional[dict[str, Any]]:
+        """The group of this name that is not removed."""
+
+    def list(self) -> builtins.list[dict[str, Any]]:
+        """What is known of all groups, also of some that were removed."""
+
+    def current(self) -> Optional[tuple[PlacementGroupID, bool]]:
+        """The group in which this code runs, and whether it captures what this code submits."""
+
+@final
 class TaskOptions:
     """What a task or actor needs. Amounts were validated by the caller; resources holds all custom ones.
 
     `num_returns` >= 0; `max_retries` -1 = without limit. `runtime_env` is a description in JSON, or None for that of
-    the process that asks.
+    the process that asks. Without a `constraint` it runs in the placement group of the task that submits it, if that
+    captures its children.
     """
 
     def __new__(
@@ -235,6 +301,7 @@ class TaskOptions:
         runtime_env: Optional[str] = None,
         task_events: bool = True,
         generator: Optional[tuple[bool, int, int, int]] = None,
+        constraint: Optional[SchedulingConstraint] = None,
     ) -> Self:
         """`generator` is that of `_private.options.Returns`."""
 
@@ -389,6 +456,8 @@ class CoreWorker:
     def session_dir(self) -> str: ...
     @property
     def gcs_address(self) -> str: ...
+    @property
+    def placement_groups(self) -> PlacementGroups: ...
     def current_task_id(self) -> Optional[TaskID]: ...
     def current_actor_id(self) -> Optional[ActorID]: ...
     def current_task_name(self) -> Optional[str]: ...

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Generic, NoReturn, Optional, Un
 
 from ray_rust._internal import ActorID, ExportedFunction, HandleCall, MethodCall, MethodDescription, TaskOptions
 from ray_rust._private import options as option_checks
-from ray_rust._private import session
+from ray_rust._private import scheduling, session
 from ray_rust.exceptions import AsyncioActorExit
 from ray_rust.remote_function import explain_argument, with_captured
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Concatenate, ParamSpec, TypeVar
 
-    from ray_rust._internal import CoreWorker, ObjectRef
+    from ray_rust._internal import CoreWorker, ObjectRef, SchedulingConstraint
     from ray_rust._private.typed import MethodDecorator, TypedMethod
 
     P = ParamSpec("P")
@@ -380,6 +380,7 @@ class ActorClass(Generic[T]):
                 max_retries=0,
                 retry_exceptions=False,
                 runtime_env=runtime_env,
+                constraint=self._constraint(options, placement, placement_cpus),
             ),
             placement_cpus=placement_cpus,
             max_restarts=options.get("max_restarts", 0),
@@ -418,6 +419,14 @@ class ActorClass(Generic[T]):
                 "allow_out_of_order_execution=False is for actors that run one call at a time"
             )
         return max_concurrency, groups, out_of_order
+    def _constraint(
+        self, options: dict[str, Any], placement: option_checks.Placement, placement_cpus: float
+    ) -> Optional[SchedulingConstraint]:
+        if scheduling.OPTIONS.isdisjoint(options):
+            return None
+        to_live = placement.amounts()
+        to_place = {**to_live, "CPU": max(placement_cpus, placement.num_cpus)}
+        return scheduling.constraint(options, [to_live, to_place], f"the actor {self.__name__}")
 
     def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         constructor = self._description.methods.get("__init__")

@@ -541,6 +541,14 @@ class ActorPlacementGroupRemoved(RayError):
     _default = "the placement group of the actor was removed"
 
 
+class WorkerEndedWithPlacementGroup(WorkerCrashedError, TaskPlacementGroupRemoved):
+    """The task was running when its placement group was removed: its process was ended."""
+
+
+class ActorEndedWithPlacementGroup(ActorDiedError, ActorPlacementGroupRemoved):
+    """The actor's placement group was removed, and the actor is dead for good."""
+
+
 class PendingCallsLimitExceeded(RayError):
     """As many calls as allowed (`max_pending_calls`) wait for the actor."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from ray_rust._internal import ExportedFunction, RemoteCall, TaskOptions
 from ray_rust._private import options as option_checks
-from ray_rust._private import session
+from ray_rust._private import scheduling, session
 
 if TYPE_CHECKING:
     from ray_rust._internal import CoreWorker, ObjectRef
@@ -210,6 +210,7 @@ def _task_options(
         runtime_env=runtime_env,
         task_events=options.get("enable_task_events", True),
         generator=returns.generator,
+        constraint=scheduling.constraint(options, [placement.amounts()], f"the task {function_name}"),
     )
 
 

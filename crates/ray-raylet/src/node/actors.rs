@@ -28,6 +28,7 @@ use tracing::info;
 use super::effect::{ActorOrder, ActorOutcome, ClientId, Effect};
 use super::machine::NodeMachine;
 use crate::lease_table::Holder;
+use crate::resource_manager::{Claim, Pool};
 use crate::runtime_env_table::Standing;
 
 /// How far an actor is.
@@ -141,16 +142,25 @@ impl NodeMachine {
             return;
         }
         let (lease_id, job_id, num_restarts) = (actor.lease_id, actor.order.job_id, actor.order.num_restarts);
-        let shape = larger_of(&actor.order.placement, &actor.order.living);
-        match self.queue.push(lease_id, &shape) {
-            Ok(()) => {
+        let bundle = actor.order.bundle;
+        let pool = bundle.map_or(Pool::Node, |bundle| Pool::Group {
+            group_id: bundle.group_id,
+            index: Some(bundle.index),
+        });
+        let claim = Claim { pool, resources: larger_of(&actor.order.placement, &actor.order.living) };
+        let refused = match bundle.filter(|_| !self.resources.is_here(pool)) {
+            Some(bundle) => Some(format!("{bundle} is not here")),
+            None => self.queue.push(lease_id, &claim).err().map(|error| error.to_string()),
+        };
+        match refused {
+            None => {
                 actor.state = ActorState::Placing;
-                self.leases.insert(lease_id, Holder::Actor(actor_id), job_id, shape);
+                self.leases.insert(lease_id, Holder::Actor(actor_id), job_id, claim);
                 self.mark_changed();
             }
-            Err(error) => {
+            Some(reason) => {
                 self.actors.remove(&actor_id);
-                let outcome = ActorOutcome::Died(died(Kind::Unschedulable, error.to_string()));
+                let outcome = ActorOutcome::Died(died(Kind::Unschedulable, reason));
                 self.effects.push(Effect::ReportActor { actor_id, num_restarts, outcome });
             }
         }
@@ -252,6 +262,12 @@ impl NodeMachine {
         if actor.order.num_restarts > num_restarts {
             return;
         }
+        self.end_actor(now, actor_id, cause);
+    }
+
+    /// Ends an actor, for a reason that is its cause of death.
+    pub(super) fn end_actor(&mut self, now: Instant, actor_id: ActorId, cause: DeathCause) {
+        let Some(actor) = self.actors.get_mut(&actor_id) else { return };
         actor.ending = Some(cause.clone());
         match actor.worker() {
             Some(worker_id) => self.kill_worker(now, worker_id, &cause.message),

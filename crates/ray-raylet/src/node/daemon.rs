@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ray_core::config::{Config, GcsConfig, GcsStorage};
+use ray_core::constraint::NODE_ID_LABEL;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::NodeId;
 use ray_core::pb::gcs;
@@ -277,11 +278,13 @@ impl Services {
         let spill: Arc<dyn SpillBackend> = Arc::new(FileSpill::new(folder)?);
         let (bytes, max_spill_bytes) = (hardware.store_bytes, settings.max_spill_bytes);
         let store = StorePort::new(bytes, max_spill_bytes, Some(spill), Handle::current(), handle.clone())?;
+        let node_id = NodeId::random();
         let identity = NodeIdentity {
-            node_id: NodeId::random(),
+            node_id,
             gcs_address: gcs_address.clone(),
             session_dir: session.folder().display().to_string(),
             store_capacity: store.capacity(),
+            labels: labels(node_id, config),
         };
         let control_plane = if config.is_head() {
             Some(Gcs::start(&control_plane_config(config, session.folder())).await?)
@@ -346,7 +349,7 @@ impl Services {
             raylet_address: self.address.to_string(),
             hostname: hardware::hostname(),
             total: Some((&self.total).into()),
-            labels: config.config.raylet.labels.clone().into_iter().collect(),
+            labels: self.identity.labels.clone().into_iter().collect(),
             is_head: config.is_head(),
             death_reason: String::new(),
             start_time_ms: u64::try_from(since.as_millis()).unwrap_or_default(),
@@ -372,6 +375,13 @@ impl Services {
 
 /// The control plane of a driver's own cluster ends with it and keeps nothing; that of a head that was
 /// started by hand keeps its tables in the session's folder.
+/// What the node can be chosen by: what it was given, and its id.
+fn labels(node_id: NodeId, config: &NodeConfig) -> BTreeMap<String, String> {
+    let mut labels = config.config.raylet.labels.clone();
+    labels.insert(NODE_ID_LABEL.to_owned(), node_id.hex());
+    labels
+}
+
 fn control_plane_config(config: &NodeConfig, session: &Path) -> GcsConfig {
     let mut gcs = config.config.gcs.clone();
     if config.owner_pid.is_some() {

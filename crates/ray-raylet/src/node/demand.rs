@@ -7,33 +7,41 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use ray_core::id::{JobId, LeaseId, RuntimeEnvId, WorkerId};
-use ray_core::resource::{Amount, Resources};
+use ray_core::constraint::Shape;
+use ray_core::id::{JobId, LeaseId, PlacementGroupId, RuntimeEnvId, WorkerId};
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::FromRaylet;
+use ray_link::message::Unschedulable;
 use tracing::warn;
 
 use super::effect::{Effect, RemoteOutcome};
 use super::machine::{NodeMachine, START_RETRY};
+use super::whereabouts::Whereabouts;
 use crate::lease_table::{Holder, LeaseState};
+use crate::resource_manager::Claim;
 use crate::runtime_env_table::Standing;
-use crate::scheduling_queue::EnqueueError;
 use crate::worker_pool::Wanted;
 
 /// What a client wants to hold of one class.
 #[derive(Debug, Clone)]
 pub(super) struct Demand {
     pub(super) job_id: JobId,
-    pub(super) shape: Resources,
+    pub(super) shape: Shape,
     pub(super) runtime_env: RuntimeEnv,
     pub(super) target: u32,
     /// The node can never satisfy it; the client was told.
     pub(super) infeasible: bool,
+    /// Why no leases are queued for it.
+    pub(super) obstacle: Option<String>,
 }
 
 impl Demand {
-    pub(super) const fn new(job_id: JobId, shape: Resources, runtime_env: RuntimeEnv, target: u32) -> Self {
-        Self { job_id, shape, runtime_env, target, infeasible: false }
+    pub(super) const fn new(job_id: JobId, shape: Shape, runtime_env: RuntimeEnv, target: u32) -> Self {
+        Self { job_id, shape, runtime_env, target, infeasible: false, obstacle: None }
+    }
+
+    pub(super) fn is_in(&self, group_id: PlacementGroupId) -> bool {
+        self.shape.constraint.group_id() == Some(group_id)
     }
 }
 
@@ -74,8 +82,8 @@ impl NodeMachine {
         loop {
             self.top_up(now);
             let mut granted = false;
-            while let Some((lease_id, shape)) = self.queue.pop_ready(|shape| self.resources.fits(shape)) {
-                let taken = self.resources.allocate(lease_id, &shape);
+            while let Some((lease_id, claim)) = self.queue.pop_ready(|claim| self.resources.fits(claim)) {
+                let taken = self.resources.allocate(lease_id, &claim);
                 debug_assert!(taken, "the queue gave out what fits");
                 self.mark_changed();
                 granted = true;
@@ -121,10 +129,24 @@ impl NodeMachine {
         while let Some(key) = self.short.pop_first() {
             let Some(demand) = self.demands.get(&key) else { continue };
             let (shape, job_id, target) = (demand.shape.clone(), demand.job_id, demand.target as usize);
-            if let Err(EnqueueError::Infeasible { missing, .. }) = self.queue.check_feasible(&shape) {
-                self.tell_infeasible(key, missing);
-                continue;
-            }
+            let pool = match self.whereabouts(&shape) {
+                Whereabouts::Here(pool) => pool,
+                Whereabouts::Nowhere(reason) => {
+                    self.note_obstacle(key, reason);
+                    continue;
+                }
+                Whereabouts::Infeasible(reason) => {
+                    self.note_obstacle(key, reason.clone());
+                    self.tell_infeasible(key, reason);
+                    continue;
+                }
+                Whereabouts::Never(kind, reason) => {
+                    self.refuse_demand(now, key, kind, reason);
+                    continue;
+                }
+            };
+            let Some(demand) = self.demands.get_mut(&key) else { continue };
+            demand.obstacle = None;
             let runtime_env = demand.runtime_env.clone();
             match self.want_env(now, &runtime_env) {
                 Standing::Ready => {}
@@ -137,38 +159,64 @@ impl NodeMachine {
             }
             let holder = Holder::Client { worker_id: key.0, class: key.1 };
             let count = self.leases.count(&holder);
-            let at_once = self.grantable_at_once(&shape);
+            let claim = Claim { pool, resources: shape.resources };
+            let at_once = self.grantable_at_once(&claim);
             let granted = count.starting + count.held;
             let mut wanted = target.saturating_sub(granted).min(at_once);
-            if shape.is_empty() {
+            if claim.resources.is_empty() {
                 // No resource ends the supply of these; those that wait for others do not count.
                 wanted = wanted.min((at_once + count.blocked).saturating_sub(granted));
             }
             for _ in count.queued..wanted {
                 let lease_id = self.next_lease_id();
-                if self.queue.push(lease_id, &shape).is_err() {
+                if self.queue.push(lease_id, &claim).is_err() {
                     // The queue is full: others are served first, and each service looks here again.
                     self.short.insert(key);
                     return;
                 }
-                self.leases.insert(lease_id, holder, job_id, shape.clone());
+                self.leases.insert(lease_id, holder, job_id, claim.clone());
             }
         }
     }
 
-    /// How many leases of this shape could be granted if everything were free.
-    fn grantable_at_once(&self, shape: &Resources) -> usize {
-        let share =
-            |(name, amount): (&str, Amount)| self.resources.total().get(name).to_raw() / amount.to_raw();
+    /// How many leases of this kind could be granted if everything were free.
+    fn grantable_at_once(&self, claim: &Claim) -> usize {
         let limit = self.config.max_leases_per_request;
-        let fits = shape.iter().map(share).min().map_or(limit, |fits| usize::try_from(fits).unwrap_or(limit));
+        let capacity = self.resources.capacity(claim);
+        let fits = capacity.map_or(limit, |fits| usize::try_from(fits).unwrap_or(limit));
         fits.clamp(1, limit.max(1))
+    }
+
+    /// Notes why nothing is queued for a demand.
+    fn note_obstacle(&mut self, key: (WorkerId, u64), reason: String) {
+        if let Some(demand) = self.demands.get_mut(&key) {
+            demand.obstacle = Some(reason);
+            self.mark_changed();
+        }
+    }
+
+    /// No lease will ever be granted for this demand: it goes, and its client is told.
+    pub(super) fn refuse_demand(
+        &mut self,
+        now: Instant,
+        key: (WorkerId, u64),
+        kind: Unschedulable,
+        reason: String,
+    ) {
+        if self.demands.remove(&key).is_none() {
+            return;
+        }
+        self.envs_released = true;
+        self.mark_changed();
+        let (worker_id, class) = key;
+        self.cancel_surplus(now, worker_id, class, 0);
+        self.send_to(worker_id, FromRaylet::LeaseUnschedulable { class, kind, reason });
     }
 
     fn tell_infeasible(&mut self, (worker_id, class): (WorkerId, u64), reason: String) {
         let Some(demand) = self.demands.get_mut(&(worker_id, class)) else { return };
         if !std::mem::replace(&mut demand.infeasible, true) {
-            warn!(%worker_id, class, requested = %demand.shape, %reason, "no lease can ever be granted");
+            warn!(%worker_id, class, requested = %demand.shape.resources, %reason, "no lease can ever be granted");
             self.send_to(worker_id, FromRaylet::LeaseInfeasible { class, reason });
         }
     }
@@ -179,7 +227,11 @@ impl NodeMachine {
             return;
         }
         let waits_beside = |&(worker_id, class): &(WorkerId, u64)| {
-            self.queue.len() > self.leases.count(&Holder::Client { worker_id, class }).queued
+            // What others wait for in another pool does not become free by what is given back to this one.
+            let group_id =
+                self.demands.get(&(worker_id, class)).and_then(|demand| demand.shape.constraint.group_id());
+            let own = self.leases.count(&Holder::Client { worker_id, class }).queued;
+            self.queue.waiting_for(group_id) > own
         };
         let contended: BTreeSet<_> = self.leases.holding_clients().filter(waits_beside).collect();
         let told = std::mem::replace(&mut self.contended, contended.clone());

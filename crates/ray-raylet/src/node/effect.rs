@@ -1,9 +1,11 @@
 //! What the node's machine takes in beside messages of the link, and what it wants done.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use ray_core::id::{ActorId, JobId, LeaseId, NodeId, RuntimeEnvId, TaskId, WorkerId};
+use ray_core::constraint::BundleId;
+use ray_core::id::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId, RuntimeEnvId, TaskId, WorkerId};
 use ray_core::pb::common::DeathCause;
 use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
@@ -25,6 +27,8 @@ pub struct NodeIdentity {
     pub session_dir: String,
     /// Size of the shared memory in bytes.
     pub store_capacity: u64,
+    /// What it can be chosen by.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// An actor to be placed, as far as the node has to understand it.
@@ -42,6 +46,8 @@ pub struct ActorOrder {
     pub living: Resources,
     /// What its process needs.
     pub runtime_env: RuntimeEnv,
+    /// Of which both are taken; of the node if not given.
+    pub bundle: Option<BundleId>,
     /// The encoded `ray.common.ActorSpec`, for the worker.
     pub spec: Bytes,
 }
@@ -137,6 +143,10 @@ pub enum Effect {
     },
     /// Ask the control plane for the state of an actor; `ActorState` is expected back.
     FetchActor(ActorId),
+    /// Ask the control plane for the state of a placement group; `GroupNews` or `GroupUnknown` is expected back.
+    FetchGroup(PlacementGroupId),
+    /// Ask the control plane which nodes there are; `NodesListed` is expected back.
+    FetchNodes,
     /// Answer those who asked by gRPC for this lease.
     RemoteLease(LeaseId, RemoteOutcome),
     /// Store the result of a task that was submitted by gRPC.

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use prost::Message;
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::{ActorId, JobId, NodeId, WorkerId};
+use ray_core::id::{ActorId, JobId, NodeId, PlacementGroupId, WorkerId};
 use ray_core::pb::gcs::gcs_service_client::GcsServiceClient;
 use ray_core::pb::raylet::raylet_service_client::RayletServiceClient;
 use ray_core::pb::{common, gcs, raylet};
@@ -27,8 +27,10 @@ use tracing::{debug, info, warn};
 
 use super::bytes_codec::BytesCodec;
 use super::effect::{ActorOutcome, ClientId};
+use super::groups::{GroupNews, GroupState};
 use super::handle::{Command, NodeHandle};
 use super::machine::NodeMachine;
+use super::whereabouts::Neighbour;
 
 /// Calls of clients that may be under way at once.
 const MAX_CALLS: usize = 256;
@@ -46,6 +48,10 @@ pub(crate) enum GcsCall {
     Pass { client: ClientId, request: u64, method: GcsMethod, body: Bytes },
     /// Of the node itself: the state of an actor.
     FetchActor(ActorId),
+    /// Of the node itself: the state of a placement group.
+    FetchGroup(PlacementGroupId),
+    /// Of the node itself: all nodes.
+    FetchNodes,
 }
 
 /// Something that the control plane has to learn.
@@ -239,6 +245,35 @@ impl GcsPort {
                     }
                 }
             }
+            GcsCall::FetchGroup(group_id) => {
+                let call = || async {
+                    let placement_group_id = group_id.to_binary();
+                    let request = self.request(gcs::GetPlacementGroupRequest { placement_group_id });
+                    self.client.clone().get_placement_group(request).await
+                };
+                // Those who wait for the answer wait for nothing else: it is asked for until it comes.
+                match repeat(Duration::MAX, call).await.map(|reply| reply.into_inner().group) {
+                    Ok(Some(group)) => return self.on_group(&group).await,
+                    Ok(None) => Command::GroupUnknown(group_id),
+                    Err(status) => {
+                        debug!(%group_id, error = status.message(), "a placement group is not known");
+                        Command::GroupUnknown(group_id)
+                    }
+                }
+            }
+            GcsCall::FetchNodes => {
+                let call =
+                    || async { self.client.clone().list_nodes(self.request(gcs::ListNodesRequest {})).await };
+                match repeat(Duration::MAX, call).await {
+                    Ok(reply) => Command::NodesListed(
+                        reply.into_inner().nodes.into_iter().filter_map(neighbour).collect(),
+                    ),
+                    Err(status) => {
+                        warn!(error = status.message(), "cannot learn which nodes there are");
+                        Command::NodesListed(Vec::new())
+                    }
+                }
+            }
         };
         drop(self.node.send(command).await);
     }
@@ -384,12 +419,21 @@ impl GcsPort {
                 for actor in &snapshot.actors {
                     self.on_actor(actor).await;
                 }
+                for group in &snapshot.placement_groups {
+                    self.on_group(group).await;
+                }
+                let group_id = |group: &common::PlacementGroupInfo| {
+                    wire::id("placement_group_id", &group.spec.as_ref()?.placement_group_id).ok()
+                };
+                let listed = snapshot.placement_groups.iter().filter_map(group_id).collect();
+                drop(self.node.send(Command::GroupsListed(listed)).await);
                 for job in &snapshot.jobs {
                     self.on_job(job).await;
                 }
             }
             Some(gcs::event::Event::Node(node)) => self.on_node(own, &node).await,
             Some(gcs::event::Event::Actor(actor)) => self.on_actor(&actor).await,
+            Some(gcs::event::Event::PlacementGroup(group)) => self.on_group(&group).await,
             Some(gcs::event::Event::Job(job)) => self.on_job(&job).await,
             // Leases are asked of this node only; where others are free is the control plane's matter.
             Some(gcs::event::Event::Usage(_)) | None => {}
@@ -400,6 +444,16 @@ impl GcsPort {
         if node.node_id == own && node.state() == gcs::node_info::State::Dead {
             let reason = format!("the control plane holds this node for dead: {}", node.death_reason);
             drop(self.node.send(Command::Shutdown(reason)).await);
+        }
+        if let Some(node) = neighbour(node.clone()) {
+            drop(self.node.send(Command::Neighbour(node)).await);
+        }
+    }
+
+    async fn on_group(&self, group: &common::PlacementGroupInfo) {
+        match group_news(group) {
+            Ok(news) => drop(self.node.send(Command::GroupNews(news)).await),
+            Err(error) => warn!(%error, "an event about a placement group makes no sense"),
         }
     }
 
@@ -423,6 +477,43 @@ impl GcsPort {
             Err(error) => warn!(%error, "an event about a job makes no sense"),
         }
     }
+}
+
+fn neighbour(node: gcs::NodeInfo) -> Option<Neighbour> {
+    let is_alive = node.state() == gcs::node_info::State::Alive;
+    let node_id = wire::id("node_id", &node.node_id);
+    let total = node.total.unwrap_or_default().try_into();
+    match (node_id, total) {
+        (Ok(node_id), Ok(total)) => {
+            Some(Neighbour { node_id, is_alive, total, labels: node.labels.into_iter().collect() })
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            warn!(%error, "what is said of a node makes no sense");
+            None
+        }
+    }
+}
+
+fn group_news(group: &common::PlacementGroupInfo) -> Result<GroupNews, wire::WireError> {
+    use common::placement_group_info::State;
+    let spec = wire::required("spec", group.spec.as_ref())?;
+    let state = match group.state() {
+        State::Created => GroupState::Created,
+        State::Removed => GroupState::Removed(group.removed_reason.clone()),
+        State::Pending | State::Prepared | State::Rescheduling | State::Unspecified => {
+            GroupState::Pending(group.pending_reason.clone())
+        }
+    };
+    let node = |bytes: &Vec<u8>| {
+        if bytes.is_empty() { Ok(None) } else { wire::id("bundle_nodes", bytes).map(Some) }
+    };
+    Ok(GroupNews {
+        group_id: wire::id("placement_group_id", &spec.placement_group_id)?,
+        version: group.version,
+        state,
+        nodes: group.bundle_nodes.iter().map(node).collect::<Result<_, _>>()?,
+        info: Bytes::from(group.encode_to_vec()),
+    })
 }
 
 fn log_refusal<T>(what: &str, result: Result<T, Status>) {
@@ -482,6 +573,11 @@ const fn path_of(method: GcsMethod) -> &'static str {
         GcsMethod::GetNamedActor => "/ray.gcs.GcsService/GetNamedActor",
         GcsMethod::ListActors => "/ray.gcs.GcsService/ListActors",
         GcsMethod::KillActor => "/ray.gcs.GcsService/KillActor",
+        GcsMethod::CreatePlacementGroup => "/ray.gcs.GcsService/CreatePlacementGroup",
+        GcsMethod::RemovePlacementGroup => "/ray.gcs.GcsService/RemovePlacementGroup",
+        GcsMethod::GetPlacementGroup => "/ray.gcs.GcsService/GetPlacementGroup",
+        GcsMethod::GetNamedPlacementGroup => "/ray.gcs.GcsService/GetNamedPlacementGroup",
+        GcsMethod::ListPlacementGroups => "/ray.gcs.GcsService/ListPlacementGroups",
         GcsMethod::ListJobs => "/ray.gcs.GcsService/ListJobs",
         GcsMethod::GetClusterResources => "/ray.gcs.GcsService/GetClusterResources",
         GcsMethod::KvPut => "/ray.gcs.GcsService/KvPut",

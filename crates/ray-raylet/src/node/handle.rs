@@ -1,12 +1,13 @@
 //! How other threads talk to the one that owns the machine.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::{ActorId, JobId, LeaseId, TaskId, WorkerId};
+use ray_core::id::{ActorId, JobId, LeaseId, PlacementGroupId, TaskId, WorkerId};
 use ray_core::pb::common::DeathCause;
 use ray_core::report::{Inquiry, NodeReport};
 use ray_core::resource::Resources;
@@ -15,8 +16,10 @@ use ray_link::message::LeasedWorker;
 use tokio::sync::oneshot;
 
 use super::effect::{ActorOrder, ClientId, RemoteOutcome};
+use super::groups::{GroupNews, ReserveOrder};
 use super::inbox::{Inbox, Outbox, inbox};
 use super::store_port::{StoreCommand, StoreDrop};
+use super::whereabouts::Neighbour;
 use crate::log_tail::LogBatch;
 use crate::task_table::{TaskSpec, TaskState};
 
@@ -48,6 +51,28 @@ pub(crate) enum Command {
     CreateActor { order: ActorOrder, answer: oneshot::Sender<()> },
     /// The control plane ends an actor.
     KillActor { actor_id: ActorId, num_restarts: u64, cause: DeathCause, answer: oneshot::Sender<()> },
+    /// The control plane reserves bundles here.
+    ReserveBundles { order: ReserveOrder, answer: oneshot::Sender<Result<(), String>> },
+    /// The control plane lets bundles be used.
+    CommitBundles { group_id: PlacementGroupId, attempt: u64, answer: oneshot::Sender<Result<(), String>> },
+    /// The control plane takes bundles back.
+    ReturnBundles {
+        group_id: PlacementGroupId,
+        attempt: u64,
+        all: bool,
+        reason: String,
+        answer: oneshot::Sender<()>,
+    },
+    /// Where a placement group stands.
+    GroupNews(GroupNews),
+    /// The control plane does not know this group.
+    GroupUnknown(PlacementGroupId),
+    /// All groups that the control plane knows.
+    GroupsListed(BTreeSet<PlacementGroupId>),
+    /// What another node is.
+    Neighbour(Neighbour),
+    /// All nodes that the control plane knows.
+    NodesListed(Vec<Neighbour>),
     /// A task by gRPC.
     Submit { spec: TaskSpec, answer: oneshot::Sender<RayResult<()>> },
     /// Cancel a task.

@@ -121,6 +121,7 @@ pub(super) struct LinkServer {
     /// Those with something to flush.
     unflushed: BTreeSet<ClientId>,
     reports: VecDeque<GcsReport>,
+    questions: VecDeque<GcsCall>,
     log_commands: VecDeque<LogCommand<FlushMark>>,
     routed: FxHashMap<WorkerId, JobId>,
     lease_waiters: FxHashMap<LeaseId, Vec<oneshot::Sender<RemoteOutcome>>>,
@@ -158,6 +159,7 @@ impl LinkServer {
             next_client: FIRST_CLIENT,
             unflushed: BTreeSet::new(),
             reports: VecDeque::new(),
+            questions: VecDeque::new(),
             log_commands: VecDeque::new(),
             routed: FxHashMap::default(),
             lease_waiters: FxHashMap::default(),
@@ -198,7 +200,7 @@ impl LinkServer {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let full = !self.reports.is_empty() || !self.log_commands.is_empty();
+        let full = !self.reports.is_empty() || !self.log_commands.is_empty() || !self.questions.is_empty();
         let retry = full.then(|| Instant::now() + RETRY);
         let ending = self.ending.as_ref().map(|ending| ending.deadline).into_iter();
         let ending = ending.chain(self.inspections.next_deadline()).min();
@@ -408,6 +410,21 @@ impl LinkServer {
                 machine.on_kill_actor(now, actor_id, num_restarts, cause);
                 reply(answer, ());
             }
+            Command::ReserveBundles { order, answer } => {
+                reply(answer, machine.on_reserve_bundles(now, &order));
+            }
+            Command::CommitBundles { group_id, attempt, answer } => {
+                reply(answer, machine.on_commit_bundles(now, group_id, attempt));
+            }
+            Command::ReturnBundles { group_id, attempt, all, reason, answer } => {
+                machine.on_return_bundles(now, group_id, attempt, all, &reason);
+                reply(answer, ());
+            }
+            Command::GroupNews(news) => machine.on_group_news(now, news),
+            Command::GroupUnknown(group_id) => machine.on_group_unknown(now, group_id),
+            Command::GroupsListed(listed) => machine.on_groups_listed(now, &listed),
+            Command::Neighbour(node) => machine.on_neighbour(now, node),
+            Command::NodesListed(nodes) => machine.on_nodes_listed(now, nodes),
             Command::Submit { spec, answer } => reply(answer, machine.on_submit(now, spec)),
             Command::Cancel { task_id, force, answer } => {
                 reply(answer, machine.on_cancel(now, task_id, force));
@@ -517,6 +534,7 @@ impl LinkServer {
             let resumed = self.poller.modify(&self.parts.listener, LISTENER, Interest::Read);
             self.accept_again = resumed.is_err().then(|| now + ACCEPT_PAUSE);
         }
+        hand_over(&mut self.questions, &self.parts.gcs_calls);
         hand_over(&mut self.reports, &self.parts.gcs_reports);
         hand_over(&mut self.log_commands, &self.parts.log_commands);
         self.publish_usage(now);
@@ -566,6 +584,8 @@ impl LinkServer {
                     warn!(%actor_id, "too many calls wait: the actor's state comes with its next change");
                 }
             }
+            Effect::FetchGroup(group_id) => self.ask_gcs(GcsCall::FetchGroup(group_id)),
+            Effect::FetchNodes => self.ask_gcs(GcsCall::FetchNodes),
             Effect::AddJob { job, driver, pid } => {
                 let node_id = self.parts.identity.node_id;
                 self.report(GcsReport::add_job(job, driver, pid, node_id));
@@ -592,6 +612,11 @@ impl LinkServer {
             }
             Effect::Shutdown(reason) => self.shut_down(now, reason),
         }
+    }
+
+    /// A question of the node's own. One that finds no place would keep those waiting who need the answer.
+    fn ask_gcs(&mut self, call: GcsCall) {
+        self.questions.push_back(call);
     }
 
     fn on_store_outputs(&mut self, outputs: Vec<StoreOutput>) {

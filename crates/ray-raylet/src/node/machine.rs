@@ -25,7 +25,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ray_core::config::{Config, RayletConfig};
-use ray_core::id::{ActorId, ChildTaskIds, JobId, LeaseId, NodeId, RuntimeEnvId, TaskId, WorkerId};
+use ray_core::id::{
+    ActorId, ChildTaskIds, JobId, LeaseId, NodeId, PlacementGroupId, RuntimeEnvId, TaskId, WorkerId,
+};
 use ray_core::resource::{CPU, Resources};
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::{LeasedWorker, Role};
@@ -36,7 +38,9 @@ use tracing::warn;
 use super::actors::{EndedActors, LocalActor};
 use super::demand::Demand;
 use super::effect::{ClientId, Effect, ExitStatus, NodeIdentity};
+use super::groups::{FollowedGroup, OverAttempts};
 use super::roster::{Member, Roster};
+use super::whereabouts::{Cluster, Neighbour};
 use crate::lease_table::{Holder, LeaseTable};
 use crate::resource_manager::ResourceManager;
 use crate::runtime_env_table::{RuntimeEnvConfig, RuntimeEnvTable};
@@ -92,6 +96,10 @@ pub struct NodeMachine {
     pub(super) tasks: TaskTable,
     pub(super) actors: BTreeMap<ActorId, LocalActor>,
     pub(super) ended_actors: EndedActors,
+    /// Placement groups that someone here asks for.
+    pub(super) groups: BTreeMap<PlacementGroupId, FollowedGroup>,
+    pub(super) over_attempts: OverAttempts,
+    pub(super) cluster: Cluster,
     pub(super) clients: BTreeMap<ClientId, Client>,
     pub(super) by_worker: FxHashMap<WorkerId, ClientId>,
     pub(super) demands: BTreeMap<(WorkerId, u64), Demand>,
@@ -150,6 +158,14 @@ impl NodeMachine {
             pool: WorkerPool::new(identity.node_id, pool),
             envs: RuntimeEnvTable::new(envs),
             envs_released: false,
+            groups: BTreeMap::new(),
+            over_attempts: OverAttempts::default(),
+            cluster: Cluster::of(Neighbour {
+                node_id: identity.node_id,
+                is_alive: true,
+                total: total.clone(),
+                labels: identity.labels.clone(),
+            }),
             identity,
             queue: SchedulingQueue::new(total.clone(), raylet.max_queued_leases),
             resources: ResourceManager::new(total),
@@ -292,8 +308,8 @@ impl NodeMachine {
             return;
         };
         match message {
-            ToRaylet::SetLeaseDemand { class, resources, job_id, runtime_env, target } => {
-                let demand = Demand::new(job_id, resources, runtime_env, target);
+            ToRaylet::SetLeaseDemand { class, shape, job_id, runtime_env, target } => {
+                let demand = Demand::new(job_id, shape, runtime_env, target);
                 self.on_demand(now, worker_id, class, demand);
             }
             ToRaylet::SetJobEnvironment { runtime_env } => {
@@ -309,6 +325,9 @@ impl NodeMachine {
                 self.on_kill_worker(now, worker_id, lease_id, reason)
             }
             ToRaylet::SubscribeActor { actor_id } => self.on_subscribe(client, actor_id),
+            ToRaylet::SubscribeGroup { group_id, is_new } => {
+                self.on_subscribe_group(client, group_id, is_new);
+            }
             ToRaylet::ActorCreated { actor_id, num_restarts, result } => {
                 self.on_actor_created(now, worker_id, actor_id, num_restarts, result);
             }
@@ -559,6 +578,7 @@ impl NodeMachine {
         for actor_id in &gone.subscriptions {
             self.unsubscribe(*actor_id);
         }
+        self.unsubscribe_groups(client);
         Some(gone)
     }
 
@@ -634,9 +654,11 @@ impl NodeMachine {
 
     /// What is waited for: shape, how often, and whether it can never be had here.
     pub fn demand(&self) -> Vec<(Resources, u64, bool)> {
-        let waiting = self.queue.demand().map(|(shape, count)| (shape.clone(), count as u64, false));
-        let infeasible = self.demands.values().filter(|demand| demand.infeasible && demand.target > 0);
-        let infeasible = infeasible.map(|demand| (demand.shape.clone(), u64::from(demand.target), true));
-        waiting.chain(infeasible).collect()
+        let waiting =
+            self.queue.demand().map(|(claim, count)| (claim.resources.clone(), count as u64, false));
+        let placeless = self.demands.values().filter(|demand| demand.obstacle.is_some() && demand.target > 0);
+        let placeless = placeless
+            .map(|demand| (demand.shape.resources.clone(), u64::from(demand.target), demand.infeasible));
+        waiting.chain(placeless).collect()
     }
 }

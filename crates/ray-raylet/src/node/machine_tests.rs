@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use proptest::prelude::*;
 use ray_core::config::Config;
-use ray_core::id::{ActorId, JobId, LeaseId, NodeId, TaskId, WorkerId};
+use ray_core::constraint::Shape;
+use ray_core::id::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId, TaskId, WorkerId};
 use ray_core::pb::common::DeathCause;
 use ray_core::pb::common::death_cause::Kind;
 use ray_core::resource::{CPU, Resources};
@@ -14,15 +15,17 @@ use ray_link::message::{JobDescription, Role};
 use ray_link::{FromRaylet, ToRaylet};
 
 use super::effect::{ActorOrder, ActorOutcome, ClientId, Effect, ExitStatus, NodeIdentity, RemoteOutcome};
+use super::groups::ReserveOrder;
 use super::machine::{FIRST_WORKER_LIMIT, NodeMachine};
 use crate::lease_table::{Holder, LeaseState};
+use crate::resource_manager::Pool;
 use crate::runtime_env_table::{Prepared, SetupError, Standing};
 use crate::task_table::{TaskSpec, TaskState};
 
-const DRIVER: ClientId = ClientId(100);
-const JOB: JobId = JobId::from_bytes([1; 16]);
+pub(super) const DRIVER: ClientId = ClientId(100);
+pub(super) const JOB: JobId = JobId::from_bytes([1; 16]);
 
-fn cpus(units: f64) -> Resources {
+pub(super) fn cpus(units: f64) -> Resources {
     Resources::new().with_cpu(units).unwrap()
 }
 
@@ -35,19 +38,19 @@ fn task(number: u8) -> TaskId {
 }
 
 /// A node and what happened around it.
-struct World {
-    machine: NodeMachine,
-    now: Instant,
+pub(super) struct World {
+    pub(super) machine: NodeMachine,
+    pub(super) now: Instant,
     next_pid: u32,
     /// Ordered and not yet registered.
     ordered: Vec<WorkerId>,
     /// Registered workers: client, id, pid.
-    workers: Vec<(ClientId, WorkerId, u32)>,
+    pub(super) workers: Vec<(ClientId, WorkerId, u32)>,
     /// Pids that the node wants dead.
-    killed: Vec<u32>,
+    pub(super) killed: Vec<u32>,
     /// What was said, to whom.
-    said: Vec<(ClientId, FromRaylet)>,
-    other: Vec<Effect>,
+    pub(super) said: Vec<(ClientId, FromRaylet)>,
+    pub(super) other: Vec<Effect>,
 }
 
 impl World {
@@ -62,6 +65,7 @@ impl World {
             gcs_address: String::new(),
             session_dir: String::new(),
             store_capacity: 0,
+            labels: std::collections::BTreeMap::from([("region".to_owned(), "eu".to_owned())]),
         };
         let mut config = Config::default();
         config.raylet.prestart_workers = workers;
@@ -72,7 +76,7 @@ impl World {
     }
 
     /// A node with a driver.
-    fn with_driver(total: Resources) -> Self {
+    pub(super) fn with_driver(total: Resources) -> Self {
         let mut world = Self::new(total);
         world.connect_driver(DRIVER, JOB);
         world
@@ -92,7 +96,7 @@ impl World {
         self.settle();
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for effect in self.machine.take_effects() {
             match effect {
                 Effect::Fork(worker_id) => self.ordered.push(worker_id),
@@ -104,7 +108,7 @@ impl World {
     }
 
     /// All ordered workers start.
-    fn start_workers(&mut self) {
+    pub(super) fn start_workers(&mut self) {
         while !self.ordered.is_empty() {
             for worker_id in std::mem::take(&mut self.ordered) {
                 self.next_pid += 1;
@@ -120,7 +124,7 @@ impl World {
     }
 
     /// The process of this pid ends.
-    fn end_process(&mut self, pid: u32, status: ExitStatus) {
+    pub(super) fn end_process(&mut self, pid: u32, status: ExitStatus) {
         let at = self.workers.iter().position(|(.., other)| *other == pid).expect("it is a worker");
         let (client, ..) = self.workers.remove(at);
         self.machine.on_client_lost(self.now, client);
@@ -128,7 +132,7 @@ impl World {
         self.settle();
     }
 
-    fn end_killed(&mut self) {
+    pub(super) fn end_killed(&mut self) {
         while let Some(pid) = self.killed.pop() {
             if self.workers.iter().any(|(.., other)| *other == pid) {
                 self.end_process(pid, ExitStatus::Signal(9));
@@ -136,12 +140,12 @@ impl World {
         }
     }
 
-    fn tell(&mut self, client: ClientId, message: ToRaylet) {
+    pub(super) fn tell(&mut self, client: ClientId, message: ToRaylet) {
         self.machine.on_message(self.now, client, message);
         self.settle();
     }
 
-    fn demand(&mut self, client: ClientId, class: u64, resources: Resources, target: u32) {
+    pub(super) fn demand(&mut self, client: ClientId, class: u64, resources: Resources, target: u32) {
         self.demand_in(client, class, resources, &RuntimeEnv::none(), target);
     }
 
@@ -153,8 +157,8 @@ impl World {
         env: &RuntimeEnv,
         target: u32,
     ) {
-        let runtime_env = env.clone();
-        let demand = ToRaylet::SetLeaseDemand { class, resources, job_id: JOB, runtime_env, target };
+        let (shape, runtime_env) = (resources.into(), env.clone());
+        let demand = ToRaylet::SetLeaseDemand { class, shape, job_id: JOB, runtime_env, target };
         self.tell(client, demand);
     }
 
@@ -175,7 +179,7 @@ impl World {
     }
 
     /// Leases granted to this client since the last call, with their workers' pids.
-    fn granted(&mut self, to: ClientId) -> Vec<(LeaseId, u32)> {
+    pub(super) fn granted(&mut self, to: ClientId) -> Vec<(LeaseId, u32)> {
         let mut granted = Vec::new();
         self.said.retain(|(client, message)| match message {
             FromRaylet::LeaseGranted { lease_id, worker, .. } if *client == to => {
@@ -187,7 +191,7 @@ impl World {
         granted
     }
 
-    fn free(&self) -> f64 {
+    pub(super) fn free(&self) -> f64 {
         self.machine.resources().available().get(CPU).to_f64()
     }
 
@@ -195,7 +199,7 @@ impl World {
         self.workers.iter().find(|(.., other)| *other == pid).expect("it is a worker").0
     }
 
-    fn reports(&mut self) -> Vec<(ActorId, u64, ActorOutcome)> {
+    pub(super) fn reports(&mut self) -> Vec<(ActorId, u64, ActorOutcome)> {
         let mut reports = Vec::new();
         self.other.retain_mut(|effect| match effect {
             Effect::ReportActor { actor_id, num_restarts, outcome } => {
@@ -535,7 +539,7 @@ fn a_client_does_not_contend_with_itself() {
     assert_eq!(world.said, []);
 }
 
-fn actor_order(number: u8, num_restarts: u64) -> ActorOrder {
+pub(super) fn actor_order(number: u8, num_restarts: u64) -> ActorOrder {
     ActorOrder {
         actor_id: actor(number),
         job_id: JOB,
@@ -543,6 +547,7 @@ fn actor_order(number: u8, num_restarts: u64) -> ActorOrder {
         placement: cpus(1.0),
         living: Resources::new(),
         runtime_env: RuntimeEnv::none(),
+        bundle: None,
         spec: Bytes::from_static(b"spec"),
     }
 }
@@ -801,12 +806,29 @@ enum Step {
     Submit(u8),
     /// The set-ups that run end, well or not.
     SetUp(bool),
+    ReserveGroup,
+    ReturnGroup,
+}
+
+const GROUP: PlacementGroupId = PlacementGroupId::from_bytes([6; 16]);
+
+/// What a class asks for: 1 CPU each from class 1 on; classes 3 and 4 of a group of two bundles.
+fn shape_of(class: u64) -> Shape {
+    match class {
+        3 | 4 => {
+            let index = (class == 4).then_some(1);
+            let strategy = ray_core::constraint::Strategy::Bundle { group_id: GROUP, index, capture: false };
+            Shape::from(cpus(0.5)).with_strategy(strategy)
+        }
+        5 | 6 => cpus(class as f64 - 4.0).into(),
+        class => cpus(class as f64).into(),
+    }
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
     let pick = any::<prop::sample::Index>;
     prop_oneof![
-        3 => (pick(), 0u64..5, 0u32..6).prop_map(|(who, class, target)| Step::Demand(who, class, target)),
+        3 => (pick(), 0u64..7, 0u32..6).prop_map(|(who, class, target)| Step::Demand(who, class, target)),
         3 => pick().prop_map(Step::Return),
         2 => (pick(), any::<bool>()).prop_map(|(who, blocked)| Step::Block(who, blocked)),
         4 => Just(Step::Start),
@@ -817,6 +839,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => pick().prop_map(Step::ActorCreated),
         1 => (0u8..6).prop_map(Step::Submit),
         2 => any::<bool>().prop_map(Step::SetUp),
+        1 => Just(Step::ReserveGroup),
+        1 => Just(Step::ReturnGroup),
     ]
 }
 
@@ -830,15 +854,19 @@ fn check(machine: &NodeMachine) {
         let queued = machine.queue.contains(&lease_id);
         assert_eq!(queued, lease.state == LeaseState::Queued, "{lease:?}");
         assert_eq!(machine.resources.held_by(lease_id).is_some(), !queued, "{lease:?}");
-        if !queued && !matches!(lease.state, LeaseState::Blocked(_)) {
+        if !queued && !matches!(lease.state, LeaseState::Blocked(_)) && lease.claim.pool == Pool::Node {
             cpus_used += machine.resources.held_by(lease_id).map_or(0, |held| held.get(CPU).to_raw());
         }
+    }
+    for (bundle, ..) in machine.resources.bundles(GROUP) {
+        let units = if bundle.index == 0 { 1.0 } else { 0.5 };
+        cpus_used += cpus(units).get(CPU).to_raw();
     }
     let free = machine.resources.available().get(CPU).to_raw();
     let total = machine.resources.total().get(CPU).to_raw();
     assert_eq!(free, total.saturating_sub(cpus_used));
     let waits = |lease_id: &LeaseId| {
-        machine.leases.get(*lease_id).is_some_and(|lease| machine.resources.fits(&lease.shape))
+        machine.leases.get(*lease_id).is_some_and(|lease| machine.resources.fits(&lease.claim))
     };
     for (&(worker_id, class), demand) in &machine.demands {
         let count = machine.leases.count(&Holder::Client { worker_id, class });
@@ -847,8 +875,8 @@ fn check(machine: &NodeMachine) {
             machine.env_standing(demand.runtime_env.id()),
             Some(Standing::Pending { .. } | Standing::Failed { .. })
         );
-        // Those for whom no worker starts ask again in a moment.
-        let asks_again = machine.retry_at.is_some() && !pending;
+        // Those for whom no worker starts ask again in a moment, those of a group when it is here.
+        let asks_again = (machine.retry_at.is_some() || demand.obstacle.is_some()) && !pending;
         assert!(
             served != pending || asks_again,
             "{demand:?} is forgotten, or is served without its environment: {count:?}"
@@ -869,15 +897,17 @@ proptest! {
     fn whatever_happens_resources_are_exact_and_all_come_back(steps in prop::collection::vec(any_step(), 0..120)) {
         let mut world = World::with_driver(cpus(3.0));
         let mut held: Vec<(ClientId, LeaseId)> = Vec::new();
+        let mut attempt = 0;
         for step in steps {
             let clients: Vec<ClientId> =
                 std::iter::once(DRIVER).chain(world.workers.iter().map(|(client, ..)| *client)).collect();
             match step {
                 Step::Demand(who, class, target) => {
                     // Two of the classes need environments.
-                    let env = if class < 3 { RuntimeEnv::none() } else { pip(&class.to_string()) };
-                    let shape = cpus((class % 3) as f64);
-                    world.demand_in(clients[who.index(clients.len())], class, shape, &env, target);
+                    let env = if class < 5 { RuntimeEnv::none() } else { pip(&class.to_string()) };
+                    let client = clients[who.index(clients.len())];
+                    let (shape, job_id) = (shape_of(class), JOB);
+                    world.tell(client, ToRaylet::SetLeaseDemand { class, shape, job_id, runtime_env: env, target });
                 }
                 Step::Return(which) if !held.is_empty() => {
                     let (client, lease_id) = held.remove(which.index(held.len()));
@@ -921,6 +951,18 @@ proptest! {
                     world.machine.on_submit(world.now, task_spec(number, 1)).unwrap();
                     world.settle();
                 }
+                Step::ReserveGroup => {
+                    attempt += 1;
+                    let order = ReserveOrder {
+                        group_id: GROUP, attempt, bundles: vec![(0, cpus(1.0)), (1, cpus(0.5))], commit: true,
+                    };
+                    let _ = world.machine.on_reserve_bundles(world.now, &order);
+                    world.settle();
+                }
+                Step::ReturnGroup => {
+                    world.machine.on_return_bundles(world.now, GROUP, attempt, true, "enough");
+                    world.settle();
+                }
                 Step::Return(_) | Step::Crash(_) | Step::ActorCreated(_) => {}
             }
             for client in clients {
@@ -939,6 +981,8 @@ proptest! {
         world.start_workers();
         world.end_killed();
         check(&world.machine);
+        world.machine.on_return_bundles(world.now, GROUP, attempt, true, "enough");
+        prop_assert_eq!(world.machine.resources().available(), cpus(3.0));
         prop_assert_eq!(world.machine.resources().allocations(), 0);
         prop_assert_eq!(world.machine.counts().1, 0);
         for _ in 0..3 {

@@ -9,6 +9,9 @@ mod env_processes;
 mod environments;
 pub mod fork_server;
 pub(crate) mod gcs_port;
+pub(crate) mod groups;
+#[cfg(test)]
+mod groups_tests;
 pub(crate) mod handle;
 mod hardware;
 mod inbox;
@@ -27,8 +30,11 @@ pub(crate) mod roster;
 mod session;
 pub(crate) mod store_port;
 mod submitted;
+pub(crate) mod whereabouts;
 
 pub use daemon::{NodeConfig, run};
 pub use effect::{ActorOrder, ActorOutcome, ClientId, Effect, ExitStatus, NodeIdentity, RemoteOutcome};
+pub use groups::{GroupNews, GroupState, ReserveOrder};
 pub use machine::NodeMachine;
 pub use session::{NodeInfoJson, Session};
+pub use whereabouts::Neighbour;

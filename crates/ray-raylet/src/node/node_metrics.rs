@@ -77,6 +77,7 @@ mod tests {
             gcs_address: String::new(),
             session_dir: String::new(),
             store_capacity: 0,
+            labels: Default::default(),
         };
         let total = Resources::from_units([("CPU", 4.0)]).unwrap();
         let machine = NodeMachine::new(identity, total, &Config::default());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use ray_core::constraint::{Constraint, Strategy};
 use ray_core::id::WorkerId;
 use ray_core::report::{DemandReport, EnvironmentReport, NodeReport, WorkerReport};
 use ray_core::resource::Resources;
@@ -14,6 +15,7 @@ use super::machine::NodeMachine;
 use super::roster::Member;
 use crate::lease_table::Holder;
 use crate::pending_reason::{Environment, Situation, explain};
+use crate::resource_manager::Pool;
 use crate::runtime_env_table::Standing;
 use crate::worker_pool::{Worker, WorkerState};
 
@@ -21,13 +23,21 @@ impl NodeMachine {
     /// Why the leases of this class that a process wants are not granted; empty if nothing holds them up.
     pub fn why_pending(&self, worker_id: WorkerId, class: u64) -> String {
         let Some(demand) = self.demands.get(&(worker_id, class)) else { return String::new() };
+        let is_constrained = demand.shape.constraint != Constraint::default();
+        if let Some(obstacle) = demand.obstacle.as_ref().filter(|_| is_constrained) {
+            return obstacle.clone();
+        }
+        let pool = match demand.shape.constraint.strategy {
+            Strategy::Bundle { group_id, index, .. } => Pool::Group { group_id, index },
+            Strategy::Default | Strategy::Spread | Strategy::NodeAffinity { .. } => Pool::Node,
+        };
         let count = self.leases.count(&Holder::Client { worker_id, class });
         let standing = self.envs.standing(demand.runtime_env.id());
         explain(&Situation {
-            shape: &demand.shape,
-            total: self.resources.total(),
-            available: &self.resources.available(),
-            taken: &self.taken(),
+            shape: &demand.shape.resources,
+            total: &self.resources.total_of(pool),
+            available: &self.resources.available_of(pool),
+            taken: &self.taken(pool),
             environment: match &standing {
                 None | Some(Standing::Ready) => Environment::Ready,
                 Some(Standing::Pending { .. }) => Environment::BeingSetUp,
@@ -38,10 +48,19 @@ impl NodeMachine {
         })
     }
 
-    /// What is taken, by kind of holder.
-    fn taken(&self) -> BTreeMap<&'static str, Resources> {
+    /// What of this pool is taken, by kind of holder.
+    fn taken(&self, pool: Pool) -> BTreeMap<&'static str, Resources> {
         let mut taken: BTreeMap<&'static str, Resources> = BTreeMap::new();
+        if pool == Pool::Node {
+            let reserved = self.resources.reserved();
+            if !reserved.is_empty() {
+                taken.insert("placement groups", reserved);
+            }
+        }
         for (lease_id, lease) in self.leases.iter() {
+            if lease.claim.pool.group_id() != pool.group_id() {
+                continue;
+            }
             let Some(held) = self.resources.held(lease_id) else { continue };
             let holder = match lease.holder {
                 Holder::Actor(_) => "actors",

@@ -12,6 +12,7 @@ use ray_link::message::LeasedWorker;
 use super::effect::{Effect, ExitStatus, RemoteOutcome};
 use super::machine::NodeMachine;
 use crate::lease_table::Holder;
+use crate::resource_manager::Claim;
 use crate::scheduling_queue::EnqueueError;
 use crate::task_table::{AfterLoss, Cancelled, TaskSpec, TaskState};
 
@@ -24,7 +25,7 @@ impl NodeMachine {
         if self.tasks.state(spec.task_id).is_some() {
             return Ok(());
         }
-        self.queue.check_feasible(&spec.resources)?;
+        self.queue.check_feasible(&spec.resources.clone().into())?;
         let task_id = spec.task_id;
         let refuse = |error: crate::task_table::TooManyTasks| RayError::Overloaded {
             queue: "the table of submitted tasks",
@@ -38,11 +39,11 @@ impl NodeMachine {
 
     fn request_lease_for(&mut self, task_id: TaskId) {
         let Some(spec) = self.tasks.spec(task_id) else { return };
-        let (shape, job_id) = (spec.resources.clone(), spec.job_id);
+        let (claim, job_id) = (Claim::from(spec.resources.clone()), spec.job_id);
         let lease_id = self.next_lease_id();
-        match self.queue.push(lease_id, &shape) {
+        match self.queue.push(lease_id, &claim) {
             Ok(()) => {
-                self.leases.insert(lease_id, Holder::Task(task_id), job_id, shape);
+                self.leases.insert(lease_id, Holder::Task(task_id), job_id, claim);
                 self.mark_changed();
             }
             Err(error) => self.tasks.on_failed(task_id, error.to_string()),
@@ -136,8 +137,8 @@ impl NodeMachine {
         let reason = match (state, lease) {
             (TaskState::Failed(reason), _) => reason.clone(),
             (TaskState::Pending, Some(lease_id)) if self.queue.contains(&lease_id) => {
-                let shape = self.leases.get(lease_id).map(|lease| &lease.shape);
-                let shortage = shape.map(|shape| self.resources.shortage(shape)).unwrap_or_default();
+                let claim = self.leases.get(lease_id).map(|lease| &lease.claim);
+                let shortage = claim.map(|claim| self.resources.shortage(claim)).unwrap_or_default();
                 format!("waits for resources: {shortage}")
             }
             (TaskState::Pending, Some(_)) => "waits for a worker to start".to_owned(),
@@ -158,9 +159,10 @@ impl NodeMachine {
             }
             return;
         }
-        match self.queue.push(lease_id, &shape) {
+        let claim = Claim::from(shape);
+        match self.queue.push(lease_id, &claim) {
             Ok(()) => {
-                self.leases.insert(lease_id, Holder::Remote(lease_id), job_id, shape);
+                self.leases.insert(lease_id, Holder::Remote(lease_id), job_id, claim);
                 self.mark_changed();
                 self.serve(now);
             }
@@ -181,7 +183,7 @@ impl NodeMachine {
         if lease.state.worker().is_some() {
             return None;
         }
-        let reason = match self.resources.shortage(&lease.shape) {
+        let reason = match self.resources.shortage(&lease.claim) {
             shortage if shortage.is_empty() => "its worker is still starting".to_owned(),
             shortage => shortage,
         };

@@ -166,7 +166,7 @@ fn what_makes_no_sense_or_can_never_run_is_refused_at_once() {
         timeout_ms: 0,
     };
     assert!(!runtime.block_on(client.wait_object(request)).unwrap().into_inner().ready);
-    let request = pb::CreateActorRequest { spec: None, num_restarts: 0 };
+    let request = pb::CreateActorRequest { spec: None, num_restarts: 0, bundle_index: -1 };
     assert_eq!(runtime.block_on(client.create_actor(request)).unwrap_err().code(), Code::InvalidArgument);
     let request = pb::KillActorRequest { actor_id: ActorId::random().to_binary(), ..Default::default() };
     runtime.block_on(client.kill_actor(request)).unwrap();

@@ -28,8 +28,8 @@ fn what_no_node_has_is_answered_with_what_is_missing() {
     let mut driver = world.driver();
     let resources = Resources::from_units([("CPU", 1.0), ("gizmo", 2.0)]).unwrap();
     let job_id = driver.job_id;
-    let runtime_env = Default::default();
-    driver.tell(ToRaylet::SetLeaseDemand { class: 4, resources, job_id, runtime_env, target: 1 });
+    let (shape, runtime_env) = (resources.into(), Default::default());
+    driver.tell(ToRaylet::SetLeaseDemand { class: 4, shape, job_id, runtime_env, target: 1 });
     let reason = driver.wait_for("an answer", |message| match message {
         FromRaylet::LeaseInfeasible { class: 4, reason } => Some(reason.clone()),
         _ => None,

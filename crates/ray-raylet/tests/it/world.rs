@@ -245,8 +245,8 @@ impl Client {
     pub(crate) fn demand(&mut self, class: u64, cpus: f64, target: u32) {
         let resources = Resources::new().with_cpu(cpus).unwrap();
         let job_id = self.job_id;
-        let runtime_env = Default::default();
-        self.tell(ToRaylet::SetLeaseDemand { class, resources, job_id, runtime_env, target });
+        let (shape, runtime_env) = (resources.into(), Default::default());
+        self.tell(ToRaylet::SetLeaseDemand { class, shape, job_id, runtime_env, target });
     }
 
     #[track_caller]

@@ -1,5 +1,6 @@
 //! The scheduler against what its documentation says, and against a naive model of it.
 
+mod bundles;
 mod model;
 mod policies;
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use ray_core::constraint::{Shape, Strategy as Placement};
 use ray_core::id::NodeId;
 use ray_core::resource::{Amount, CPU, GPU, MEMORY, OBJECT_STORE_MEMORY, Resources};
 use ray_scheduler::{
-    Decision, GlobalScheduler, HybridPolicy, PackPolicy, Report, Request, SchedulingPolicy, SpreadPolicy,
-    Strategy as Placement,
+    Decision, GlobalScheduler, HybridPolicy, PackPolicy, Report, SchedulingPolicy, SpreadPolicy,
 };
 
 use super::node_id;
@@ -18,7 +18,7 @@ enum Step {
     Report(u8, u64, Resources, Resources),
     MarkDead(u8),
     Remove(u8),
-    Place(Request),
+    Place(Shape),
     /// Releases the placement with this index, counted round.
     Release(usize),
 }
@@ -40,7 +40,7 @@ fn any_placement() -> impl Strategy<Value = Placement> {
         3 => Just(Placement::Default),
         1 => Just(Placement::Spread),
         1 => (0u8..6, any::<bool>())
-            .prop_map(|(number, soft)| Placement::NodeAffinity { node_id: node_id(number), soft }),
+            .prop_map(|(number, soft)| Placement::on_node(node_id(number), soft)),
     ]
 }
 
@@ -52,7 +52,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (0u8..6).prop_map(Step::MarkDead),
         1 => (0u8..6).prop_map(Step::Remove),
         10 => (any_resources(), any_placement())
-            .prop_map(|(resources, strategy)| Step::Place(Request { resources, strategy })),
+            .prop_map(|(resources, strategy)| Step::Place(Shape::from(resources).with_strategy(strategy))),
         4 => any::<usize>().prop_map(Step::Release),
     ]
 }
@@ -102,11 +102,11 @@ struct Model {
 
 impl Model {
     /// `Ok` with the node, `Err(true)` for busy, `Err(false)` for infeasible.
-    fn decide(&self, request: &Request, default: Policy) -> Result<NodeId, bool> {
-        match request.strategy {
-            Placement::Default => self.by_policy(&request.resources, default),
+    fn decide(&self, request: &Shape, default: Policy) -> Result<NodeId, bool> {
+        match request.constraint.strategy {
+            Placement::Default | Placement::Bundle { .. } => self.by_policy(&request.resources, default),
             Placement::Spread => self.by_policy(&request.resources, Policy::Spread),
-            Placement::NodeAffinity { node_id, soft } => {
+            Placement::NodeAffinity { node_id, soft, .. } => {
                 let node = self.nodes.get(&node_id).filter(|node| node.alive);
                 match node {
                     Some(node) if node.fits(&request.resources) => Ok(node_id),
@@ -206,7 +206,8 @@ fn agree(steps: Vec<Step>, policy: impl SchedulingPolicy, kind: Policy) -> Resul
                 let decision = scheduler.place(&request);
                 match (model.decide(&request, kind), &decision) {
                     (Ok(expected), Decision::Placed(actual)) => prop_assert_eq!(expected, *actual),
-                    (Err(true), Decision::Busy) | (Err(false), Decision::Infeasible { .. }) => {}
+                    (Err(true), Decision::Busy)
+                    | (Err(false), Decision::Infeasible { .. } | Decision::Never { .. }) => {}
                     (expected, _) => prop_assert!(false, "{:?}, not {:?}", decision, expected),
                 }
                 if let Decision::Placed(id) = decision {
@@ -261,7 +262,7 @@ proptest! {
         }
         let mut placed = Vec::new();
         for resources in requests {
-            let request = Request::new(resources);
+            let request = Shape::from(resources);
             if let Decision::Placed(id) = scheduler.place(&request) {
                 placed.push((id, request.resources));
             }

@@ -71,7 +71,7 @@ impl Node {
     fn with_two_leases() -> Self {
         let mut dispatcher = Dispatcher::new(MAX_IN_FLIGHT, LEASE_IDLE);
         let class = dispatcher.class_of(
-            &Resources::new().with_cpu(1.0).expect("one is an amount"),
+            &Resources::new().with_cpu(1.0).expect("one is an amount").into(),
             &ray_core::runtime_env::RuntimeEnv::none(),
         );
         let mut node =

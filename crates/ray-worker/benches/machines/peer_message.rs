@@ -26,6 +26,7 @@ fn tasks(criterion: &mut Criterion) {
             task_id: TaskId::random(),
             attempt: 0,
             target,
+            group: None,
             num_returns: 1,
             retriable: true,
             retries: 0,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
+use ray_core::constraint::Constraint;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, NodeId, ObjectId, TaskId, WorkerId};
 use ray_core::pb::common::{
@@ -15,7 +16,7 @@ use ray_core::pb::gcs::{GetActorReply, GetNamedActorRequest, KillActorRequest, R
 use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
 use ray_core::wire;
-use ray_link::message::{GcsMethod, ToRaylet};
+use ray_link::message::{GcsMethod, ToRaylet, Unschedulable};
 
 use super::link::gcs_error;
 use super::poll::Interrupted;
@@ -72,6 +73,10 @@ pub struct ActorRequest {
     pub placement_resources: Resources,
     /// What its process needs; `None`: what this process has.
     pub runtime_env: Option<RuntimeEnv>,
+    /// Where it may run.
+    pub constraint: Constraint,
+    /// Nothing was said of where it runs: it may be in the placement group of the task that makes it.
+    pub may_inherit: bool,
     /// Its constructor's arguments, as `write_arg` wrote them.
     pub args: Vec<u8>,
     /// Objects that are arguments by themselves, once for each.
@@ -322,7 +327,10 @@ fn creation_task(actor_id: ActorId, request: &ActorRequest, created_us: u64) -> 
     }
 }
 
-fn actor_spec(actor_id: ActorId, state: &State, request: ActorRequest) -> ActorSpec {
+fn actor_spec(actor_id: ActorId, state: &State, mut request: ActorRequest) -> ActorSpec {
+    if request.may_inherit {
+        request.constraint.strategy = state.inherited_strategy();
+    }
     ActorSpec {
         actor_id: actor_id.into(),
         job_id: state.job_id.into(),
@@ -353,7 +361,7 @@ fn actor_spec(actor_id: ActorId, state: &State, request: ActorRequest) -> ActorS
                 .map_or_else(String::new, |listener| listener.path().to_string_lossy().into_owned()),
             tcp_address: String::new(),
         }),
-        strategy: None,
+        strategy: Some((&request.constraint).into()),
         handle_metadata: request.handle_metadata,
         job_config: state.job_config.to_vec(),
         runtime_env: request.runtime_env.as_ref().unwrap_or(&state.runtime_env).text().to_owned(),
@@ -381,7 +389,7 @@ impl State {
                 self.dead_actors.push_back(actor_id);
                 self.calls_of(actor_id).on_state(
                     u64::MAX,
-                    ActorState::Dead { cause, error: Bytes::new() },
+                    ActorState::Dead { cause, error: Bytes::new(), placeless: None },
                     &mut Vec::new(),
                 );
             } else {
@@ -511,7 +519,7 @@ impl State {
 
     /// An actor that will never be, for nobody has registered it.
     fn on_not_created(&mut self, core: &CoreWorker, actor_id: ActorId, cause: String, error: Bytes) {
-        self.set_actor_state(core, actor_id, u64::MAX, ActorState::Dead { cause, error });
+        self.set_actor_state(core, actor_id, u64::MAX, ActorState::Dead { cause, error, placeless: None });
     }
 
     /// An argument of a constructor has no value.
@@ -715,11 +723,12 @@ impl State {
             ActorState::Dead { cause, .. } if actor.lacks_environment => {
                 Some(Failure::RuntimeEnvSetup(cause.clone()))
             }
-            ActorState::Dead { cause, error } => Some(Failure::ActorDied {
+            ActorState::Dead { cause, error, placeless } => Some(Failure::ActorDied {
                 actor_id,
                 class_name: actor.class_name.clone(),
                 cause: cause.clone(),
                 error: error.clone(),
+                placeless: *placeless,
             }),
             ActorState::Alive { .. } => Some(Failure::ActorUnavailable {
                 actor_id,
@@ -745,7 +754,12 @@ fn read_news(info: &ActorInfo) -> RayResult<(ActorId, ActorState)> {
         actor_info::State::Restarting => ActorState::Restarting,
         actor_info::State::Dead => {
             let cause = info.death_cause.clone().unwrap_or_default();
-            ActorState::Dead { cause: cause.message, error: cause.error.into() }
+            let placeless = match cause.kind() {
+                death_cause::Kind::Unschedulable => Some(Unschedulable::NoNode),
+                death_cause::Kind::PlacementGroupRemoved => Some(Unschedulable::PlacementGroupRemoved),
+                _ => None,
+            };
+            ActorState::Dead { cause: cause.message, error: cause.error.into(), placeless }
         }
         actor_info::State::DependenciesUnready
         | actor_info::State::PendingCreation

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message as _;
+use ray_core::constraint::{Constraint, Strategy};
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, ChildTaskIds, FunctionId, JobId, NodeId, ObjectId, TaskId, WorkerId};
 use ray_core::pb::common::ActorSpec;
@@ -34,7 +35,7 @@ use super::tasks::check_size;
 use crate::codec::{Fields, damaged};
 use crate::memory_store::WaiterId;
 use crate::peer_message::{
-    Arg, ArgValue, Kind, PeerMessage, Returned, Target, TaskHeader, TaskReply, read_args,
+    Arg, ArgValue, GroupContext, Kind, PeerMessage, Returned, Target, TaskHeader, TaskReply, read_args,
 };
 use crate::reference_counter::Owner;
 use crate::value::{Contained, Failure};
@@ -133,6 +134,8 @@ pub(super) struct Execution {
     unsaid: bool,
     /// The actor that this worker is.
     pub(super) actor: Option<ActorId>,
+    /// The placement group in which that actor runs.
+    pub(super) actor_group: Option<GroupContext>,
     /// What it was told of itself.
     own_description: Option<OwnDescription>,
     /// What the running task, or the actor, may use.
@@ -388,6 +391,7 @@ impl CoreWorker {
             called: Called::of(header),
             children: ChildTaskIds::new(header.task_id),
             puts: 0,
+            placement_group: header.group,
             cancelled: false,
             since: now(),
             blocked: false,
@@ -456,6 +460,7 @@ impl CoreWorker {
             task_id: actor_id.creation_task_id(),
             attempt: 0,
             target: Target::Method { actor_id, sequence: 0, name: "__init__", group: "" },
+            group: None,
             num_returns: 0,
             retriable: true,
             retries: u32::try_from(num_restarts).unwrap_or(u32::MAX),
@@ -463,6 +468,7 @@ impl CoreWorker {
             name: &name,
             generator: None,
         };
+        let constraint = Constraint::try_from(spec.strategy.clone().unwrap_or_default())?;
         let (key, begun) = self.begin(&header, 0);
         let start = now();
         {
@@ -471,6 +477,10 @@ impl CoreWorker {
             let handle_metadata = spec.handle_metadata.clone().into();
             state.execution.own_description =
                 Some(OwnDescription { name: spec.name.clone(), num_restarts, handle_metadata });
+            state.execution.actor_group = match constraint.strategy {
+                Strategy::Bundle { group_id, capture, .. } => Some(GroupContext { group_id, capture }),
+                Strategy::Default | Strategy::Spread | Strategy::NodeAffinity { .. } => None,
+            };
         }
         let result = begun.and_then(|_| self.resolve(&spec.creation_task)).map_err(|failure| match failure {
             Failure::Raised(error) => (String::new(), error),

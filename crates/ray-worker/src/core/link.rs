@@ -79,6 +79,9 @@ impl State {
             FromRaylet::RuntimeEnvFailed { class, reason } => {
                 self.on_runtime_env_failed(core, class, &reason);
             }
+            FromRaylet::LeaseUnschedulable { class, kind, reason } => {
+                self.on_lease_unschedulable(core, class, kind, &reason);
+            }
             FromRaylet::LeaseContention { class, contended } => {
                 let mut out = Vec::new();
                 self.dispatcher.on_contention(class, contended, now(), &mut out);
@@ -93,11 +96,17 @@ impl State {
             }
             FromRaylet::GcsReply { request, result } => {
                 let is_batch = self.task_log.on_answer(request, result.is_ok(), now());
-                if !is_batch && !self.on_registration(core, request, &result) {
+                if !is_batch
+                    && !self.on_registration(core, request, &result)
+                    && !self.on_group_removal(request, &result)
+                {
                     self.answer(request, Answer::Gcs(result));
                 }
             }
             FromRaylet::ActorState { info } => self.on_actor_news(core, &info),
+            FromRaylet::GroupState { group_id, info } => {
+                self.on_group_state(core, group_id, info.as_ref());
+            }
             FromRaylet::CreateActor { spec, num_restarts, devices } => {
                 self.on_create_actor(spec, num_restarts, devices);
             }

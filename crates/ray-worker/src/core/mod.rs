@@ -19,6 +19,7 @@
 //! | `tasks` | submission, dispatch, replies, retries |
 //! | `actors` | creation of actors, calls to them |
 //! | `inbox` | objects that event loops and callbacks await |
+//! | `groups` | placement groups that are made, waited for and removed |
 //! | `objects` | values, by whatever way they come |
 //! | `pins` | objects in shared memory |
 //! | `grants` | references that are handed over |
@@ -34,6 +35,7 @@ mod concurrent;
 mod ends;
 mod execution;
 mod grants;
+mod groups;
 mod inbox;
 mod link;
 mod locations;

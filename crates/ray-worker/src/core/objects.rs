@@ -365,9 +365,10 @@ impl State {
         }
     }
 
-    /// Whether a task of this process will give this object its value.
+    /// Whether a task of this process, or the creation of a placement group, will give this object its value.
     fn is_expected(&self, object_id: ObjectId) -> bool {
-        self.references.is_owned(object_id) && self.tasks.get(object_id.task_id()).is_some()
+        self.references.is_owned(object_id)
+            && (self.tasks.get(object_id.task_id()).is_some() || self.groups.promises(object_id))
     }
 
     /// As [`State::ensure_value`] for each, and what follows from it.

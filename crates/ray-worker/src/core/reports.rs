@@ -306,7 +306,7 @@ impl State {
             actor_id,
             created_us: task.created_us,
             resources: class.map_or_else(Vec::new, |class| {
-                let amounts = self.dispatcher.resources(class).iter();
+                let amounts = self.dispatcher.shape(class).resources.iter();
                 amounts.map(|(name, amount)| (name.to_owned(), amount.to_f64())).collect()
             }),
             class,

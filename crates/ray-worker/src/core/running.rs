@@ -12,6 +12,8 @@ use ray_core::id::{ChildTaskIds, FunctionId, ObjectId, TaskId};
 
 use crate::peer_message::{Target, TaskHeader};
 
+use crate::peer_message::GroupContext;
+
 /// A running task, for as long as it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunningKey {
@@ -63,6 +65,8 @@ pub(super) struct Running {
     pub(super) left: bool,
     /// References that came with it and are covered by its caller only until the reply.
     pub(super) borrowed: Vec<ObjectId>,
+    /// The placement group that its caller named.
+    pub(super) placement_group: Option<GroupContext>,
     /// Its concurrency group, if its actor runs several calls at once.
     pub(super) group: usize,
 }
@@ -184,6 +188,7 @@ mod tests {
             blocked: false,
             left: false,
             borrowed: Vec::new(),
+            placement_group: None,
             group: 0,
         }
     }

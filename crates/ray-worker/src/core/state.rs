@@ -19,6 +19,7 @@ use super::actors::Actor;
 use super::ends::Ends;
 use super::execution::Execution;
 use super::grants::Grants;
+use super::groups::Groups;
 use super::inbox::Inboxes;
 use super::objects::SharedObjects;
 use super::peers::{Defined, Peers};
@@ -67,6 +68,9 @@ pub(super) struct State {
     /// Generator tasks that run here.
     pub(super) producers: Producers,
     pub(super) dispatcher: Dispatcher,
+    pub(super) groups: Groups,
+    /// Scheduling classes in placement groups that were removed, and why.
+    pub(super) removed_classes: FxHashMap<u64, String>,
     pub(super) actors: FxHashMap<ActorId, Actor>,
     /// Actors that died, the newest last: of the oldest only this is kept that they died.
     pub(super) dead_actors: VecDeque<ActorId>,
@@ -194,6 +198,8 @@ impl State {
                 config.max_inflight_per_worker,
                 Duration::from_millis(config.lease_idle_ms),
             ),
+            groups: Groups::default(),
+            removed_classes: FxHashMap::default(),
             actors: FxHashMap::default(),
             dead_actors: VecDeque::new(),
             forgotten_actors: FxHashSet::default(),

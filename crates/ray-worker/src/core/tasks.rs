@@ -4,19 +4,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ray_core::constraint::{Shape, Strategy};
 use ray_core::error::RayResult;
 use ray_core::id::{ActorId, LeaseId, ObjectId, TaskId, WorkerId};
-use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
-use ray_link::message::{LeasedWorker, ToRaylet};
+use ray_link::message::{LeasedWorker, ToRaylet, Unschedulable};
 
 use super::ends::CAUSE_TIMEOUT;
 use super::state::{State, now};
 use super::{CoreWorker, Notification};
 use crate::dispatcher::Action;
 use crate::peer_message::{
-    ArgValue, ExportedFunction, GeneratorSpec, Kind, PeerMessage, Returned, Target, TaskHeader, TaskReply,
-    read_args, write_arg,
+    ArgValue, ExportedFunction, GeneratorSpec, GroupContext, Kind, PeerMessage, Returned, Target, TaskHeader,
+    TaskReply, read_args, write_arg,
 };
 use crate::pending_watch::Cause;
 use crate::reference_counter::Owner;
@@ -34,8 +34,10 @@ const KEPT_ROOM: usize = 64 * 1024;
 pub struct TaskRequest {
     /// The function.
     pub function: Arc<ExportedFunction>,
-    /// What it takes while it runs.
-    pub resources: Resources,
+    /// What it takes while it runs, and where it may.
+    pub shape: Shape,
+    /// Nothing was said of where it runs: it may be in the placement group of the task that submits it.
+    pub may_inherit: bool,
     /// What its process needs; `None`: what this process has.
     pub runtime_env: Option<RuntimeEnv>,
     /// Its arguments, as [`write_arg`] wrote them.
@@ -105,9 +107,13 @@ impl CoreWorker {
     pub fn submit_task(&self, request: TaskRequest) -> RayResult<Returns> {
         let mut state = self.lock();
         state.check_open()?;
+        let mut shape = request.shape;
+        if request.may_inherit {
+            shape.constraint.strategy = state.inherited_strategy();
+        }
         let state_mut = &mut *state;
         let runtime_env = request.runtime_env.as_ref().unwrap_or(&state_mut.runtime_env);
-        let class = state_mut.dispatcher.class_of(&request.resources, runtime_env);
+        let class = state_mut.dispatcher.class_of(&shape, runtime_env);
         let task_id = state.next_task_id();
         let task = PendingTask {
             call: Call::Function { function: request.function, class },
@@ -210,10 +216,10 @@ impl State {
                     }
                 }
                 Action::SetDemand { class, target } => {
-                    let resources = self.dispatcher.resources(class).clone();
+                    let shape = self.dispatcher.shape(class).clone();
                     let runtime_env = self.dispatcher.runtime_env(class).clone();
                     let job_id = self.job_id;
-                    let demand = ToRaylet::SetLeaseDemand { class, resources, job_id, runtime_env, target };
+                    let demand = ToRaylet::SetLeaseDemand { class, shape, job_id, runtime_env, target };
                     self.tell_node(&demand);
                 }
                 Action::Return { lease_id } => {
@@ -273,6 +279,7 @@ impl State {
             task_id,
             attempt: task.attempt,
             target,
+            group: self.group_of(&task.call),
             num_returns: task.num_returns,
             retriable: task.retries_left != 0,
             retries: task.retries,
@@ -291,6 +298,15 @@ impl State {
         }
         let what = || format!("the arguments of {}", task.name);
         check_size(message.len(), self.max_frame, what)
+    }
+
+    /// The placement group that a call names; methods run in that of their actor.
+    fn group_of(&self, call: &Call) -> Option<GroupContext> {
+        let Call::Function { class, .. } = call else { return None };
+        match self.dispatcher.shape(*class).constraint.strategy {
+            Strategy::Bundle { group_id, capture, .. } => Some(GroupContext { group_id, capture }),
+            Strategy::Default | Strategy::Spread | Strategy::NodeAffinity { .. } => None,
+        }
     }
 
     /// Appends arguments with references replaced by values.
@@ -324,7 +340,7 @@ impl State {
         self.shared.leases.insert(lease_id, at);
         self.shared.lease_on.insert(at.worker_id, lease_id);
         // Before its first task: on one connection, so that they cannot change places.
-        let resources = self.dispatcher.resources(class).clone();
+        let resources = self.dispatcher.shape(class).resources.clone();
         self.tell(core, at, &PeerMessage::Leased { resources, devices });
         let mut out = Vec::new();
         self.dispatcher.on_lease_granted(class, lease_id, now(), &mut out);
@@ -333,7 +349,7 @@ impl State {
 
     pub(super) fn on_lease_infeasible(&mut self, class: u64, reason: &str) {
         if class < self.dispatcher.classes() && self.warned.insert(class) {
-            let resources = self.dispatcher.resources(class);
+            let resources = &self.dispatcher.shape(class).resources;
             let count = self.dispatcher.queued(class);
             let text = format!(
                 "{count} task(s) that need {resources} cannot be scheduled: {reason}. They stay \
@@ -349,6 +365,31 @@ impl State {
         for task_id in self.dispatcher.on_class_failed(class) {
             self.finish_task(core, task_id, Err(Failure::RuntimeEnvSetup(reason.to_owned())));
         }
+    }
+
+    /// No lease of this class will ever be granted: what waits for one fails.
+    pub(super) fn on_lease_unschedulable(
+        &mut self,
+        core: &CoreWorker,
+        class: u64,
+        kind: Unschedulable,
+        reason: &str,
+    ) {
+        if class >= self.dispatcher.classes() {
+            return;
+        }
+        if kind == Unschedulable::PlacementGroupRemoved {
+            self.removed_classes.insert(class, reason.to_owned());
+        }
+        for task_id in self.dispatcher.on_class_failed(class) {
+            let failure = self.unschedulable(task_id, kind, reason, false);
+            self.finish_task(core, task_id, Err(failure));
+        }
+    }
+
+    fn unschedulable(&self, task_id: TaskId, kind: Unschedulable, reason: &str, ran: bool) -> Failure {
+        let name = self.tasks.get(task_id).map_or_else(String::new, |task| task.name.to_string());
+        Failure::Unschedulable { task_id, name, kind, reason: reason.to_owned(), ran }
     }
 
     pub(super) fn on_task_reply(&mut self, core: &CoreWorker, from: WorkerId, reply: TaskReply) {
@@ -521,6 +562,12 @@ impl State {
     }
 
     fn crash_failure(&self, task_id: TaskId, worker_id: WorkerId, overdue: bool) -> Option<Failure> {
+        if let Some(PendingTask { call: Call::Function { class, .. }, .. }) = self.tasks.get(task_id)
+            && let Some(reason) = self.removed_classes.get(class)
+        {
+            // The node says so before it ends the workers.
+            return Some(self.unschedulable(task_id, Unschedulable::PlacementGroupRemoved, reason, true));
+        }
         let cause = match self.cause_of(worker_id) {
             Some(cause) => cause,
             None if overdue => "its connection was closed",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ray_core::constraint::Constraint;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, NodeId, ObjectId, WorkerId};
 use ray_core::resource::Resources;
@@ -256,7 +257,8 @@ impl Front {
     pub(crate) fn try_submit(&self, call: Call) -> RayResult<Vec<Ref>> {
         let ids = self.core.submit_task(TaskRequest {
             function: call.exported(),
-            resources: call.resources,
+            shape: call.resources.into(),
+            may_inherit: true,
             runtime_env: None,
             args: call.args,
             dependencies: call.dependencies,
@@ -300,6 +302,8 @@ impl Front {
             placement_resources: call.resources,
             runtime_env: None,
             resources: Resources::new(),
+            constraint: Constraint::default(),
+            may_inherit: true,
             args: call.args,
             dependencies: call.dependencies,
             nested: call.nested,

@@ -87,6 +87,7 @@ fn task(function_id: FunctionId, args: &[u8]) -> Vec<u8> {
         task_id: TaskId::random(),
         attempt: 0,
         target,
+        group: None,
         num_returns: 1,
         retriable: false,
         retries: 0,

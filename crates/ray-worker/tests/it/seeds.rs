@@ -6,18 +6,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
-use ray_core::id::{ActorId, FunctionId, JobId, LeaseId, NodeId, ObjectId, TaskId, WorkerId};
+use ray_core::constraint::{Constraint, LabelMatch, LabelSelector, Shape, Strategy};
+use ray_core::id::{
+    ActorId, FunctionId, JobId, LeaseId, NodeId, ObjectId, PlacementGroupId, TaskId, WorkerId,
+};
 use ray_core::metric::{MetricChange, MetricDescription, MetricKind, MetricValue};
 use ray_core::report::Inquiry;
 use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
 use ray_core::serialize::{self, Container, Plain, ValueParts, ZeroCopyWrite as _};
 use ray_link::frame::VERSION;
-use ray_link::message::{GcsMethod, JobDescription, LeasedWorker, Role, StoreError};
+use ray_link::message::{GcsMethod, JobDescription, LeasedWorker, Role, StoreError, Unschedulable};
 use ray_link::{FromRaylet, ToRaylet};
 use ray_worker::peer_message::{
-    ArgValue, DefineFunction, GeneratorSpec, Hello, Kind, PeerMessage, Returned, StreamItem, Target,
-    TaskHeader, TaskReply, write_arg,
+    ArgValue, DefineFunction, GeneratorSpec, GroupContext, Hello, Kind, PeerMessage, Returned, StreamItem,
+    Target, TaskHeader, TaskReply, write_arg,
 };
 use ray_worker::reference_counter::Owner;
 use ray_worker::value::{Failure, Value};
@@ -27,6 +30,7 @@ const ACTOR: ActorId = ActorId::from_bytes([2; 16]);
 const NODE: NodeId = NodeId::from_bytes([3; 16]);
 const JOB: JobId = JobId::from_bytes([4; 16]);
 const WORKER: WorkerId = WorkerId::from_bytes([5; 16]);
+const GROUP: PlacementGroupId = PlacementGroupId::from_bytes([8; 16]);
 const LEASE: LeaseId = LeaseId::from_bytes([6; 16]);
 const OBJECT: ObjectId = ObjectId::from_bytes([7; 28]);
 const OWNER: Owner = Owner { worker_id: WORKER, node_id: NODE };
@@ -143,6 +147,11 @@ fn to_raylet(seeds: &mut Seeds) {
     let (namespace, entrypoint) = ("space".to_owned(), "python main.py".to_owned());
     let job = JobDescription { job_id: JOB, namespace, entrypoint, metadata, runtime_env: env() };
     let resources = Resources::from_units([("CPU", 0.5), ("gizmo", 2.0)]).expect("these can be");
+    let selector = |wanted| LabelSelector(vec![("region".to_owned(), wanted)]);
+    let selectors =
+        vec![selector(LabelMatch::In(vec!["eu".to_owned(); 2])), selector(LabelMatch::DoesNotExist)];
+    let strategy = Strategy::Bundle { group_id: GROUP, index: Some(1), capture: true };
+    let shape = Shape { resources, constraint: Constraint { strategy, selectors } };
     let reason = || "because".to_owned();
     let register =
         |role| ToRaylet::Register { worker_id: WORKER, role, pid: 77, socket_path: "/s".to_owned() };
@@ -152,7 +161,7 @@ fn to_raylet(seeds: &mut Seeds) {
         ("register-worker", register(Role::Worker)),
         (
             "set-lease-demand",
-            ToRaylet::SetLeaseDemand { class: 1, resources, job_id: JOB, runtime_env: env(), target: 3 },
+            ToRaylet::SetLeaseDemand { class: 1, shape, job_id: JOB, runtime_env: env(), target: 3 },
         ),
         ("set-job-environment", ToRaylet::SetJobEnvironment { runtime_env: env() }),
         ("return-lease", ToRaylet::ReturnLease { lease_id: LEASE }),
@@ -165,6 +174,7 @@ fn to_raylet(seeds: &mut Seeds) {
         ("release", ToRaylet::ReleaseObject { object_id: OBJECT, count: 2 }),
         ("delete", ToRaylet::DeleteObjects { object_ids: vec![OBJECT; 2] }),
         ("gcs-call", ToRaylet::GcsCall { request: 3, method: GcsMethod::KvKeys, body: body.clone() }),
+        ("subscribe-group", ToRaylet::SubscribeGroup { group_id: GROUP, is_new: true }),
         ("subscribe-actor", ToRaylet::SubscribeActor { actor_id: ACTOR }),
         ("actor-created", ToRaylet::ActorCreated { actor_id: ACTOR, num_restarts: 1, result: Ok(()) }),
         (
@@ -240,6 +250,15 @@ fn from_raylet(seeds: &mut Seeds) {
         ),
         ("lease-infeasible", FromRaylet::LeaseInfeasible { class: 1, reason: text("no gizmo") }),
         ("runtime-env-failed", FromRaylet::RuntimeEnvFailed { class: 1, reason: text("no such package") }),
+        (
+            "lease-unschedulable",
+            FromRaylet::LeaseUnschedulable {
+                class: 1,
+                kind: Unschedulable::NoNode,
+                reason: text("its node is dead"),
+            },
+        ),
+        ("group-state", FromRaylet::GroupState { group_id: GROUP, info: Some(info.clone()) }),
         ("object-created", FromRaylet::ObjectCreated { request: 1, result: Ok(4096) }),
         ("store-full", FromRaylet::ObjectCreated { request: 1, result: Err(full) }),
         ("object-ready", FromRaylet::ObjectReady { request: 1, object_id: OBJECT, offset: 64, size: 9 }),
@@ -315,17 +334,20 @@ fn tasks(seeds: &mut Seeds) {
         (Some("two"), stored),
         (Some("three"), ArgValue::Inline(b"")),
     ];
-    let spec = GeneratorSpec { is_dynamic: false, objects_per_yield: 1, limit: 10, actor_limit: 0 };
-    for (name, target, retriable, args, generator) in [
-        ("task", function.clone(), true, &args[..], None),
-        ("call", method, false, &args, None),
-        ("bare", function.clone(), false, &[], None),
-        ("generator", function, true, &args[..1], Some(spec)),
+    let spec = Some(GeneratorSpec { is_dynamic: false, objects_per_yield: 1, limit: 10, actor_limit: 0 });
+    let grouped = Some(GroupContext { group_id: GROUP, capture: true });
+    for (name, target, group, retriable, args, generator) in [
+        ("task", function.clone(), None, true, &args[..], None),
+        ("call", method, None, false, &args, None),
+        ("bare", function.clone(), None, false, &[], None),
+        ("grouped", function.clone(), grouped, true, &[], None),
+        ("generator", function, None, true, &args[..1], spec),
     ] {
         let header = TaskHeader {
             task_id: TASK,
             attempt: 1,
             target,
+            group,
             num_returns: 2,
             retriable,
             retries: 1,
@@ -358,13 +380,19 @@ fn replies(seeds: &mut Seeds) {
         class_name: "A".to_owned(),
         cause: cause(),
         error: error.clone(),
+        placeless: None,
     };
+    let name = || "f".to_owned();
+    let kind = Unschedulable::PlacementGroupRemoved;
+    let unschedulable =
+        Failure::Unschedulable { task_id: TASK, name: name(), kind, reason: cause(), ran: true };
     let outcomes = [
         ("reply", Ok(vec![inline, stored])),
         ("reply-nothing", Ok(vec![])),
         ("reply-raised", Err(Failure::Raised(error))),
         ("reply-crashed", Err(crashed)),
         ("reply-actor-died", Err(died)),
+        ("reply-unschedulable", Err(unschedulable)),
         ("reply-cancelled", Err(Failure::Cancelled(TASK))),
         ("reply-owner-died", Err(Failure::OwnerDied { object_id: OBJECT, owner: WORKER, cause: cause() })),
         ("reply-freed", Err(Failure::Freed { object_id: OBJECT, cause: cause() })),

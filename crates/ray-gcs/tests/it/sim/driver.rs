@@ -1,19 +1,22 @@
-//! A model of a driver: it registers actors of two jobs, kills some, and ends one job. It repeats each call until it
-//! is answered.
+//! A model of a driver: it makes placement groups and registers actors of two jobs, some of them in groups, kills some,
+//! removes groups, and ends one job. It repeats each call until it is answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ray_core::id::{ActorId, JobId};
+use ray_core::constraint::Strategy;
+use ray_core::id::{ActorId, JobId, PlacementGroupId};
 use ray_core::resource::Resources;
 use ray_gcs::actor::{ActorSpec, MaxRestarts};
-use ray_scheduler::Strategy;
+use ray_gcs::placement_group::GroupSpec;
+use ray_scheduler::{Bundle, GroupStrategy};
 
 use super::message::{Call, Context, Message, Peer, Reply, Timer};
 use super::random::Random;
 
 const TICK_MS: u64 = 150;
 const ACTORS: u64 = 12;
+const GROUPS: u64 = 3;
 
 #[derive(Debug, Default)]
 pub(super) struct Driver {
@@ -27,6 +30,10 @@ pub(super) struct Driver {
     pub(super) killed: BTreeSet<ActorId>,
     pub(super) finished: BTreeSet<JobId>,
     known: Vec<ActorId>,
+    /// Groups whose creation was acknowledged.
+    pub(super) made: BTreeSet<PlacementGroupId>,
+    /// Groups that it asked to remove.
+    pub(super) removed: BTreeSet<PlacementGroupId>,
 }
 
 impl Driver {
@@ -34,6 +41,13 @@ impl Driver {
         let mut driver = Self::default();
         for n in 0..ACTORS {
             driver.plan.push(Call::RegisterActor(Arc::new(any_actor(n, random))));
+        }
+        for n in 0..GROUPS {
+            let at = random.between(0, driver.plan.len() as u64) as usize;
+            driver.plan.insert(at, Call::CreateGroup(Arc::new(any_group(n, random))));
+        }
+        for _ in 0..random.between(0, 3) {
+            driver.plan.insert(0, Call::RemoveGroup(PlacementGroupId::nil()));
         }
         for _ in 0..random.between(0, 8) {
             // Whom to kill is known only when some are registered.
@@ -55,7 +69,23 @@ impl Driver {
                 self.killed.insert(*actor_id);
             }
             Call::FinishJob(job_id) => drop(self.finished.insert(*job_id)),
-            Call::RegisterActor(spec) => self.known.push(spec.actor_id),
+            Call::RegisterActor(spec) => {
+                self.known.push(spec.actor_id);
+                // As a core worker does, it uses a group only when its creation was acknowledged.
+                let groups: Vec<_> = self.made.iter().copied().collect();
+                if context.random.percent(50) && !groups.is_empty() {
+                    let at = context.random.between(0, groups.len() as u64) as usize;
+                    put_into(Arc::make_mut(spec), groups[at], context.random.percent(50));
+                }
+            }
+            Call::RemoveGroup(group_id) => {
+                let groups: Vec<_> = self.made.iter().copied().collect();
+                if groups.is_empty() {
+                    return context.within(1, 800, Timer::DriverAct);
+                }
+                *group_id = groups[context.random.between(0, groups.len() as u64) as usize];
+                self.removed.insert(*group_id);
+            }
             _ => {}
         }
         let id = context.call_id();
@@ -72,10 +102,11 @@ impl Driver {
     }
 
     pub(super) fn on_reply(&mut self, id: u64, reply: &Reply) {
-        if let Some(Call::RegisterActor(spec)) = self.calls.remove(&id)
-            && *reply == Reply::Done
-        {
-            self.registered.insert(spec.actor_id);
+        let call = self.calls.remove(&id).filter(|_| *reply == Reply::Done);
+        match call {
+            Some(Call::RegisterActor(spec)) => drop(self.registered.insert(spec.actor_id)),
+            Some(Call::CreateGroup(spec)) => drop(self.made.insert(spec.group_id)),
+            _ => {}
         }
     }
 
@@ -95,6 +126,30 @@ pub(super) fn job(n: u8) -> JobId {
     JobId::from_bytes([n; 16])
 }
 
+/// One that, with all other groups and actors, fits on one node.
+fn any_group(n: u64, random: &mut Random) -> GroupSpec {
+    let resources = Resources::new().with_cpu(0.25).expect("a valid amount");
+    let strategies =
+        [GroupStrategy::Pack, GroupStrategy::Spread, GroupStrategy::StrictPack, GroupStrategy::StrictSpread];
+    GroupSpec {
+        group_id: PlacementGroupId::from_bytes([n as u8 + 1; 16]),
+        name: None,
+        namespace: "space".to_owned(),
+        strategy: strategies[random.between(0, 4) as usize],
+        bundles: vec![Bundle { resources, ..Bundle::default() }; random.between(1, 3) as usize],
+        detached: random.percent(20),
+        job_id: job(random.between(0, 2) as u8),
+        soft_target: None,
+    }
+}
+
+/// The actor takes no more than a bundle has, and nothing for life, so that all find room in one.
+fn put_into(spec: &mut ActorSpec, group_id: PlacementGroupId, first: bool) {
+    spec.placement_resources = Resources::new().with_cpu(0.25).expect("a valid amount");
+    spec.resources = Resources::new();
+    spec.constraint = Strategy::Bundle { group_id, index: first.then_some(0), capture: false }.into();
+}
+
 /// One that, with all others, fits on one node.
 fn any_actor(n: u64, random: &mut Random) -> ActorSpec {
     let cpu = |units| Resources::new().with_cpu(units).expect("a valid amount");
@@ -109,7 +164,7 @@ fn any_actor(n: u64, random: &mut Random) -> ActorSpec {
         namespace: "space".to_owned(),
         class_name: "Counter".to_owned(),
         placement_resources: cpu(1.0),
-        resources: if random.percent(50) { Resources::new() } else { cpu(0.25) },
+        resources: if random.percent(50) { Resources::new() } else { cpu(0.1) },
         max_restarts,
         max_task_retries: 0,
         max_concurrency: 1,
@@ -118,7 +173,7 @@ fn any_actor(n: u64, random: &mut Random) -> ActorSpec {
         class_blob: Arc::default(),
         creation_task: Arc::default(),
         owner: None,
-        strategy: if random.percent(50) { Strategy::Default } else { Strategy::Spread },
+        constraint: if random.percent(50) { Strategy::Default } else { Strategy::Spread }.into(),
         handle_metadata: Arc::default(),
         job_config: Arc::default(),
         runtime_env: String::new(),

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use ray_core::id::{ActorId, JobId, NodeId};
+use ray_core::id::{ActorId, JobId, NodeId, PlacementGroupId};
 use ray_gcs::actor::{ActorSpec, Incarnation};
 use ray_gcs::actor_table::NodeOrder;
-use ray_gcs::control_plane::{ActorOutcome, OrderKey};
+use ray_gcs::control_plane::{ActorOutcome, OrderAnswer, OrderKey};
 use ray_gcs::node_table::NodeSpec;
+use ray_gcs::placement_group::GroupSpec;
 use ray_gcs::usage_table::NodeUsage;
 
 use super::random::Random;
@@ -28,6 +29,8 @@ pub(super) enum Call {
     AddJob(JobId),
     RegisterActor(Arc<ActorSpec>),
     KillActor(ActorId, bool),
+    CreateGroup(Arc<GroupSpec>),
+    RemoveGroup(PlacementGroupId),
     FinishJob(JobId),
 }
 
@@ -46,7 +49,7 @@ pub(super) enum Message {
     Call { from: Peer, id: u64, call: Call },
     Reply { to: Peer, id: u64, reply: Reply },
     Order { to: NodeId, order: NodeOrder },
-    Acknowledged(OrderKey),
+    Answered(OrderKey, OrderAnswer),
 }
 
 impl Message {
@@ -56,7 +59,7 @@ impl Message {
             Self::Call { from, id, call } => format!("{from:?} calls #{id}: {}", call.summary()),
             Self::Reply { to, id, reply } => format!("{to:?} gets #{id}: {reply:?}"),
             Self::Order { order, .. } => format!("order {:?}", order.key()),
-            Self::Acknowledged(key) => format!("acknowledged {key:?}"),
+            Self::Answered(key, answer) => format!("{answer:?}: {key:?}"),
         }
     }
 }
@@ -73,6 +76,8 @@ impl Call {
             Self::AddJob(job_id) => format!("add job {job_id}"),
             Self::RegisterActor(spec) => format!("register actor {}", spec.actor_id),
             Self::KillActor(actor_id, for_good) => format!("kill actor {actor_id}, for good: {for_good}"),
+            Self::CreateGroup(spec) => format!("create group {}", spec.group_id),
+            Self::RemoveGroup(group_id) => format!("remove group {group_id}"),
             Self::FinishJob(job_id) => format!("finish job {job_id}"),
         }
     }

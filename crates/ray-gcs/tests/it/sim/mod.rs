@@ -7,6 +7,8 @@
 //!
 //! * every actor that was registered is ALIVE, on exactly one living node that really runs it, or DEAD with a
 //!   cause that really happened;
+//! * every placement group that was made is CREATED, with each bundle reserved for good on exactly one living node,
+//!   or REMOVED with none, for a reason that really happened;
 //! * no process of an actor runs that should not;
 //! * no actor was made anew more often than allowed;
 //! * no order and no report is left over, and every node's resources are accounted for.

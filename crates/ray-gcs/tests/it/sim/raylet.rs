@@ -5,17 +5,20 @@
 //!   to end one that it never made, it counts it as ended.
 //! * Ordered to make an incarnation while it runs an earlier one, it ends that one.
 //! * It repeats a report until it is answered.
+//! * Ordered to reserve bundles, it takes all of them or refuses, and refuses that attempt from then on. It
+//!   remembers which attempts were given back, and reserves nothing for them any more.
 //! * Told that it counts as dead, it ends all it runs and comes back under a new id.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ray_core::id::{ActorId, NodeId, WorkerId};
+use ray_core::id::{ActorId, NodeId, PlacementGroupId, WorkerId};
 use ray_core::resource::Resources;
-use ray_gcs::actor::{ActorSpec, DeathCause, DeathKind, Incarnation, KillOrder, WorkerAddress};
+use ray_gcs::actor::{ActorSpec, CreateOrder, DeathCause, DeathKind, Incarnation, KillOrder, WorkerAddress};
 use ray_gcs::actor_table::NodeOrder;
-use ray_gcs::control_plane::ActorOutcome;
+use ray_gcs::control_plane::{ActorOutcome, OrderAnswer};
 use ray_gcs::node_table::NodeSpec;
+use ray_gcs::placement_group::{BundleOrder, Reservation, ReturnOrder};
 use ray_gcs::usage_table::NodeUsage;
 
 use super::message::{Call, Context, Message, Peer, Reply, Timer};
@@ -37,6 +40,17 @@ pub(super) struct Process {
     pub(super) num_restarts: u64,
     pub(super) stage: Stage,
     spec: Arc<ActorSpec>,
+    /// The bundle in which it runs.
+    bundle: Option<(PlacementGroupId, u32)>,
+}
+
+/// What is reserved.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    attempt: u64,
+    pub(super) committed: bool,
+    amount: Resources,
+    free: Resources,
 }
 
 #[derive(Debug)]
@@ -50,6 +64,9 @@ pub(super) struct Raylet {
     total: Resources,
     pub(super) free: Resources,
     pub(super) processes: BTreeMap<ActorId, Process>,
+    pub(super) bundles: BTreeMap<(PlacementGroupId, u32), Reserved>,
+    /// The last attempt for each group that is over here, and those before it.
+    over: BTreeMap<PlacementGroupId, u64>,
     /// The last incarnation of each actor that ended here, and how.
     ended: BTreeMap<ActorId, (u64, DeathCause)>,
     /// Reports that were not answered, by call.
@@ -69,6 +86,8 @@ impl Raylet {
             free: total.clone(),
             total,
             processes: BTreeMap::new(),
+            bundles: BTreeMap::new(),
+            over: BTreeMap::new(),
             ended: BTreeMap::new(),
             reports: BTreeMap::new(),
             heartbeat: 0,
@@ -87,6 +106,7 @@ impl Raylet {
     pub(super) fn crash(&mut self) {
         self.up = false;
         self.processes.clear();
+        self.bundles.clear();
         self.reports.clear();
     }
 
@@ -97,11 +117,20 @@ impl Raylet {
     }
 
     pub(super) fn on_order(&mut self, order: NodeOrder, context: &mut Context<'_>) {
-        context.send(Message::Acknowledged(order.key()));
+        let key = order.key();
+        let mut answer = OrderAnswer::Acknowledged;
         match order {
-            NodeOrder::Create(order) => self.create(order.target, order.spec, context),
+            NodeOrder::Create(order) => self.create(order, context),
             NodeOrder::Kill(KillOrder { target, cause }) => self.kill(target, cause, context),
+            NodeOrder::Bundles(BundleOrder::Reserve { target, bundles, commit }) => {
+                if !self.reserve(target, &bundles, commit, context) {
+                    answer = OrderAnswer::Refused("no room".to_owned());
+                }
+            }
+            NodeOrder::Bundles(BundleOrder::Commit(target)) => self.commit(&target),
+            NodeOrder::Bundles(BundleOrder::Return(order)) => self.give_back(&order, context),
         }
+        context.send(Message::Answered(key, answer));
         self.start_queued(context);
     }
 
@@ -150,8 +179,15 @@ impl Raylet {
     /// Panics unless what is free and what its processes take is what it has.
     pub(super) fn check_resources(&self) {
         let mut sum = self.free.clone();
-        for process in self.processes.values() {
+        for process in self.processes.values().filter(|process| process.bundle.is_none()) {
             sum.add(taken(process));
+        }
+        for (key, reserved) in &self.bundles {
+            sum.add(&reserved.amount);
+            let mut inside = reserved.free.clone();
+            let held = self.processes.values().filter(|process| process.bundle == Some(*key));
+            held.for_each(|process| inside.add(taken(process)));
+            assert_eq!(inside, reserved.amount, "raylet {} lost resources of a bundle", self.index);
         }
         assert_eq!(sum, self.total, "raylet {} lost resources", self.index);
     }
@@ -195,7 +231,103 @@ impl Raylet {
         }
     }
 
-    fn create(&mut self, target: Incarnation, spec: Arc<ActorSpec>, context: &mut Context<'_>) {
+    fn reserve(
+        &mut self,
+        target: Reservation,
+        bundles: &[(u32, Resources)],
+        commit: bool,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let group_id = target.group_id;
+        if self.over.get(&group_id).is_some_and(|&over| over >= target.attempt) {
+            return false;
+        }
+        if bundles.iter().all(|(index, _)| {
+            self.bundles.get(&(group_id, *index)).is_some_and(|known| known.attempt == target.attempt)
+        }) {
+            return true;
+        }
+        if target.attempt > 0 {
+            self.over.insert(group_id, target.attempt - 1);
+        }
+        // What an earlier attempt reserved in vain makes room.
+        self.drop_bundles(context, |(group, index), known| {
+            let again = bundles.iter().any(|(asked, _)| *asked == index);
+            group == group_id && known.attempt < target.attempt && (!known.committed || again)
+        });
+        let mut free = self.free.clone();
+        let fits = bundles.iter().all(|(_, amount)| free.subtract(amount).is_ok());
+        if !fits {
+            self.over.insert(group_id, target.attempt);
+            return false;
+        }
+        self.free = free;
+        for (index, amount) in bundles {
+            let (amount, free) = (amount.clone(), amount.clone());
+            let reserved = Reserved { attempt: target.attempt, committed: commit, amount, free };
+            self.bundles.insert((group_id, *index), reserved);
+        }
+        true
+    }
+
+    fn commit(&mut self, target: &Reservation) {
+        for ((group_id, _), reserved) in &mut self.bundles {
+            reserved.committed |= *group_id == target.group_id && reserved.attempt == target.attempt;
+        }
+    }
+
+    fn give_back(&mut self, order: &ReturnOrder, context: &mut Context<'_>) {
+        let ReturnOrder { target, all, .. } = order;
+        let over = self.over.entry(target.group_id).or_default();
+        *over = (*over).max(target.attempt);
+        self.drop_bundles(context, |(group, _), known| {
+            let concerned =
+                if *all { known.attempt <= target.attempt } else { known.attempt == target.attempt };
+            group == target.group_id && concerned
+        });
+    }
+
+    fn drop_bundles(
+        &mut self,
+        context: &mut Context<'_>,
+        concerned: impl Fn((PlacementGroupId, u32), &Reserved) -> bool,
+    ) {
+        let gone: Vec<_> = self
+            .bundles
+            .iter()
+            .filter(|(key, reserved)| concerned(**key, reserved))
+            .map(|(&key, _)| key)
+            .collect();
+        for key in gone {
+            let inside: Vec<_> = self
+                .processes
+                .iter()
+                .filter(|(_, process)| process.bundle == Some(key))
+                .map(|(&actor_id, process)| (actor_id, process.num_restarts))
+                .collect();
+            for (actor_id, num_restarts) in inside {
+                let target = Incarnation { node_id: self.node_id, actor_id, num_restarts };
+                let cause = DeathCause::new(DeathKind::PlacementGroupRemoved, "its bundle is gone");
+                self.end(target, cause, context);
+            }
+            if let Some(reserved) = self.bundles.remove(&key) {
+                self.free.add(&reserved.amount);
+            }
+        }
+    }
+
+    /// Where a process takes its resources.
+    fn pool(&mut self, bundle: Option<(PlacementGroupId, u32)>) -> Option<&mut Resources> {
+        match bundle {
+            None => Some(&mut self.free),
+            Some(key) => {
+                self.bundles.get_mut(&key).filter(|known| known.committed).map(|known| &mut known.free)
+            }
+        }
+    }
+
+    fn create(&mut self, order: CreateOrder, context: &mut Context<'_>) {
+        let CreateOrder { target, spec, bundle, .. } = order;
         if let Some((last, cause)) = self.ended.get(&target.actor_id)
             && target.num_restarts <= *last
         {
@@ -211,15 +343,18 @@ impl Raylet {
         }
         // The control plane gave the last incarnation up.
         if let Some(older) = self.processes.remove(&target.actor_id) {
-            self.free.add(taken(&older));
+            self.free_of(&older);
         }
-        let full = !self.free.can_satisfy(&spec.placement_resources);
-        if full && context.random.percent(50) {
+        let bundle = spec.constraint.group_id().map(|group_id| (group_id, bundle.unwrap_or_default()));
+        let pool = self.pool(bundle);
+        let is_gone = pool.is_none();
+        let full = pool.is_none_or(|free| !free.can_satisfy(&spec.placement_resources));
+        if is_gone || (full && bundle.is_none() && context.random.percent(50)) {
             let cause = DeathCause::new(DeathKind::Unschedulable, "no room");
             self.report(target, ActorOutcome::Died(cause), context);
             return;
         }
-        let process = Process { num_restarts: target.num_restarts, stage: Stage::Queued, spec };
+        let process = Process { num_restarts: target.num_restarts, stage: Stage::Queued, spec, bundle };
         self.processes.insert(target.actor_id, process);
     }
 
@@ -236,12 +371,16 @@ impl Raylet {
     }
 
     fn start_queued(&mut self, context: &mut Context<'_>) {
-        for (&actor_id, process) in &mut self.processes {
-            let fits = self.free.can_satisfy(&process.spec.placement_resources);
-            if process.stage == Stage::Queued && fits {
-                self.free.subtract(&process.spec.placement_resources).expect("it fits");
-                process.stage = Stage::Constructing;
-                let (node_id, num_restarts) = (self.node_id, process.num_restarts);
+        let queued = self.processes.iter().filter(|(_, process)| process.stage == Stage::Queued);
+        for actor_id in queued.map(|(&actor_id, _)| actor_id).collect::<Vec<_>>() {
+            let process = &self.processes[&actor_id];
+            let (spec, bundle, num_restarts) =
+                (Arc::clone(&process.spec), process.bundle, process.num_restarts);
+            let taken =
+                self.pool(bundle).is_some_and(|free| free.subtract(&spec.placement_resources).is_ok());
+            if taken {
+                self.processes.get_mut(&actor_id).expect("it was listed").stage = Stage::Constructing;
+                let node_id = self.node_id;
                 let target = Incarnation { node_id, actor_id, num_restarts };
                 let timer = Timer::Constructed { raylet: self.index, epoch: self.epoch, target };
                 context.within(5, 1000, timer);
@@ -251,9 +390,11 @@ impl Raylet {
 
     fn live(&mut self, target: Incarnation, context: &mut Context<'_>) {
         let process = self.processes.get_mut(&target.actor_id).expect("it runs");
-        self.free.add(&process.spec.placement_resources);
-        self.free.subtract(&process.spec.resources).expect("it takes no more to live than to be made");
         process.stage = Stage::Living;
+        let (spec, bundle) = (Arc::clone(&process.spec), process.bundle);
+        let free = self.pool(bundle).expect("processes end with their bundles");
+        free.add(&spec.placement_resources);
+        free.subtract(&spec.resources).expect("it takes no more to live than to be made");
         let address = WorkerAddress {
             worker_id: WorkerId::from_bytes(context.random.bytes()),
             node_id: self.node_id,
@@ -270,10 +411,16 @@ impl Raylet {
     /// The incarnation, if it runs, is gone, and so it is remembered.
     fn end(&mut self, target: Incarnation, cause: DeathCause, context: &mut Context<'_>) {
         if let Some(process) = self.processes.remove(&target.actor_id) {
-            self.free.add(taken(&process));
+            self.free_of(&process);
         }
         self.ended.insert(target.actor_id, (target.num_restarts, cause.clone()));
         self.report(target, ActorOutcome::Died(cause), context);
+    }
+
+    fn free_of(&mut self, process: &Process) {
+        if let Some(free) = self.pool(process.bundle) {
+            free.add(taken(process));
+        }
     }
 
     fn report(&mut self, target: Incarnation, outcome: ActorOutcome, context: &mut Context<'_>) {

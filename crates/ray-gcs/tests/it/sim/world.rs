@@ -9,11 +9,12 @@ use ray_core::id::JobId;
 use ray_core::resource::Resources;
 use ray_gcs::actor::{ActorInfo, ActorPhase, DeathCause, DeathKind};
 use ray_gcs::clock::Now;
-use ray_gcs::control_plane::{ControlPlane, Limits, OrderAnswer};
+use ray_gcs::control_plane::{ControlPlane, Limits};
 use ray_gcs::effects::Effects;
 use ray_gcs::job_table::JobSpec;
 use ray_gcs::memory_store::{InMemoryGcsStore, MemoryTables};
 use ray_gcs::node_table::NodeLimits;
+use ray_gcs::placement_group::{GroupInfo, GroupPhase};
 use ray_gcs::stored::StoredTables;
 
 use super::driver::{Driver, job};
@@ -33,6 +34,7 @@ const LIMITS: Limits = Limits {
         dead_kept: 100,
     },
     dead_actors_kept: 100,
+    removed_groups_kept: 100,
     finished_jobs_kept: 10,
 };
 
@@ -207,8 +209,8 @@ impl World {
                     raylet.on_order(order, context);
                 }
             }),
-            Message::Acknowledged(key) => {
-                self.step(|plane, now, fx| plane.on_order_answered(key, OrderAnswer::Acknowledged, now, fx));
+            Message::Answered(key, answer) => {
+                self.step(|plane, now, fx| plane.on_order_answered(key, answer, now, fx));
             }
         }
     }
@@ -349,6 +351,17 @@ impl World {
                     Err(_) => Reply::Refused,
                 }
             }
+            Call::CreateGroup(spec) => {
+                let spec = (*spec).clone();
+                match self.step(|plane, now, fx| plane.create_group(spec, now, fx))? {
+                    Ok(_) => Reply::Done,
+                    Err(_) => Reply::Refused,
+                }
+            }
+            Call::RemoveGroup(group_id) => {
+                self.step(|plane, now, fx| plane.remove_group(group_id, now, fx))?.expect("it was made");
+                Reply::Done
+            }
             Call::FinishJob(job_id) => {
                 self.step(|plane, now, fx| plane.finish_job(job_id, "done", now, fx))?;
                 Reply::Done
@@ -382,6 +395,13 @@ impl World {
                 return Some(format!("orders are outstanding: {orders:?}"));
             }
         }
+        let under_way = plane
+            .groups()
+            .iter()
+            .find(|group| !matches!(group.phase, GroupPhase::Created | GroupPhase::Removed { .. }));
+        if let Some(group) = under_way {
+            return Some(format!("a placement group is neither created nor removed: {group:?}"));
+        }
         let unsettled = plane
             .actors()
             .iter()
@@ -400,9 +420,36 @@ impl World {
                 ActorPhase::Waiting { .. } | ActorPhase::Creating { .. } => panic!("not at rest: {actor:?}"),
             }
         }
+        let mut reserved = 0;
+        for group_id in &self.driver.made {
+            reserved +=
+                self.check_group(plane.groups().get(group_id).expect("no group that was made is lost"));
+        }
+        let held: usize = self.raylets.iter().map(|raylet| raylet.bundles.len()).sum();
+        assert_eq!(reserved, held, "every bundle is a created group's");
         let alive = plane.actors().iter().filter(|actor| !actor.phase.is_dead()).count();
         let running: usize = self.raylets.iter().map(|raylet| raylet.processes.len()).sum();
         assert_eq!(alive, running, "every process is a living actor's");
+    }
+
+    /// Returns how many bundles it has.
+    fn check_group(&self, group: &GroupInfo) -> usize {
+        let job_ended = self.driver.finished.contains(&group.spec.job_id) && !group.spec.detached;
+        let removed = self.driver.removed.contains(&group.spec.group_id);
+        if group.is_removed() {
+            assert!(removed || job_ended, "nobody removed it: {group:?}");
+            return 0;
+        }
+        assert!(!removed && !job_ended, "it should be removed: {group:?}");
+        for (index, node_id) in group.nodes.iter().enumerate() {
+            let key = (group.spec.group_id, index as u32);
+            let holders: Vec<_> =
+                self.raylets.iter().filter(|raylet| raylet.bundles.contains_key(&key)).collect();
+            let [holder] = holders[..] else { panic!("{} raylets hold {key:?}", holders.len()) };
+            assert_eq!(Some(holder.node_id), *node_id);
+            assert!(holder.bundles[&key].committed, "it can be used: {group:?}");
+        }
+        group.nodes.len()
     }
 
     fn check_alive(&self, actor: &ActorInfo) {
@@ -430,6 +477,9 @@ impl World {
                 !actor.max_restarts.allows_another(actor.num_restarts)
             }
             DeathKind::CreationFailed => true,
+            DeathKind::PlacementGroupRemoved => {
+                !self.driver.removed.is_empty() || self.driver.finished.contains(&job(1))
+            }
             DeathKind::OutOfScope
             | DeathKind::ExitedByUser
             | DeathKind::Unschedulable

@@ -13,6 +13,9 @@ DEFAULT_TASK_CPUS = 1.0
 DEFAULT_TASK_MAX_RETRIES = 3
 DEFAULT_MAX_CONCURRENCY_ASYNC = 1000
 
+ACCELERATOR_PREFIX = "accelerator_type:"
+ACCELERATOR_SHARE = 0.001
+
 # Amounts are kept as whole ten-thousandths.
 _SMALLEST_AMOUNT = 0.0001
 _LARGEST_AMOUNT = 9e14
@@ -27,6 +30,11 @@ class Placement(NamedTuple):
     num_gpus: float
     memory: float
     resources: dict[str, float]
+
+    def amounts(self) -> dict[str, float]:
+        """By name, those above zero."""
+        standard = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory}
+        return {name: amount for name, amount in {**standard, **self.resources}.items() if amount}
 
 
 # Checks of one value
@@ -145,11 +153,48 @@ def _check_lifetime(name: str, value: Any) -> None:
 
 
 def _check_strategy(name: str, value: Any) -> None:
-    # "SPREAD" is a wish that one node fulfils as well as it can.
-    if value not in ("DEFAULT", "SPREAD"):
-        if isinstance(value, str):
+    if isinstance(value, str):
+        if value not in ("DEFAULT", "SPREAD"):
             raise ValueError(f"{name} has to be 'DEFAULT' or 'SPREAD', is {value!r}")
-        raise NotImplementedError(f"{name} of type {type(value).__name__} is not supported yet")
+        return
+    from ray_rust.util import scheduling_strategies as known
+
+    strategies = (
+        known.PlacementGroupSchedulingStrategy,
+        known.NodeAffinitySchedulingStrategy,
+        known.NodeLabelSchedulingStrategy,
+    )
+    if not isinstance(value, strategies):
+        raise TypeError(f"{name} has to be a string or a scheduling strategy, is {value!r}")
+
+
+def _check_group(name: str, value: Any) -> None:
+    if value == "default":
+        return
+    from ray_rust.util.placement_group import PlacementGroup
+
+    if not isinstance(value, PlacementGroup):
+        raise TypeError(f"{name} has to be a PlacementGroup, 'default' or None, is {value!r}")
+
+
+def _check_selector(name: str, value: Any) -> None:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for pair in value.items() for text in pair):
+        raise TypeError(f"{name} has to be a dict of strings, is {value!r}")
+    from ray_rust._private import label_utils
+
+    problem = label_utils.validate_label_selector(value)
+    if problem:
+        raise ValueError(f"{name} is wrong: {problem}")
+
+
+def _check_fallbacks(name: str, value: Any) -> None:
+    if not isinstance(value, list):
+        raise TypeError(f"{name} has to be a list, is a {type(value).__name__}")
+    from ray_rust._private import label_utils
+
+    problem = label_utils.validate_fallback_strategy(value)
+    if problem:
+        raise ValueError(f"{name} is wrong: {problem}")
 
 
 def check_runtime_env(name: str, value: Any) -> None:
@@ -186,12 +231,12 @@ _COMMON: dict[str, _Check] = {
     "_labels": _anything,
     "_metadata": _anything,
     "object_store_memory": _only(0),
-    "accelerator_type": _only(),
-    "label_selector": _only({}),
-    "fallback_strategy": _only([]),
-    "placement_group": _only("default"),
-    "placement_group_bundle_index": _only(-1),
-    "placement_group_capture_child_tasks": _only(False),
+    "accelerator_type": _check_text,
+    "label_selector": _check_selector,
+    "fallback_strategy": _check_fallbacks,
+    "placement_group": _check_group,
+    "placement_group_bundle_index": _integer_from(-1),
+    "placement_group_capture_child_tasks": _check_bool,
 }
 
 TASK_OPTIONS: dict[str, _Check] = {
@@ -236,6 +281,8 @@ METHOD_OPTIONS: dict[str, _Check] = {
 
 # Without a value these mean something else than "not given".
 _NONE_IS_REFUSED = frozenset({"get_if_exists", "enable_task_events"})
+# Here None is a value: no placement group, whatever the group of the caller.
+_NONE_IS_A_VALUE = frozenset({"placement_group"})
 
 
 def check(given: dict[str, Any], known: dict[str, _Check], what: str) -> dict[str, Any]:
@@ -248,9 +295,10 @@ def check(given: dict[str, Any], known: dict[str, _Check], what: str) -> dict[st
         if name not in known:
             public = ", ".join(sorted(option for option in known if not option.startswith("_")))
             raise ValueError(f"{name!r} is not an option of {what}; the options are {public}")
-        if value is None and name not in _NONE_IS_REFUSED:
+        if value is None and name not in _NONE_IS_REFUSED | _NONE_IS_A_VALUE:
             continue
-        known[name](name, value)
+        if value is not None or name in _NONE_IS_REFUSED:
+            known[name](name, value)
         checked[name] = value
     return checked
 
@@ -310,11 +358,15 @@ def refuse_per_yield(given: dict[str, Any], old: dict[str, Any], where: str) -> 
 
 def placement(options: dict[str, Any], default_cpus: float) -> Placement:
     """What checked options take."""
+    resources = {name: float(amount) for name, amount in options.get("resources", {}).items() if amount}
+    if "accelerator_type" in options:
+        # As in Ray: so little that it is only a mark of the node.
+        resources[f"{ACCELERATOR_PREFIX}{options['accelerator_type']}"] = ACCELERATOR_SHARE
     return Placement(
         num_cpus=float(options.get("num_cpus", default_cpus)),
         num_gpus=float(options.get("num_gpus", 0)),
         memory=float(options.get("memory", 0)),
-        resources={name: float(amount) for name, amount in options.get("resources", {}).items() if amount},
+        resources=resources,
     )
 
 

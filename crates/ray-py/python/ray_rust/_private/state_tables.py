@@ -227,7 +227,7 @@ class Tables:
                     {"bundle_id": str(number), "node_id": node_id, "unit_resources": bundle}
                     for number, (bundle, node_id) in enumerate(zip(group["bundles"], group["bundle_nodes"]))
                 ],
-                "is_detached": group.get("detached"),
+                "is_detached": group["is_detached"],
                 "stats": {"scheduling_attempt": group.get("attempts"), "scheduling_state": group.get("pending_reason")},
             }
             for group in groups.list()

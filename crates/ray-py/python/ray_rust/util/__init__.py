@@ -8,6 +8,13 @@ from ray_rust.util.check_serialize import inspect_serializability
 from ray_rust.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
 from ray_rust.util.helpers import as_completed, map_unordered
 from ray_rust.util.named_actors import list_named_actors
+from ray_rust.util.placement_group import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray_rust.util.serialization import deregister_serializer, register_serializer
 
 if TYPE_CHECKING:
@@ -21,14 +28,19 @@ __all__ = [
     "deregister_serializer",
     "disable_log_once_globally",
     "enable_periodic_logging",
+    "get_current_placement_group",
     "get_node_instance_id",
     "get_node_ip_address",
+    "get_placement_group",
     "inspect_serializability",
     "list_named_actors",
     "log_once",
     "map_unordered",
     "pdb",
+    "placement_group",
+    "placement_group_table",
     "register_serializer",
+    "remove_placement_group",
 ]
 
 # Imported when they are first looked at.
