@@ -614,13 +614,16 @@ def test_what_forks_the_workers_of_an_environment_may_die(cluster, wheels):
     wheel(str(wheels), "survivor")
 
     @ray_rust.remote(runtime_env={"pip": pip(wheels, "survivor")})
-    def parent():
-        return os.getppid()
+    def processes():
+        return os.getpid(), os.getppid()
 
-    first = ray_rust.get(parent.remote())
-    os.kill(first, signal.SIGKILL)
-    second = ray_rust.get(parent.remote())
-    assert second != first
+    first = ray_rust.get(processes.remote())
+    os.kill(first[1], signal.SIGKILL)
+    # Its worker ends with it, a moment later.
+    folder = os.environ["RAY_RUST_TMPDIR"]
+    wait_until(lambda: not {*first} & {*processes_of(folder)}, what="the end of both processes")
+    second = ray_rust.get(processes.remote())
+    assert not {*first} & {*second}
     assert ray_rust.get(pid_and_interpreter.remote())
 
 
