@@ -328,8 +328,12 @@ impl NodeMachine {
 
     /// Ends a lease whatever it is doing: its worker may be in the midst of a task and is killed.
     pub(super) fn end_lease(&mut self, now: Instant, lease_id: LeaseId, reason: &str) {
-        let worker_id = self.leases.get(lease_id).and_then(|lease| lease.state.worker());
-        if let Some(worker_id) = worker_id {
+        let Some(lease) = self.leases.get(lease_id) else { return };
+        if let Holder::Client { worker_id, class } = lease.holder {
+            // What it was granted for may still be wanted.
+            self.short.insert((worker_id, class));
+        }
+        if let Some(worker_id) = lease.state.worker() {
             self.kill_worker(now, worker_id, reason);
         }
         self.give_back(now, lease_id);

@@ -218,6 +218,21 @@ fn an_attempt_that_is_over_is_never_taken_up_again() {
 }
 
 #[test]
+fn whoever_loses_a_lease_to_a_bundle_that_is_placed_anew_goes_on_waiting() {
+    let mut world = World::with_driver(cpus(2.0));
+    world.reserve(&order(1, &[1.0], true)).unwrap();
+    world.want(1, in_group(Some(0), 1.0), 1);
+    world.start_workers();
+    assert_eq!(world.granted(DRIVER).len(), 1);
+    world.reserve(&order(2, &[3.0], true)).unwrap_err();
+    world.end_killed();
+    assert!(world.asked(&Effect::FetchGroup(GROUP)), "the demand waits for what becomes of the group");
+    world.reserve(&order(3, &[1.0], true)).unwrap();
+    world.start_workers();
+    assert_eq!(world.granted(DRIVER).len(), 1);
+}
+
+#[test]
 fn who_follows_a_group_is_told_each_news_once_and_its_end() {
     let mut world = World::with_driver(cpus(1.0));
     let follow = ToRaylet::SubscribeGroup { group_id: GROUP, is_new: true };
