@@ -91,19 +91,19 @@ pub(crate) struct PyMethodDescription {
 #[pymethods]
 impl PyMethodDescription {
     #[new]
-    #[pyo3(signature = (name, task_name, shape, num_returns, max_task_retries, concurrency_group, generator = None, *,
+    #[pyo3(signature = (method, task_name, shape, num_returns, max_task_retries, generator = None, *,
         task_events = true))]
     fn new(
-        name: &str,
+        method: (String, String),
         task_name: &str,
         shape: Option<Py<PyCallShape>>,
         num_returns: u32,
         max_task_retries: Option<i64>,
-        concurrency_group: String,
         generator: Option<GeneratorFields>,
         task_events: bool,
     ) -> Self {
-        let method = Arc::new(MethodName { name: name.to_owned(), group: concurrency_group });
+        let (name, group) = method;
+        let method = Arc::new(MethodName { name, group });
         let (task_name, generator) = (task_name.into(), generator_spec(generator));
         Self { method, task_name, shape, num_returns, max_task_retries, generator, task_events }
     }

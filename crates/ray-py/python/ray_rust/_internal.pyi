@@ -354,16 +354,15 @@ class RemoteCall:
 
 @final
 class MethodDescription:
-    """A method of actors of one class; `max_task_retries` None is the actor's own."""
+    """A method of actors of one class: its name and concurrency group; `max_task_retries` None is the actor's own."""
 
     def __new__(
         cls,
-        name: str,
+        method: tuple[str, str],
         task_name: str,
         shape: Optional[CallShape],
         num_returns: int,
         max_task_retries: Optional[int],
-        concurrency_group: str,
         generator: Optional[tuple[bool, int, int, int]] = None,
         *,
         task_events: bool = True,

@@ -108,12 +108,11 @@ class ClassDescription:
             options, f"{self.class_name}.{name}", yields=yields, actor_limit=self.generator_limit
         )
         return MethodDescription(
-            name,
+            (name, options.get("concurrency_group", "")),
             task_name,
             signature.shape,
             returns.num_returns,
             options.get("max_task_retries"),
-            options.get("concurrency_group", ""),
             returns.generator,
             task_events=options.get("enable_task_events", True),
         )
@@ -419,6 +418,7 @@ class ActorClass(Generic[T]):
                 "allow_out_of_order_execution=False is for actors that run one call at a time"
             )
         return max_concurrency, groups, out_of_order
+
     def _constraint(
         self, options: dict[str, Any], placement: option_checks.Placement, placement_cpus: float
     ) -> Optional[SchedulingConstraint]:
