@@ -207,7 +207,7 @@ impl ObjectRefStream {
         }
         let unread = self.read.min(self.written)..self.written;
         self.read = self.read.max(self.sent);
-        unread.chain(std::mem::take(&mut self.ahead)).collect()
+        unread.chain(self.ahead.iter().copied()).collect()
     }
 
     /// Whether nobody reads any more.
@@ -321,6 +321,10 @@ mod tests {
         assert_eq!(stream.drop_consumer(), [1, 2, 3, 7]);
         assert_eq!(stream.drop_consumer(), Vec::<u64>::new());
         assert!(stream.is_dropped());
+        for index in 4..9 {
+            stream.on_item(0, Some(0), index);
+        }
+        assert_eq!(stream.finish().lost, Vec::<u64>::new(), "what was given up has come");
     }
 
     #[test]
