@@ -32,7 +32,7 @@ test: test-rust test-python ## Run all tests
 test-rust: ## Run the tests of the Rust crates
 	cargo test
 
-test-python: build ## Run the tests of the Python package, with real processes
+test-python: build $(VENV)/test-ready ## Run the tests of the Python package, with real processes
 	python -m pytest $(PY)
 
 fuzz: $(CARGO_FUZZ)/bin/cargo-fuzz ## Fuzz what decodes bytes of other processes, FUZZ_SECONDS (20) for each target
@@ -85,6 +85,11 @@ $(VENV)/ready: $(PY)/pyproject.toml
 
 $(CARGO_FUZZ)/bin/cargo-fuzz:
 	cargo install --quiet --locked --root $(CARGO_FUZZ) cargo-fuzz@$(lastword $(subst -, ,$(CARGO_FUZZ)))
+
+# What the Python package works with, if it is there.
+$(VENV)/test-ready: $(VENV)/ready
+	python -m pip install --quiet --disable-pip-version-check joblib pandas pyarrow tqdm uv
+	touch $@
 
 # Pinned, for what a linter or type checker thinks of the same code changes from one release to the next.
 $(VENV)/lint-ready: $(VENV)/ready

@@ -497,8 +497,9 @@ def test_a_killed_producer_is_tried_again_without_repeating_items(cluster, tmp_p
     for ref in generator:
         read.append(ref)
         if len(read) in (1, 5, 20):
-            kill_quietly(int(notes(path)[-1]))
+            # Counted first: the next attempt may be quick.
             attempts = len(notes(path))
+            kill_quietly(int(notes(path)[-1]))
             # A reader that is behind what was sent sees the new attempt at most later.
             if len(read) == 5:
                 wait_until(lambda count=attempts: len(notes(path)) > count)
