@@ -40,6 +40,13 @@ pub enum ConnectionError {
     Timeout(Duration),
 }
 
+impl ConnectionError {
+    /// Whether nothing listens at the path that was connected to.
+    pub const fn is_nobody_there(&self) -> bool {
+        matches!(self, Self::Os(Errno::CONNREFUSED | Errno::NOENT))
+    }
+}
+
 /// One end of a stream of frames.
 #[derive(Debug)]
 pub struct Connection {

@@ -7,6 +7,7 @@
 //! connection is the end of the client: leases, pins and unsealed objects that it held are gone.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use ray_core::constraint::Shape;
@@ -20,6 +21,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::connection::{Connection, ConnectionError};
 use crate::frame::Frame;
+
+/// Where a node listens, in the folder of sockets that all nodes of a cluster on one machine share.
+pub fn node_socket(folder: &Path, node_id: NodeId) -> PathBuf {
+    folder.join(format!("{node_id}.sock"))
+}
 
 /// The kind of frame that carries a message of the link.
 pub const LINK: u8 = 1;

@@ -1,15 +1,16 @@
 //! Keys and values of the control plane for processes that are not members of a cluster: a driver that
-//! uploads packages before it joins, and the processes that set runtime environments up.
+//! uploads packages before it joins, the processes that set runtime environments up, and who starts nodes.
 
 use bytes::Bytes;
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use ray_core::error::RayResult;
-use ray_core::pb::gcs::{KvGetRequest, KvPutRequest};
+use ray_core::pb::gcs::{KvGetRequest, KvPutRequest, ListNodesRequest, node_info};
 use ray_gcs::client::{ClientConfig, GcsClient};
 use tokio::runtime::Runtime;
 
+use crate::core_worker::hex;
 use crate::error::raise;
 
 /// A connection to the control plane at one address.
@@ -44,6 +45,13 @@ impl PyGcsKv {
         let call = async { self.client.kv_get(request).await };
         let reply = self.wait(py, call)?;
         Ok(reply.entries.first().map(|entry| PyBytes::new(py, &entry.value)))
+    }
+
+    /// The ids of the nodes that are alive, in hexadecimal.
+    fn living_nodes(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        let reply = self.wait(py, async { self.client.list_nodes(ListNodesRequest {}).await })?;
+        let living = reply.nodes.iter().filter(|node| node.state() == node_info::State::Alive);
+        Ok(living.map(|node| hex(&node.node_id)).collect())
     }
 
     /// Sets a value.

@@ -102,6 +102,15 @@ def processes_of(folder):
     return found
 
 
+def is_running(pid):
+    """Whether the process has not ended; one that nobody has reaped yet has."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
 def sockets_of(folder):
     """Sockets in the file system that sessions in the folder have."""
     return [

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import DEADLINE_S, wait_until
+from conftest import DEADLINE_S, is_running, wait_until
 
 # A worker that prints what it got, then waits for its end.
 SERVER = """
@@ -73,14 +73,6 @@ def server(tmp_path):
     yield server
     server.connection.close()
     server.process.wait(DEADLINE_S)
-
-
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False
 
 
 def test_a_worker_is_forked_with_its_files_and_variables(server):

@@ -317,6 +317,9 @@ class GcsKv:
     def get(self, namespace: bytes, key: bytes) -> Optional[bytes]:
         """The value of a key, or None."""
 
+    def living_nodes(self) -> list[str]:
+        """The ids of the nodes that are alive, in hexadecimal."""
+
     def put(self, namespace: bytes, key: bytes, value: bytes) -> None:
         """Sets a value."""
 

@@ -80,6 +80,9 @@ pub struct NodeConfig {
     pub port: u16,
     /// Process id of the driver with which the node ends. Default: none, it lives until it is stopped.
     pub owner_pid: Option<u32>,
+    /// Whether drivers of this machine that name no cluster join this one. Default: if the node is a head that no
+    /// driver owns.
+    pub announce: Option<bool>,
     /// Graphics processors that were found, for nodes whose settings do not say how many they have. Default: none,
     /// then the driver's files are counted.
     pub found_gpus: Option<u32>,
@@ -101,6 +104,7 @@ impl Default for NodeConfig {
             gcs_address: None,
             port: 0,
             owner_pid: None,
+            announce: None,
             found_gpus: None,
             found_gpu_type: None,
             worker_env: BTreeMap::new(),
@@ -198,7 +202,8 @@ fn serve(
     let waker = Arc::new(waker);
     let (handle, inbox) = NodeHandle::new(Arc::clone(&waker));
     let mut node = runtime.block_on(Services::start(&config, &session, handle))?;
-    let listener = Listener::bind(&session.socket_path()).map_err(|error| RayError::Unavailable {
+    let socket_path = session.socket_path(node.identity.node_id);
+    let listener = Listener::bind(&socket_path).map_err(|error| RayError::Unavailable {
         peer: "the node's socket".to_owned(),
         cause: error.to_string(),
     })?;
@@ -241,7 +246,8 @@ fn serve(
         node.tasks.spawn(follow_signals(node.handle.clone()));
         Ok::<_, RayError>(())
     })?;
-    session.publish(&info, config.is_head() && config.owner_pid.is_none())?;
+    let announce = config.announce.unwrap_or(config.is_head() && config.owner_pid.is_none());
+    session.publish(&info, announce)?;
     info!(node_id = %info.node_id, gcs_address = info.gcs_address, "the node is ready");
     on_ready(&info);
     let outcome = server.run();
@@ -294,6 +300,15 @@ impl Services {
         let (tasks, stop) = (JoinSet::new(), CancellationToken::new());
         let timeout = Duration::from_millis(config.config.gcs.rpc_timeout_ms);
         let gcs = GcsPort::new(&gcs_address, timeout, handle.clone())?;
+        if !config.is_head()
+            && let Some(folder) = gcs.shared_sockets(JOIN_LIMIT).await?
+        {
+            // Through no chain of links, of which one may go before this node does.
+            let folder = folder.canonicalize().map_err(|error| {
+                RayError::io(format!("cannot find the folder of sockets {}", folder.display()), error)
+            })?;
+            session.share_sockets(&folder)?;
+        }
         let total = hardware.total;
         let store = Some(store);
         let metrics_port = config.config.raylet.metrics_port;
@@ -332,7 +347,7 @@ impl Services {
         NodeInfoJson {
             gcs_address: self.identity.gcs_address.clone(),
             node_address: self.address.to_string(),
-            socket_path: session.socket_path(),
+            socket_path: session.socket_path(self.identity.node_id),
             node_id: self.identity.node_id,
             pid: std::process::id(),
             session_dir: session.folder().to_owned(),
@@ -354,7 +369,7 @@ impl Services {
             death_reason: String::new(),
             start_time_ms: u64::try_from(since.as_millis()).unwrap_or_default(),
             end_time_ms: 0,
-            socket_path: session.socket_path().display().to_string(),
+            socket_path: session.socket_path(self.identity.node_id).display().to_string(),
             metrics_port: self.metrics_port.into(),
         }
     }

@@ -33,6 +33,7 @@ const MAX_LINE: usize = 64 * 1024;
 enum Order<'a> {
     Fork {
         worker_id: WorkerId,
+        socket: &'a Path,
         stdout: &'a Path,
         stderr: &'a Path,
         env: &'a BTreeMap<String, String>,
@@ -66,6 +67,8 @@ pub struct SetupOrder<'a> {
 pub struct ForkOrder<'a> {
     /// The worker.
     pub worker_id: WorkerId,
+    /// Where its node listens.
+    pub socket: &'a Path,
     /// File for its standard output.
     pub stdout: &'a Path,
     /// File for its standard error.
@@ -135,8 +138,8 @@ impl ForkServer {
     /// # Errors
     /// If the fork server is gone.
     pub fn fork(&mut self, order: ForkOrder<'_>) -> RayResult<()> {
-        let ForkOrder { worker_id, stdout, stderr, env, runtime_env, context } = order;
-        self.order(&Order::Fork { worker_id, stdout, stderr, env, runtime_env, context })
+        let ForkOrder { worker_id, socket, stdout, stderr, env, runtime_env, context } = order;
+        self.order(&Order::Fork { worker_id, socket, stdout, stderr, env, runtime_env, context })
     }
 
     /// Orders a process that sets a runtime environment up.
@@ -257,6 +260,7 @@ mod tests {
         let env = BTreeMap::from([("A".to_owned(), "b\n".to_owned())]);
         let order = ForkOrder {
             worker_id: WorkerId::from_bytes([1; 16]),
+            socket: Path::new("/s"),
             stdout: Path::new("/o"),
             stderr: Path::new("/e"),
             env: &env,
@@ -266,7 +270,7 @@ mod tests {
         node.fork(order).unwrap();
         let mut line = String::new();
         BufReader::new(server).read_line(&mut line).unwrap();
-        let expected = r#"{"fork":{"worker_id":"01010101010101010101010101010101","stdout":"/o","stderr":"/e","env":{"A":"b\n"}}}"#;
+        let expected = r#"{"fork":{"worker_id":"01010101010101010101010101010101","socket":"/s","stdout":"/o","stderr":"/e","env":{"A":"b\n"}}}"#;
         assert_eq!(line.trim_end(), expected);
     }
 

@@ -6,6 +6,7 @@
 //! * *reports* about jobs and actors: in order, each repeated until it is taken;
 //! * *calls* of clients, passed on as bytes: side by side, repeated while nobody answers, up to a limit.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,6 +30,7 @@ use super::bytes_codec::BytesCodec;
 use super::effect::{ActorOutcome, ClientId};
 use super::groups::{GroupNews, GroupState};
 use super::handle::{Command, NodeHandle};
+use super::hardware::hostname;
 use super::machine::NodeMachine;
 use super::whereabouts::Neighbour;
 
@@ -188,6 +190,36 @@ impl GcsPort {
             Err(status) => Err(RayError::InvalidArgument(format!(
                 "the control plane does not take this node: {}",
                 status.message()
+            ))),
+        }
+    }
+
+    /// The folder of sockets of the cluster to join, asking until there is an answer or `limit` has passed; `None`
+    /// if it has no node yet.
+    ///
+    /// # Errors
+    /// If the control plane cannot be reached, or the other nodes are on another machine.
+    pub(crate) async fn shared_sockets(&self, limit: Duration) -> RayResult<Option<PathBuf>> {
+        let call = || async { self.client.clone().list_nodes(self.request(gcs::ListNodesRequest {})).await };
+        let nodes = repeat(limit, call).await.map_err(|status| RayError::Unavailable {
+            peer: "the control plane".to_owned(),
+            cause: status.message().to_owned(),
+        })?;
+        let living = nodes.into_inner().nodes.into_iter().filter(|node| {
+            node.state() == gcs::node_info::State::Alive && !node.socket_path.is_empty()
+        });
+        let Some(first) = living.min_by_key(|node| (!node.is_head, node.start_time_ms)) else {
+            return Ok(None);
+        };
+        let socket = Path::new(&first.socket_path);
+        match socket.parent().filter(|_| socket.exists()) {
+            Some(folder) => Ok(Some(folder.to_owned())),
+            None => Err(RayError::InvalidArgument(format!(
+                "the cluster is on another machine: {} is not here ({}), where its node on {} listens; the nodes of \
+                 a cluster have to be on one machine for now",
+                first.socket_path,
+                hostname(),
+                first.hostname
             ))),
         }
     }

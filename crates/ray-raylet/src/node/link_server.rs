@@ -716,6 +716,7 @@ impl LinkServer {
         let environment = self.parts.machine.environment_of(worker_id);
         let order = ForkOrder {
             worker_id,
+            socket: self.parts.listener.path(),
             stdout: &out,
             stderr: &err,
             env: &self.parts.worker_env,

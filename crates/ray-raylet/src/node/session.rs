@@ -5,19 +5,21 @@
 //!     lock        locked as long as the node lives: whoever can lock it knows that it does not
 //!     node.json   how to reach the node
 //!     logs/       one file for each process, and what workers print
-//!     sockets/    of the node and its workers
+//!     sockets/    of the node and its processes; of a node that has joined a cluster, a link to that folder of the
+//!                 first node, so that the processes of all nodes find one another
 //!     runtime_resources/, runtime_env/   what was made for runtime environments, and is being made
 //! <temp_dir>/ray_current_cluster   node.json of the head that was started last by hand, and lives
 //! ```
 
 use std::fs::{self, DirBuilder, File};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::NodeId;
+use ray_link::message::node_socket;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -114,9 +116,20 @@ impl Session {
         self.folder.join("logs")
     }
 
-    /// Where the node listens for its clients.
-    pub fn socket_path(&self) -> PathBuf {
-        self.folder.join("sockets").join("node.sock")
+    /// Has the node and its processes listen where the nodes do that it joins.
+    ///
+    /// # Errors
+    /// If the link to that folder cannot be made.
+    pub fn share_sockets(&self, shared: &Path) -> RayResult<()> {
+        let own = self.folder.join("sockets");
+        let fail = |error| RayError::io(format!("cannot make {} a link to {}", own.display(), shared.display()), error);
+        fs::remove_dir(&own).map_err(fail)?;
+        symlink(shared, &own).map_err(fail)
+    }
+
+    /// Where this node listens for its clients.
+    pub fn socket_path(&self, node_id: NodeId) -> PathBuf {
+        node_socket(&self.folder.join("sockets"), node_id)
     }
 
     /// Says how to reach the node; with `announce` to everyone on the machine who looks for a cluster.
@@ -229,7 +242,7 @@ mod tests {
         NodeInfoJson {
             gcs_address: "127.0.0.1:1".to_owned(),
             node_address: "127.0.0.1:7000".to_owned(),
-            socket_path: session.socket_path(),
+            socket_path: session.socket_path(NodeId::nil()),
             node_id: NodeId::nil(),
             pid: 1,
             session_dir: session.folder().to_owned(),
@@ -252,7 +265,7 @@ mod tests {
         let mut session = Session::create(folder.path()).unwrap();
         session.publish(&info(&session), true).unwrap();
         fs::write(session.logs().join("x.log"), "x").unwrap();
-        fs::write(session.socket_path(), "").unwrap();
+        fs::write(session.socket_path(NodeId::nil()), "").unwrap();
         let path = session.folder().to_owned();
         let text = fs::read_to_string(folder.path().join(CURRENT_CLUSTER)).unwrap();
         assert_eq!(serde_json::from_str::<NodeInfoJson>(&text).unwrap(), info(&session));
@@ -260,6 +273,21 @@ mod tests {
         assert!(!folder.path().join(CURRENT_CLUSTER).exists());
         assert!(!path.join("sockets").exists());
         assert!(path.join("logs").join("x.log").exists());
+    }
+
+    #[test]
+    fn a_session_that_shares_the_sockets_of_another_leaves_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Session::create(folder.path()).unwrap();
+        let second = Session::create(folder.path()).unwrap();
+        let one = NodeId::from_bytes([1; 16]);
+        second.share_sockets(&first.folder().join("sockets")).unwrap();
+        fs::write(second.socket_path(one), "").unwrap();
+        assert!(first.socket_path(one).exists());
+        let path = second.folder().to_owned();
+        drop(second);
+        assert!(!path.join("sockets").exists());
+        assert!(first.socket_path(one).exists());
     }
 
     #[test]

@@ -3,14 +3,15 @@
 //! ```text
 //!                    connection closed                the node tells of its end
 //!   (connected) -----------------------> [suspect] ------------------------------> dead
-//!                                         |     |    nobody can connect to it, and    ^
-//!                                         |     +--- the node is silent -------------+
+//!                                         |     |    the node is silent, and nobody    ^
+//!                                         |     +--- listens where it did -------------+
 //!                                         v
 //!                                  only the connection was lost
 //! ```
 //! What was with a suspect is given up at once: its leases, the calls that were sent to it. What depends
 //! on its end (errors that name the cause, the objects that it owns, those that it borrows) waits for
-//! the node's word, which follows within moments.
+//! the node's word, which follows within moments. Of processes on other nodes it says nothing, unless this
+//! process has a link to theirs.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -145,8 +146,9 @@ impl State {
                 let reason = "the connection of its leaseholder to it was lost".to_owned();
                 self.tell_node(&ToRaylet::KillWorker { lease_id, reason });
             }
-            match unreachable {
-                // It ended before this process could hear of it.
+            // It ended before this process could hear of it, or on another node.
+            let deserted = || self.is_deserted(worker_id).then(|| "its process ended".to_owned());
+            match unreachable.or_else(deserted) {
                 Some(reason) => {
                     self.ends.note(worker_id, reason);
                     self.on_worker_dead(core, worker_id);

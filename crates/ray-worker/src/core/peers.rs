@@ -147,20 +147,24 @@ impl State {
         if let Some(&slot) = self.peers.by_worker.get(&at.worker_id) {
             return Some(slot);
         }
-        let cause = if at.node_id != self.me.node_id && at.node_id != NodeId::nil() {
-            format!("it is on node {}, which this node is not connected to", at.node_id)
-        } else {
-            match Connection::connect(&worker_socket(&self.sockets_dir, at.worker_id), self.max_frame) {
-                Ok(connection) => match self.greet(core, at, connection) {
-                    Some(slot) => return Some(slot),
-                    None => "this process cannot wait for more connections".to_owned(),
-                },
-                Err(error) => format!("it cannot be reached: {error}"),
-            }
+        // Whatever its node, for the nodes of one machine share the folder.
+        let socket = worker_socket(&self.sockets_dir, at.worker_id);
+        let cause = match Connection::connect(&socket, self.max_frame) {
+            Ok(connection) => match self.greet(core, at, connection) {
+                Some(slot) => return Some(slot),
+                None => "this process cannot wait for more connections".to_owned(),
+            },
+            Err(error) => format!("it cannot be reached: {error}"),
         };
         self.peers.unreachable.push((at.worker_id, cause));
         self.flush_soon();
         None
+    }
+
+    /// Whether nobody listens where this process did: it has ended.
+    pub(super) fn is_deserted(&self, worker_id: WorkerId) -> bool {
+        Connection::connect(&worker_socket(&self.sockets_dir, worker_id), self.max_frame)
+            .is_err_and(|error| error.is_nobody_there())
     }
 
     fn greet(&mut self, core: &CoreWorker, at: Owner, connection: Connection) -> Option<usize> {

@@ -28,8 +28,6 @@ def run(order: dict[str, Any]) -> int:
     environment.set_variables()
     gpus.visibility()
     logs = os.path.dirname(order["stdout"])
-    # A session's folder has logs/ and sockets/ side by side.
-    socket_path = os.path.join(os.path.dirname(logs), "sockets", "node.sock")
     worker_id = bytes.fromhex(order["worker_id"])
     speaker = _redirect_output(order["stdout"], order["stderr"])
     _enable_crash_reports()
@@ -39,7 +37,7 @@ def run(order: dict[str, Any]) -> int:
     sys.argv = [""]
     _internal.init_logging("worker", logs)
     executor = _Executor(speaker, environment)
-    core = _internal.CoreWorker.connect_worker(socket_path, worker_id, executor, environment.text)
+    core = _internal.CoreWorker.connect_worker(order["socket"], worker_id, executor, environment.text)
     session.set_session(session.Session(core, "", None, is_driver=False))
     executor.core = core
     _listen_to_cancellation(core)

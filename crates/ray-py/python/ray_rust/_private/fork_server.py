@@ -4,7 +4,7 @@ Forking takes milliseconds where starting Python takes tenths of a second. It wo
 this process has a single thread, so it imports nothing that starts one, and waits in one place for
 both its orders and the ends of its children.
 
-    node -> here   {"fork": {"worker_id": hex, "stdout": path, "stderr": path, "env": {name: text},
+    node -> here   {"fork": {"worker_id": hex, "socket": path, "stdout": path, "stderr": path, "env": {name: text},
                              "runtime_env": text, "context": {}}}    (the last two: if it has one)
                    {"setup": {"runtime_env_id": hex, "runtime_env": text, "outcome": path, ...}}
     here -> node   {"forked": {"worker_id": hex, "pid": pid}}

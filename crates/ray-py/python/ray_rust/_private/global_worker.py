@@ -24,7 +24,7 @@ def address_info(session: Session) -> dict[str, Any]:
 
     core = session.core
     host = get_node_ip_address()
-    socket = os.path.join(core.session_dir, "sockets", "node.sock")
+    socket = _node_field(core.session_dir, "socket_path") or ""
     return {
         "node_ip_address": host,
         "node_id": core.node_id.hex(),
@@ -35,20 +35,19 @@ def address_info(session: Session) -> dict[str, Any]:
         "gcs_address": core.gcs_address,
         "address": core.gcs_address,
         "namespace": session.namespace,
-        "metrics_export_port": _metrics_port(core.session_dir),
+        "metrics_export_port": _node_field(core.session_dir, "metrics_export_port"),
     }
 
 
-def _metrics_port(session_dir: str) -> Optional[int]:
-    """Where the node's metrics are read, as it has written down beside its logs."""
+def _node_field(session_dir: str, name: str) -> Any:
+    """What the node has written down of itself beside its logs; None if it has gone."""
     import json
 
     try:
         with open(os.path.join(session_dir, "node.json"), encoding="utf-8") as file:
-            port: Optional[int] = json.load(file).get("metrics_export_port")
+            return json.load(file).get(name)
     except (OSError, ValueError):
         return None
-    return port
 
 
 class GlobalNode:

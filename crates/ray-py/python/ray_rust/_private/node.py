@@ -36,6 +36,7 @@ class NodeInfo:
     def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = fields
         self.gcs_address: str = fields["gcs_address"]
+        self.is_head: bool = fields.get("node_address") == fields["gcs_address"]
         self.socket_path: str = fields["socket_path"]
         self.session_dir: str = fields["session_dir"]
         self.node_id: str = fields["node_id"]
@@ -65,8 +66,10 @@ def living_nodes(directory: str) -> Iterator[NodeInfo]:
 
 
 def find_node(directory: str, gcs_address: str) -> Optional[NodeInfo]:
-    """A living node of this machine that belongs to the cluster of this address."""
-    return next((node for node in living_nodes(directory) if node.gcs_address == gcs_address), None)
+    """A living node of this machine that belongs to the cluster of this address: the head if it is here."""
+    members = [node for node in living_nodes(directory) if node.gcs_address == gcs_address]
+    # The head's services and the control plane share a port. Of the others, the one that was started first.
+    return next((node for node in members if node.is_head), members[-1] if members else None)
 
 
 def is_alive(node: NodeInfo) -> bool:
@@ -104,6 +107,7 @@ def node_config(
     gcs_address: Optional[str] = None,
     port: Optional[int] = None,
     owner_pid: Optional[int] = None,
+    announce: Optional[bool] = None,
     num_cpus: Optional[float] = None,
     num_gpus: Optional[float] = None,
     resources: Optional[dict[str, float]] = None,
@@ -115,7 +119,7 @@ def node_config(
     """The configuration of a daemon; what is None is left to the settings of the machine.
 
     Without `gcs_address` the node is the head of a new cluster. With `owner_pid` it ends with that process,
-    however that ends.
+    however that ends. With `announce` drivers of this machine that name no cluster join it.
     """
     raylet = {
         "num_cpus": num_cpus,
@@ -126,6 +130,7 @@ def node_config(
     }
     object_store = {"capacity_bytes": object_store_memory, "spill_directory": spill_directory}
     node = {"temp_dir": directory, "gcs_address": gcs_address, "port": port, "owner_pid": owner_pid}
+    node["announce"] = announce
     sections = {"raylet": _given(raylet), "object_store": _given(object_store)}
     return {**_given(node), "config": {name: section for name, section in sections.items() if section}}
 
@@ -140,6 +145,24 @@ class NodeProcess:
     def __init__(self, process: subprocess.Popen[bytes], info: NodeInfo) -> None:
         self._process = process
         self.info = info
+        # It was told to end by a call here.
+        self.was_ended = False
+
+    def is_running(self) -> bool:
+        """Whether the daemon has not ended yet."""
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """Kills the daemon, and everything below it with it; returns when it is gone."""
+        self.was_ended = True
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> None:
+        """Tells the daemon to end; returns when it is gone."""
+        self.was_ended = True
+        self._process.terminate()
+        self.wait()
 
     def wait(self, timeout: float = _STOP_TIMEOUT_S) -> None:
         """Returns once the daemon has ended; kills it when the time (seconds) is over."""

@@ -1,0 +1,189 @@
+"""Clusters of several nodes on this machine."""
+
+import os
+import signal
+
+import pytest
+
+import ray_rust
+from conftest import is_running, processes_of, wait_until
+from ray_rust.cluster_utils import Cluster
+from ray_rust.exceptions import ActorDiedError
+from ray_rust.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+
+@pytest.fixture
+def new_cluster(no_cluster):
+    """Makes a cluster of a head with so many CPUs, which this process joins, and of other nodes."""
+    made = []
+
+    def make(head_cpus=1, *others, **head_args):
+        made.append(Cluster(initialize_head=True, head_node_args={"num_cpus": head_cpus, **head_args}))
+        nodes = [made[-1].add_node(**other) for other in others]
+        ray_rust.init(made[-1].address, namespace="tests", log_to_driver=False)
+        return made[-1], *nodes
+
+    yield make
+    ray_rust.shutdown()
+    for cluster in made:
+        cluster.shutdown()
+
+
+def on(node, *, soft=False):
+    return NodeAffinitySchedulingStrategy(node.node_id, soft=soft)
+
+
+def where():
+    return ray_rust.get_runtime_context().get_node_id()
+
+
+@ray_rust.remote(num_cpus=0)
+class Counter:
+    def __init__(self):
+        self.count = 0
+
+    def add(self, amount=1):
+        self.count += amount
+        return self.count
+
+    def where(self):
+        return where(), os.getpid()
+
+    def relay(self, other, *args):
+        return ray_rust.get(other.add.remote(*args))
+
+    def keep(self, refs):
+        self.ref = refs[0]
+
+    def read(self):
+        return ray_rust.get(self.ref)
+
+    def make(self):
+        return [ray_rust.put("small")]
+
+
+# Making and ending clusters
+
+
+def test_nodes_are_listed_and_end_with_the_cluster(own_folder):
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    other = cluster.add_node(num_cpus=2, resources={"gizmo": 3}, labels={"region": "eu"})
+    cluster.wait_for_nodes()
+    assert cluster.list_all_nodes() == [cluster.head_node, other]
+    assert cluster.worker_nodes == {other}
+    ray_rust.init(cluster.address)
+    nodes = {node["NodeID"]: node for node in ray_rust.nodes()}
+    assert set(nodes) == {cluster.head_node.node_id, other.node_id}
+    assert nodes[cluster.head_node.node_id]["IsHeadNode"] and not nodes[other.node_id]["IsHeadNode"]
+    assert nodes[other.node_id]["Labels"]["region"] == "eu"
+    assert ray_rust.get_runtime_context().get_node_id() == cluster.head_node.node_id
+    assert ray_rust.cluster_resources()["CPU"] == 3
+    assert ray_rust.cluster_resources()["gizmo"] == 3
+    assert cluster.remaining_processes_alive()
+    cluster.shutdown()
+    assert not ray_rust.is_initialized()
+    wait_until(lambda: not processes_of(own_folder), what="the end of all processes")
+
+
+def test_a_cluster_ends_with_the_process_that_made_it(script):
+    started = script(
+        "from ray_rust.cluster_utils import Cluster\n"
+        "import time\n"
+        "cluster = Cluster(initialize_head=True)\n"
+        "cluster.add_node()\n"
+        "print('ready')\n"
+        "time.sleep(1000)\n"
+    )
+    started.read_until("ready")
+    assert len(processes_of(started.folder)) >= 2
+    started.process.kill()
+    wait_until(lambda: not processes_of(started.folder), what="the end of all processes")
+
+
+def test_a_cluster_is_found_without_its_address(own_folder):
+    cluster = Cluster(initialize_head=True, connect=True)
+    assert cluster.connected
+    ray_rust.shutdown()
+    cluster.add_node(num_cpus=3)
+    ray_rust.init("auto")
+    assert ray_rust.get_runtime_context().gcs_address == cluster.address
+    assert ray_rust.cluster_resources()["CPU"] == 4
+    cluster.shutdown()
+
+
+def test_the_node_of_this_process_is_not_removed(new_cluster):
+    cluster, other = new_cluster(1, {})
+    with pytest.raises(ValueError, match=cluster.head_node.node_id):
+        cluster.remove_node(cluster.head_node)
+    assert not ray_rust.is_initialized()
+    cluster.remove_node(other)
+    assert cluster.list_all_nodes() == [cluster.head_node]
+    assert not other.any_processes_alive()
+    cluster.wait_for_nodes()
+
+
+def test_nodes_that_die_are_missed(new_cluster):
+    cluster, other = new_cluster(1, {})
+    os.kill(other.pid, signal.SIGTERM)
+    wait_until(lambda: not other.any_processes_alive())
+    assert not cluster.remaining_processes_alive()
+    with pytest.raises(TimeoutError, match=other.node_id):
+        cluster.wait_for_nodes(timeout=0.5)
+
+
+def test_what_makes_no_cluster_is_refused(no_cluster):
+    with pytest.raises(RuntimeError, match="initialize_head"):
+        Cluster(connect=True)
+    with pytest.raises(RuntimeError, match="head"):
+        Cluster().connect()
+
+
+# Actors on other nodes
+
+
+def test_an_actor_on_another_node_is_called(new_cluster):
+    cluster, other = new_cluster(1, {})
+    actor = Counter.options(scheduling_strategy=on(other)).remote()
+    assert ray_rust.get(actor.where.remote())[0] == other.node_id
+    assert ray_rust.get([actor.add.remote() for _ in range(100)]) == list(range(1, 101))
+    assert ray_rust.get(actor.where.remote())[0] != cluster.head_node.node_id
+
+
+def test_actors_of_different_nodes_call_each_other(new_cluster):
+    cluster, other = new_cluster(1, {})
+    here = Counter.options(scheduling_strategy=on(cluster.head_node)).remote()
+    there = Counter.options(scheduling_strategy=on(other)).remote()
+    assert ray_rust.get(there.relay.remote(here, 2)) == 2
+    assert ray_rust.get(here.relay.remote(there, 3)) == 3
+    assert ray_rust.get(there.relay.remote(here)) == 3
+
+
+def test_a_named_actor_of_another_node_is_found(new_cluster):
+    _, other = new_cluster(1, {})
+    Counter.options(scheduling_strategy=on(other), name="far", lifetime="detached").remote()
+    actor = ray_rust.get_actor("far")
+    assert ray_rust.get(actor.add.remote(5)) == 5
+
+
+def test_references_cross_nodes(new_cluster):
+    _, other = new_cluster(1, {})
+    actor = Counter.options(scheduling_strategy=on(other)).remote()
+    ref = ray_rust.put({"a": 1})
+    ray_rust.get(actor.keep.remote([ref]))
+    del ref
+    assert ray_rust.get(actor.read.remote()) == {"a": 1}, "the borrower on the other node keeps it"
+    inner = ray_rust.get(actor.make.remote())[0]
+    assert ray_rust.get(inner) == "small", "its owner is on the other node"
+
+
+def test_an_actor_process_on_another_node_that_dies_is_told_of(new_cluster):
+    _, other = new_cluster(1, {})
+    actor = Counter.options(scheduling_strategy=on(other)).remote()
+    _, pid = ray_rust.get(actor.where.remote())
+    ref = ray_rust.get(actor.make.remote())[0]
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(ActorDiedError, match="SIGKILL"):
+        ray_rust.get(actor.add.remote(), timeout=20)
+    with pytest.raises(ray_rust.exceptions.OwnerDiedError):
+        ray_rust.get(ref, timeout=20)
+    wait_until(lambda: not is_running(pid))
