@@ -208,6 +208,12 @@ pub enum Role {
     Driver(JobDescription),
     /// A process that runs tasks or an actor.
     Worker,
+    /// A driver or worker of another node, which gets leases here and deletes objects that it owns; it maps no shared
+    /// memory.
+    Visitor {
+        /// The job that it drives, and whose workers' output it wants to see.
+        drives: Option<JobId>,
+    },
 }
 
 /// What a driver says of its job.
@@ -419,10 +425,22 @@ pub enum FromRaylet {
         /// What its leases wait for, for people; empty if they wait for nothing that the node knows of.
         reason: String,
     },
-    /// The client has to end.
+    /// The client has to end; a visitor is told so when the node does.
     Exit {
         /// Why.
         reason: String,
+    },
+    /// To drivers: this other node is alive.
+    NodeJoined {
+        /// The node.
+        node_id: NodeId,
+    },
+    /// This other node is dead.
+    NodeDied {
+        /// The node.
+        node_id: NodeId,
+        /// Why, for people.
+        cause: String,
     },
     /// A copy of this object, which the speaker owns, was written to disk to make room.
     ObjectSpilled {

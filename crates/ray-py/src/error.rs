@@ -57,6 +57,11 @@ pub(crate) fn raise_failure(py: Python<'_>, object_id: ObjectId, failure: Failur
             let class = if out_of_memory { "OutOfMemoryError" } else { "WorkerCrashedError" };
             ray_exception(py, class, text)
         }
+        Failure::NodeDied { task_id, name, node_id, cause } => {
+            let text =
+                format!("task {name} ({task_id}) failed with node {node_id}, which it ran on: {cause}");
+            ray_exception(py, "NodeDiedError", text)
+        }
         Failure::Unschedulable { task_id, name, kind, reason, ran } => {
             let text = format!("task {name} ({task_id}) can never run: {reason}");
             match (kind, ran) {

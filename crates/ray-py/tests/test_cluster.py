@@ -187,3 +187,28 @@ def test_an_actor_process_on_another_node_that_dies_is_told_of(new_cluster):
     with pytest.raises(ray_rust.exceptions.OwnerDiedError):
         ray_rust.get(ref, timeout=20)
     wait_until(lambda: not is_running(pid))
+
+
+# What workers of other nodes print
+
+
+def test_output_of_actors_on_other_nodes_reaches_the_driver(run_script):
+    out = run_script(
+        "import ray_rust as ray\n"
+        "from ray_rust.cluster_utils import Cluster\n"
+        "from ray_rust.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On\n"
+        "cluster = Cluster(initialize_head=True, connect=True)\n"
+        "@ray.remote\n"
+        "class Printer:\n"
+        "    def say(self, text):\n"
+        "        print(text)\n"
+        "nodes = [cluster.add_node(), cluster.add_node()]\n"
+        "for number, node in enumerate(nodes):\n"
+        "    printer = Printer.options(scheduling_strategy=On(node.node_id, soft=False)).remote()\n"
+        "    ray.get(printer.say.remote(f'from node {number}'))\n"
+        "cluster.shutdown()\n"
+    )
+    assert sorted(line.split(") ")[1] for line in out.splitlines() if "from node" in line) == [
+        "from node 0",
+        "from node 1",
+    ]

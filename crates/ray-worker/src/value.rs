@@ -119,6 +119,17 @@ pub enum Failure {
     },
     /// The generator task has ended before it would have yielded this item.
     EndOfStream,
+    /// The node that ran the task is dead, and no retry was left.
+    NodeDied {
+        /// The task.
+        task_id: TaskId,
+        /// Its name.
+        name: String,
+        /// The node.
+        node_id: NodeId,
+        /// What is known of its end, and how often the task was tried.
+        cause: String,
+    },
 }
 
 impl Failure {
@@ -131,6 +142,7 @@ impl Failure {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::WorkerCrashed { .. } => "WORKER_DIED",
+            Self::NodeDied { .. } => "NODE_DIED",
             Self::ActorDied { .. } => "ACTOR_DIED",
             Self::ActorUnavailable { .. } => "ACTOR_UNAVAILABLE",
             Self::Cancelled(_) => "TASK_CANCELLED",
@@ -152,6 +164,7 @@ impl Failure {
             Self::WorkerCrashed { task_id, worker_id, cause, .. } => {
                 RayError::WorkerCrashed { task_id, worker_id, cause }
             }
+            Self::NodeDied { node_id, cause, .. } => RayError::NodeDied { node_id, cause },
             Self::ActorDied { actor_id, cause, .. } => RayError::ActorDied { actor_id, cause },
             Self::ActorUnavailable { actor_id, cause } => RayError::ActorUnavailable { actor_id, cause },
             Self::Unschedulable { task_id, name, reason, .. } => {

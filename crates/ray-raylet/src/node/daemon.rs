@@ -246,7 +246,7 @@ fn serve(
         node.tasks.spawn(follow_signals(node.handle.clone()));
         Ok::<_, RayError>(())
     })?;
-    let announce = config.announce.unwrap_or(config.is_head() && config.owner_pid.is_none());
+    let announce = config.announce.unwrap_or_else(|| config.is_head() && config.owner_pid.is_none());
     session.publish(&info, announce)?;
     info!(node_id = %info.node_id, gcs_address = info.gcs_address, "the node is ready");
     on_ready(&info);

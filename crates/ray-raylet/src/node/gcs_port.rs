@@ -205,9 +205,11 @@ impl GcsPort {
             peer: "the control plane".to_owned(),
             cause: status.message().to_owned(),
         })?;
-        let living = nodes.into_inner().nodes.into_iter().filter(|node| {
-            node.state() == gcs::node_info::State::Alive && !node.socket_path.is_empty()
-        });
+        let living = nodes
+            .into_inner()
+            .nodes
+            .into_iter()
+            .filter(|node| node.state() == gcs::node_info::State::Alive && !node.socket_path.is_empty());
         let Some(first) = living.min_by_key(|node| (!node.is_head, node.start_time_ms)) else {
             return Ok(None);
         };
@@ -517,7 +519,8 @@ fn neighbour(node: gcs::NodeInfo) -> Option<Neighbour> {
     let total = node.total.unwrap_or_default().try_into();
     match (node_id, total) {
         (Ok(node_id), Ok(total)) => {
-            Some(Neighbour { node_id, is_alive, total, labels: node.labels.into_iter().collect() })
+            let (labels, death_reason) = (node.labels.into_iter().collect(), node.death_reason);
+            Some(Neighbour { node_id, is_alive, total, labels, death_reason })
         }
         (Err(error), _) | (_, Err(error)) => {
             warn!(%error, "what is said of a node makes no sense");

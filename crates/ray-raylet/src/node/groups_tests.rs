@@ -42,7 +42,7 @@ fn news(version: u64, state: GroupState) -> GroupNews {
 
 fn neighbour(node_id: NodeId, is_alive: bool) -> Neighbour {
     let labels = BTreeMap::from([(NODE_ID_LABEL.to_owned(), node_id.hex())]);
-    Neighbour { node_id, is_alive, total: cpus(1.0), labels }
+    Neighbour { node_id, is_alive, total: cpus(1.0), labels, death_reason: String::new() }
 }
 
 impl World {

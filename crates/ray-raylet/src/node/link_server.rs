@@ -287,6 +287,10 @@ impl LinkServer {
             self.reject(now, client, "the first message has to say who speaks".to_owned());
             return;
         }
+        if !self.parts.machine.may_say(client, &message) {
+            self.reject(now, client, format!("a visitor may not say {}", name_of(&message)));
+            return;
+        }
         match message {
             ToRaylet::GcsCall { request, method, body } => {
                 let call = GcsCall::Pass { client, request, method, body };
@@ -296,7 +300,7 @@ impl LinkServer {
                     self.send(client, &FromRaylet::GcsReply { request, result: Err((code, text)) });
                 }
             }
-            ToRaylet::FlushLogs { request } => match self.parts.machine.job_of(client) {
+            ToRaylet::FlushLogs { request } => match self.parts.machine.shown_job_of(client) {
                 Some(job_id) => self.log_commands.push_back(LogCommand::Flush(job_id, (client, request))),
                 // What a worker prints is its driver's to see.
                 None => self.send(client, &FromRaylet::LogsFlushed { request }),
@@ -652,6 +656,10 @@ impl LinkServer {
             session_dir: identity.session_dir.clone(),
             store_capacity: identity.store_capacity,
         };
+        if self.parts.machine.is_visitor(client) {
+            self.send(client, &message);
+            return;
+        }
         let welcomed =
             ray_core::serialize::to_bytes(&message).map_err(|error| error.chain()).and_then(|bytes| {
                 let write = |out: &mut Vec<u8>| out.extend_from_slice(&bytes);
@@ -800,6 +808,12 @@ impl LinkServer {
         self.parts.machine.worker_pids().for_each(process_tree::kill);
         Some(ending.reason.clone())
     }
+}
+
+/// What a message is, without what it says.
+fn name_of(message: &ToRaylet) -> String {
+    let text = format!("{message:?}");
+    text.split([' ', '{', '(']).next().unwrap_or_default().to_owned()
 }
 
 fn read_messages(connection: &mut Connection, messages: &mut Vec<ToRaylet>) -> RayResult<()> {

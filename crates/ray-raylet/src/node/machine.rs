@@ -65,13 +65,22 @@ pub(super) struct Client {
     pub(super) worker_id: WorkerId,
     pub(super) pid: u32,
     pub(super) socket_path: String,
-    /// The job that it drives; `None`: a worker.
+    /// The job that it drives; `None`: a worker or a visitor.
     pub(super) drives: Option<JobId>,
+    /// It belongs to another node; with the job that it drives, if it does.
+    pub(super) visits: Option<Option<JobId>>,
     /// What its job's processes need unless they say otherwise.
     pub(super) runtime_env: RuntimeEnv,
     pub(super) subscriptions: BTreeSet<ActorId>,
     /// It has been told that it is taken.
     pub(super) welcomed: bool,
+}
+
+impl Client {
+    /// The job of which it is shown what its workers print.
+    fn shown_job(&self) -> Option<JobId> {
+        self.drives.or_else(|| self.visits.flatten())
+    }
 }
 
 /// A worker of which one sign of its end was seen.
@@ -165,6 +174,7 @@ impl NodeMachine {
                 is_alive: true,
                 total: total.clone(),
                 labels: identity.labels.clone(),
+                death_reason: String::new(),
             }),
             identity,
             queue: SchedulingQueue::new(total.clone(), raylet.max_queued_leases),
@@ -231,11 +241,16 @@ impl NodeMachine {
         }
         let (drives, runtime_env) = match &role {
             Role::Driver(job) => (Some(job.job_id), job.runtime_env.clone()),
-            Role::Worker => (None, RuntimeEnv::none()),
+            Role::Worker | Role::Visitor { .. } => (None, RuntimeEnv::none()),
+        };
+        let visits = match &role {
+            Role::Visitor { drives } => Some(*drives),
+            Role::Driver(_) | Role::Worker => None,
         };
         let welcomed = drives.is_none();
         let subscriptions = BTreeSet::new();
-        let entry = Client { worker_id, pid, socket_path, drives, runtime_env, subscriptions, welcomed };
+        let entry =
+            Client { worker_id, pid, socket_path, drives, visits, runtime_env, subscriptions, welcomed };
         if drives.is_some() {
             self.roster.on_start(worker_id, now);
         }
@@ -245,6 +260,7 @@ impl NodeMachine {
             // Welcomed once the control plane knows the job: what the driver asks next is about it.
             Role::Driver(job) => self.effects.push(Effect::AddJob { job, driver: worker_id, pid }),
             Role::Worker => self.on_worker_registered(now, client, worker_id, pid),
+            Role::Visitor { .. } => self.effects.push(Effect::Welcome(client)),
         }
     }
 
@@ -296,8 +312,24 @@ impl NodeMachine {
             if let Some(entry) = self.clients.get_mut(&client) {
                 entry.welcomed = true;
                 self.effects.push(Effect::Welcome(client));
+                self.tell_of_nodes(client);
             }
         }
+    }
+
+    /// Whether a client may say this: visitors only what needs neither shared memory nor a worker of this node.
+    pub fn may_say(&self, client: ClientId, message: &ToRaylet) -> bool {
+        let is_visitor = self.clients.get(&client).is_some_and(|client| client.visits.is_some());
+        !is_visitor
+            || matches!(
+                message,
+                ToRaylet::SetLeaseDemand { .. }
+                    | ToRaylet::ReturnLease { .. }
+                    | ToRaylet::KillWorker { .. }
+                    | ToRaylet::DeleteObjects { .. }
+                    | ToRaylet::FlushLogs { .. }
+                    | ToRaylet::WhyPending { .. }
+            )
     }
 
     /// A message of a client that concerns the machine; the shell answers the others.
@@ -372,6 +404,11 @@ impl NodeMachine {
             };
             self.roster.on_end(member, now, "the driver has ended");
             self.on_driver_lost(now, gone.worker_id, job_id);
+            return;
+        }
+        if gone.visits.is_some() {
+            self.lose_holder(now, gone.worker_id);
+            self.announce_death(gone.worker_id, "its connection to this node was closed", false);
             return;
         }
         let ordered = self.pool.get(gone.worker_id).is_some_and(|worker| worker.ordered);
@@ -617,9 +654,20 @@ impl NodeMachine {
         self.changed = true;
     }
 
-    /// The connection of the driver of this job.
+    /// The connection of the driver of this job, which may be a visitor.
     pub fn driver_of(&self, job_id: JobId) -> Option<ClientId> {
-        self.clients.iter().find(|(_, client)| client.drives == Some(job_id)).map(|(&id, _)| id)
+        let drives = |client: &Client| client.shown_job() == Some(job_id);
+        self.clients.iter().find(|(_, client)| drives(client)).map(|(&id, _)| id)
+    }
+
+    /// The job of which this client is shown what its workers print.
+    pub fn shown_job_of(&self, client: ClientId) -> Option<JobId> {
+        self.clients.get(&client)?.shown_job()
+    }
+
+    /// Whether this client belongs to another node.
+    pub fn is_visitor(&self, client: ClientId) -> bool {
+        self.clients.get(&client).is_some_and(|client| client.visits.is_some())
     }
 
     /// The job that this client drives.

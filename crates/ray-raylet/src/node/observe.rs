@@ -11,7 +11,7 @@ use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
 
 use super::effect::ClientId;
-use super::machine::NodeMachine;
+use super::machine::{Client, NodeMachine};
 use super::roster::Member;
 use crate::lease_table::Holder;
 use crate::pending_reason::{Environment, Situation, explain};
@@ -71,9 +71,10 @@ impl NodeMachine {
         taken
     }
 
-    /// The clients that can be asked something.
+    /// The clients that can be asked something; visitors are asked by their own nodes.
     pub(super) fn welcomed_clients(&self) -> Vec<ClientId> {
-        self.clients.iter().filter(|(_, client)| client.welcomed).map(|(&client, _)| client).collect()
+        let asked = |(_, client): &(&ClientId, &Client)| client.welcomed && client.visits.is_none();
+        self.clients.iter().filter(asked).map(|(&client, _)| client).collect()
     }
 
     /// What the node knows, together with what its processes have told.

@@ -122,7 +122,9 @@ impl Session {
     /// If the link to that folder cannot be made.
     pub fn share_sockets(&self, shared: &Path) -> RayResult<()> {
         let own = self.folder.join("sockets");
-        let fail = |error| RayError::io(format!("cannot make {} a link to {}", own.display(), shared.display()), error);
+        let fail = |error| {
+            RayError::io(format!("cannot make {} a link to {}", own.display(), shared.display()), error)
+        };
         fs::remove_dir(&own).map_err(fail)?;
         symlink(shared, &own).map_err(fail)
     }

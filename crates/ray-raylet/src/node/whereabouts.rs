@@ -1,14 +1,16 @@
 //! Where a lease that somebody asks for can be: here, on another node, or nowhere, and why.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use ray_core::constraint::{Shape, Strategy, WhenBusy};
 use ray_core::id::{NodeId, PlacementGroupId};
 use ray_core::resource::Resources;
+use ray_link::FromRaylet;
 use ray_link::message::Unschedulable;
 use ray_scheduler::{Decision, GlobalScheduler};
 
-use super::effect::Effect;
+use super::effect::{ClientId, Effect};
 use super::groups::GroupState;
 use super::machine::NodeMachine;
 use crate::resource_manager::{Claim, Pool};
@@ -48,6 +50,8 @@ pub struct Neighbour {
     pub total: Resources,
     /// What it can be chosen by.
     pub labels: BTreeMap<String, String>,
+    /// Why it is dead, if it is.
+    pub death_reason: String,
 }
 
 impl Cluster {
@@ -78,23 +82,51 @@ impl Cluster {
 
 impl NodeMachine {
     /// Something about other nodes has changed.
-    pub fn on_neighbour(&mut self, now: std::time::Instant, node: Neighbour) {
+    pub fn on_neighbour(&mut self, now: Instant, node: Neighbour) {
         if node.node_id != self.identity.node_id {
-            self.cluster.note(node);
+            self.note_neighbour(node);
             self.look_again(now);
         }
     }
 
-    /// All nodes that the control plane knows.
-    pub fn on_nodes_listed(&mut self, now: std::time::Instant, nodes: Vec<Neighbour>) {
+    /// Takes in what is said of another node, and tells the processes here of it if it is new.
+    fn note_neighbour(&mut self, node: Neighbour) {
+        let (node_id, cause) = (node.node_id, node.death_reason.clone());
+        let was_alive = self.cluster.is_alive(&node_id);
+        self.cluster.note(node);
+        let is_alive = self.cluster.is_alive(&node_id);
+        for (&client, known) in
+            self.clients.iter().filter(|(_, client)| client.welcomed && client.visits.is_none())
+        {
+            let message = match (was_alive, is_alive) {
+                (false, true) if known.drives.is_some() => FromRaylet::NodeJoined { node_id },
+                (true, false) => FromRaylet::NodeDied { node_id, cause: cause.clone() },
+                _ => continue,
+            };
+            self.effects.push(Effect::Send(client, message));
+        }
+    }
+
+    /// Tells a driver which other nodes are alive.
+    pub(super) fn tell_of_nodes(&mut self, client: ClientId) {
         let own = self.identity.node_id;
-        nodes.into_iter().filter(|node| node.node_id != own).for_each(|node| self.cluster.note(node));
+        let living =
+            self.cluster.scheduler.view().nodes().filter(|(id, node)| **id != own && node.is_alive());
+        for (&node_id, _) in living {
+            self.effects.push(Effect::Send(client, FromRaylet::NodeJoined { node_id }));
+        }
+    }
+
+    /// All nodes that the control plane knows.
+    pub fn on_nodes_listed(&mut self, now: Instant, nodes: Vec<Neighbour>) {
+        let own = self.identity.node_id;
+        nodes.into_iter().filter(|node| node.node_id != own).for_each(|node| self.note_neighbour(node));
         self.cluster.unknown.values_mut().for_each(|answered| *answered = true);
         self.look_again(now);
     }
 
     /// Demands that found no place may find one now, or none any more.
-    fn look_again(&mut self, now: std::time::Instant) {
+    fn look_again(&mut self, now: Instant) {
         let waiting: BTreeSet<_> = self
             .demands
             .iter()

@@ -137,3 +137,39 @@ fn what_workers_print_reaches_the_driver_of_their_job() {
         matches!(message, FromRaylet::LogsFlushed { request: 7 }).then_some(())
     });
 }
+
+#[test]
+fn a_visitor_gets_leases_without_memory_and_its_end_frees_them() {
+    let world = World::start(1.0);
+    let mut visitor = world.visitor(None);
+    assert!(matches!(visitor.registered, FromRaylet::Registered { .. }));
+    assert!(visitor.memory.is_none());
+    visitor.demand(1, 1.0, 1);
+    let worker = world.worker();
+    assert_eq!(visitor.granted().1.worker_id, worker.worker_id);
+    let mut driver = world.driver();
+    driver.demand(1, 1.0, 1);
+    let (visitor_id, leased_id) = (visitor.worker_id, worker.worker_id);
+    drop(visitor);
+    eventually("the end of the worker that may be in the midst of a task", || {
+        (!world.lives(leased_id)).then_some(())
+    });
+    drop(worker);
+    let next = world.worker();
+    assert_eq!(driver.granted().1.worker_id, next.worker_id);
+    assert_eq!(driver.worker_died(visitor_id), "its connection to this node was closed");
+}
+
+#[test]
+fn a_visitor_that_asks_for_shared_memory_is_refused() {
+    let world = World::start(1.0);
+    let mut visitor = world.visitor(None);
+    let (object_id, owner) = (ray_core::id::ObjectId::nil(), visitor.worker_id);
+    visitor.tell(ToRaylet::CreateObject { request: 1, object_id, size: 1, owner });
+    let reason = visitor.wait_for("a refusal", |message| match message {
+        FromRaylet::Rejected { reason } => Some(reason.clone()),
+        _ => None,
+    });
+    assert_eq!(reason, "a visitor may not say CreateObject");
+    visitor.wait_for_end();
+}

@@ -154,6 +154,11 @@ impl World {
         client
     }
 
+    /// A driver of this job, or a worker of another node.
+    pub(crate) fn visitor(&self, drives: Option<JobId>) -> Client {
+        Client::connect(self, WorkerId::random(), Role::Visitor { drives }, std::process::id())
+    }
+
     /// The next worker that the node orders, connected.
     pub(crate) fn worker(&self) -> Client {
         let (worker_id, pid) = self.ordered.recv_timeout(LIMIT).expect("a worker is ordered");

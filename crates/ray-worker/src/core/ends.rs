@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use ray_core::id::{LeaseId, NodeId, ObjectId, WorkerId};
 use ray_link::message::ToRaylet;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::CoreWorker;
 use super::state::{State, now};
@@ -39,6 +39,8 @@ pub(super) struct Ends {
     causes: VecDeque<(WorkerId, String)>,
     /// Those among them that were ended because memory ran low.
     out_of_memory: FxHashSet<WorkerId>,
+    /// Those among them that ended with their node.
+    with_node: FxHashMap<WorkerId, NodeId>,
     suspects: Vec<Suspect>,
 }
 
@@ -63,6 +65,7 @@ impl Ends {
             && let Some((forgotten, _)) = self.causes.pop_front()
         {
             self.out_of_memory.remove(&forgotten);
+            self.with_node.remove(&forgotten);
         }
     }
 
@@ -84,6 +87,21 @@ impl State {
     /// Whether this process was ended because memory ran low.
     pub(super) fn was_out_of_memory(&self, worker_id: WorkerId) -> bool {
         self.ends.out_of_memory.contains(&worker_id)
+    }
+
+    /// The node with which this process ended, if it did so with one.
+    pub(super) fn ended_with(&self, worker_id: WorkerId) -> Option<NodeId> {
+        self.ends.with_node.get(&worker_id).copied()
+    }
+
+    /// Another node is dead or cannot be reached any more: what had leases there has ended, or is about to.
+    pub(super) fn on_node_lost(&mut self, core: &CoreWorker, node_id: NodeId, cause: &str) {
+        tracing::info!(%node_id, cause, "the link to another node has ended");
+        let there = self.shared.leases.values().filter(|at| at.node_id == node_id);
+        for worker_id in there.map(|at| at.worker_id).collect::<Vec<_>>() {
+            self.ends.with_node.insert(worker_id, node_id);
+            self.on_worker_died(core, worker_id, cause.to_owned(), false);
+        }
     }
 
     /// The node tells of the end of a process.

@@ -29,6 +29,13 @@ impl State {
         }
     }
 
+    /// Takes what came right behind the answer to the registration: nothing would tell of it again.
+    pub(super) fn take_early_news(&mut self, core: &CoreWorker) {
+        if let Err(error) = self.take_link_frames(core) {
+            self.on_link_lost(core, error);
+        }
+    }
+
     fn take_link_frames(&mut self, core: &CoreWorker) -> RayResult<()> {
         let Some(link) = &mut self.link else { return Ok(()) };
         let mut reader = link.lend_reader();
@@ -124,6 +131,9 @@ impl State {
             FromRaylet::Inspect { request, inquiry } => self.on_inspect(request, inquiry),
             FromRaylet::PendingReason { class, reason } => self.on_pending_reason(class, &reason),
             FromRaylet::Exit { reason } => self.on_exit(&reason),
+            // Its workers may print something of this driver's job.
+            FromRaylet::NodeJoined { node_id } => self.visit_node(core, node_id),
+            FromRaylet::NodeDied { node_id, cause } => self.on_node_died(core, node_id, &cause),
             FromRaylet::ObjectSpilled { object_id } => self.on_object_spilled(object_id),
             FromRaylet::Registered { .. } | FromRaylet::Rejected { .. } => {
                 tracing::warn!("the node answered a registration twice");
@@ -193,13 +203,28 @@ impl CoreWorker {
         }
     }
 
-    /// Waits until all that workers of this job printed so far was told.
+    /// Waits until all that workers of this job printed so far was told, by the nodes to which there is a link.
     ///
     /// # Errors
     /// If that takes longer than `timeout`.
     pub fn flush_logs(&self, timeout: Duration, interrupted: Interrupted<'_>) -> RayResult<()> {
-        let message = |request| ToRaylet::FlushLogs { request };
-        self.ask_node("flushing of logs", Some(timeout), interrupted, message).map(drop)
+        let mut state = self.lock();
+        state.check_open()?;
+        let nodes: Vec<_> = std::iter::once(self.me.node_id).chain(state.node_links.nodes()).collect();
+        let waiter = state.add_waiter(nodes.len());
+        let mut requests = Vec::new();
+        for node_id in nodes {
+            let request = state.next_request();
+            state.answers.insert(request, Answer::Awaited(waiter));
+            state.tell_node_at(self, node_id, &ToRaylet::FlushLogs { request });
+            requests.push(request);
+        }
+        let mut patience = Patience::until(Some(timeout), interrupted);
+        let (mut state, end) = self.wait_for(state, waiter, &mut patience);
+        for request in requests {
+            state.answers.remove(&request);
+        }
+        self.refuse(&state, end, "flushing of logs", timeout)
     }
 }
 

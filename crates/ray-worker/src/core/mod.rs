@@ -14,6 +14,7 @@
 //! | `poll` | who reads the sockets, and how a thread waits |
 //! | `state` | what is known; the background's duties |
 //! | `link` | the conversation with the node |
+//! | `node_links` | links to other nodes, as their visitor |
 //! | `peers` | connections to other core workers and their messages |
 //! | `ends` | processes that are lost, and how they ended |
 //! | `tasks` | submission, dispatch, replies, retries |
@@ -39,6 +40,7 @@ mod groups;
 mod inbox;
 mod link;
 mod locations;
+mod node_links;
 mod objects;
 mod peers;
 mod pins;
@@ -179,6 +181,8 @@ const LINK_TOKEN: u64 = 0;
 const LISTENER_TOKEN: u64 = 1;
 const NUDGE_TOKEN: u64 = 2;
 const FIRST_PEER_TOKEN: u64 = 3;
+/// Tokens from here on are those of links to other nodes.
+const FIRST_LINK_TOKEN: u64 = 1 << 62;
 
 /// Tokens of [`CoreWorker::background`].
 const SOCKETS_TOKEN: u64 = 0;
@@ -269,6 +273,7 @@ impl CoreWorker {
             region,
             config,
         });
+        core.lock().take_early_news(&core);
         let of_thread = Arc::clone(&core);
         let thread = std::thread::Builder::new()
             .name("ray-background".to_owned())

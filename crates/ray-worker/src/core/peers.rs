@@ -455,6 +455,8 @@ impl State {
             if let Some((worker_id, cause)) = self.peers.unreachable.pop() {
                 self.on_lease_unreachable(core, worker_id);
                 self.on_worker_lost(core, worker_id, Some(cause));
+            } else if self.settle_unreachable_node(core) {
+                // There may be more.
             } else if let Some(task_id) = self.shared.ready_tasks.pop_front() {
                 self.on_task_ready(core, task_id);
             } else if let Some(actor_id) = self.shared.unreferenced_actors.pop_front() {

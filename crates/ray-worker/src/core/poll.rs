@@ -26,8 +26,8 @@ use ray_link::{Interest, Readiness};
 
 use super::state::{Answer, State, Untold, now};
 use super::{
-    CoreWorker, FIRST_PEER_TOKEN, LINK_TOKEN, LISTENER_TOKEN, Listening, NUDGE_TOKEN, SOCKETS_TOKEN,
-    WAKER_TOKEN,
+    CoreWorker, FIRST_LINK_TOKEN, FIRST_PEER_TOKEN, LINK_TOKEN, LISTENER_TOKEN, Listening, NUDGE_TOKEN,
+    SOCKETS_TOKEN, WAKER_TOKEN,
 };
 use crate::memory_store::WaiterId;
 
@@ -333,6 +333,9 @@ impl State {
                 LINK_TOKEN => self.on_link_ready(core, *event),
                 LISTENER_TOKEN => self.accept_peers(core),
                 NUDGE_TOKEN => core.nudge.reset(),
+                token if token >= FIRST_LINK_TOKEN => {
+                    self.on_node_link_ready(core, (token - FIRST_LINK_TOKEN) as usize, *event);
+                }
                 token => self.on_peer_ready(core, (token - FIRST_PEER_TOKEN) as usize, *event),
             }
         }
@@ -343,6 +346,7 @@ impl State {
     pub(super) fn flush(&mut self, core: &CoreWorker) {
         self.unflushed = false;
         self.flush_link(core);
+        self.flush_node_links(core);
         self.flush_peers(core);
     }
 }

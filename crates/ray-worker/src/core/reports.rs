@@ -143,7 +143,8 @@ impl State {
     pub(super) fn on_task_failed(&mut self, task_id: TaskId, task: &PendingTask, failure: &Failure) {
         let is_creation = matches!(task.call, Call::Create { .. });
         // The end of an actor, or of an owner, is not the task's own failure.
-        let is_own = matches!(failure, Failure::Raised(_) | Failure::WorkerCrashed { .. });
+        let is_own =
+            matches!(failure, Failure::Raised(_) | Failure::WorkerCrashed { .. } | Failure::NodeDied { .. });
         let is_seen = !is_own || is_creation || task.num_returns == 0;
         let first = ObjectId::for_return(task_id, 0);
         let mut returns = (0..u64::from(task.num_returns)).map(|at| ObjectId::for_return(task_id, at));

@@ -21,6 +21,7 @@ use super::execution::Execution;
 use super::grants::Grants;
 use super::groups::Groups;
 use super::inbox::Inboxes;
+use super::node_links::NodeLinks;
 use super::objects::SharedObjects;
 use super::peers::{Defined, Peers};
 use super::pins::Pins;
@@ -52,6 +53,7 @@ pub(super) struct State {
 
     /// `None` once this process has left.
     pub(super) link: Option<Connection>,
+    pub(super) node_links: NodeLinks,
     /// `None` once this process has left.
     pub(super) listener: Option<Listener>,
     pub(super) peers: Peers,
@@ -183,6 +185,7 @@ impl State {
             sockets_dir,
             max_frame: config.max_frame_bytes as usize,
             link: Some(link),
+            node_links: NodeLinks::default(),
             listener: Some(listener),
             peers: Peers::default(),
             references: ReferenceCounter::new(),
@@ -267,6 +270,7 @@ impl State {
     /// Closes what is connected, so that the others learn that this process is gone.
     pub(super) fn disconnect(&mut self) {
         self.peers.clear();
+        self.node_links.clear();
         self.link = None;
         self.listener = None;
         self.memory = MemoryStore::default();
@@ -293,7 +297,7 @@ impl State {
     /// Whether something is queued for the node or a peer.
     pub(super) fn has_queued(&self) -> bool {
         let to_node = self.link.as_ref().is_some_and(|link| link.queued_bytes() > 0);
-        self.unflushed && (to_node || self.peers.has_queued())
+        self.unflushed && (to_node || self.peers.has_queued() || self.node_links.has_queued())
     }
 
     pub(super) fn notify(&mut self, notification: Notification) {

@@ -577,6 +577,9 @@ impl State {
             self.tasks.get(task_id).map_or((String::new(), 0), |task| (task.name.to_string(), task.attempt));
         let tried = if attempts == 0 { String::new() } else { format!(" (after {attempts} retries)") };
         let cause = format!("{cause}{tried}");
+        if let Some(node_id) = self.ended_with(worker_id) {
+            return Some(Failure::NodeDied { task_id, name, node_id, cause });
+        }
         let out_of_memory = self.was_out_of_memory(worker_id);
         Some(Failure::WorkerCrashed { task_id, name, worker_id, cause, out_of_memory })
     }

@@ -159,6 +159,7 @@ fn to_raylet(seeds: &mut Seeds) {
     let messages = [
         ("register-driver", register(Role::Driver(job))),
         ("register-worker", register(Role::Worker)),
+        ("register-visitor", register(Role::Visitor { drives: Some(JOB) })),
         (
             "set-lease-demand",
             ToRaylet::SetLeaseDemand { class: 1, shape, job_id: JOB, runtime_env: env(), target: 3 },
@@ -288,6 +289,8 @@ fn from_raylet(seeds: &mut Seeds) {
         ("pending-reason", FromRaylet::PendingReason { class: 1, reason: text("no gizmo") }),
         ("exit", FromRaylet::Exit { reason: text("the end") }),
         ("object-spilled", FromRaylet::ObjectSpilled { object_id: OBJECT }),
+        ("node-joined", FromRaylet::NodeJoined { node_id: NODE }),
+        ("node-died", FromRaylet::NodeDied { node_id: NODE, cause: text("no heartbeat") }),
     ];
     messages
         .iter()
