@@ -187,6 +187,27 @@ impl ActorTable {
         Ok(info)
     }
 
+    /// Takes in an actor that will never be made: it is dead from the start. An actor that is known already is
+    /// left as it is.
+    pub fn register_stillborn(
+        &mut self,
+        mut spec: ActorSpec,
+        cause: DeathCause,
+        now: Now,
+        out: &mut Vec<ActorEffect>,
+    ) {
+        let actor_id = spec.actor_id;
+        if self.actors.contains_key(&actor_id) {
+            return;
+        }
+        // Another actor may have it.
+        spec.name = None;
+        let info = Arc::new(ActorInfo::new(&spec));
+        self.actors
+            .insert(actor_id, Actor { info, spec: None, acknowledged: false, strays: BTreeSet::new() });
+        self.bury(actor_id, cause, Process::Gone, now, out);
+    }
+
     /// A node was found for an actor that waits; for any other this changes nothing.
     pub fn on_placed(&mut self, actor_id: ActorId, node_id: NodeId, out: &mut Vec<ActorEffect>) {
         let Some((actor, spec)) = self.waiting_mut(actor_id) else { return };

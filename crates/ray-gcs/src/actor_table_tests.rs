@@ -569,3 +569,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_stillborn_actor_is_dead_from_the_start_and_takes_no_name() {
+    let (mut table, mut out) = (ActorTable::new(10), Vec::new());
+    let named = |n| ActorSpec { name: Some("one".to_owned()), ..spec(n, MaxRestarts::Times(0)) };
+    table.register(named(1), &mut out).unwrap();
+    out.clear();
+    table.register_stillborn(named(2), died(DeathKind::CreationFailed), at(0), &mut out);
+    assert!(!out.iter().any(|effect| matches!(effect, ActorEffect::Schedule(_))), "{out:?}");
+    assert!(matches!(table.get(&actor(2)).unwrap().phase, ActorPhase::Dead { .. }));
+    assert_eq!(table.by_name("space", "one").unwrap().actor_id, actor(1));
+    // What lives is not buried by it.
+    table.register_stillborn(named(1), died(DeathKind::CreationFailed), at(0), &mut out);
+    assert!(!matches!(table.get(&actor(1)).unwrap().phase, ActorPhase::Dead { .. }));
+    table.check_invariants();
+}

@@ -290,6 +290,27 @@ impl ControlPlane {
         self.actors.get(&actor_id).cloned()
     }
 
+    /// Notes an actor that will never be made, so that whoever has a handle to it hears why.
+    ///
+    /// # Errors
+    /// If its job has ended.
+    pub fn register_stillborn(
+        &mut self,
+        spec: ActorSpec,
+        cause: DeathCause,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<Arc<ActorInfo>, ActorError> {
+        let actor_id = spec.actor_id;
+        if self.actors.get(&actor_id).is_err() && self.jobs.is_finished(&spec.job_id) {
+            return Err(ActorError::JobFinished(spec.job_id));
+        }
+        let mut out = Vec::new();
+        self.actors.register_stillborn(spec, cause, now, &mut out);
+        self.apply_actor_effects(out, now, fx);
+        self.actors.get(&actor_id).cloned()
+    }
+
     /// Ends an actor, for good or so that it is made anew if it may be.
     ///
     /// # Errors

@@ -17,7 +17,8 @@ use tonic::{Request, Response, Status};
 use tracing::{debug, instrument};
 
 use crate::actor::{DeathCause, DeathKind, Incarnation};
-use crate::control_plane::ActorOutcome;
+use crate::control_plane::{ActorOutcome, ControlPlane};
+use crate::effects::Effects;
 use crate::error::{ActorError, GroupError, NodeError, ServiceError};
 use crate::service::{Gcs, GcsHandle};
 use crate::task_history::TaskHistory;
@@ -103,8 +104,14 @@ impl GcsService for GcsGrpc {
         &self,
         request: Request<gcs::RegisterActorRequest>,
     ) -> Answer<gcs::RegisterActorReply> {
-        let spec = wire::actor_spec(required("spec", request.into_inner().spec)?)?;
-        let actor = self.handle.step(move |plane, now, fx| plane.register_actor(spec, now, fx)).await??;
+        let gcs::RegisterActorRequest { spec, stillborn } = request.into_inner();
+        let spec = wire::actor_spec(required("spec", spec)?)?;
+        let stillborn = stillborn.map(wire::death_cause).transpose()?;
+        let register = move |plane: &mut ControlPlane, now, fx: &mut Effects| match stillborn {
+            None => plane.register_actor(spec, now, fx),
+            Some(cause) => plane.register_stillborn(spec, cause, now, fx),
+        };
+        let actor = self.handle.step(register).await??;
         answer(gcs::RegisterActorReply { actor: Some((&*actor).into()) })
     }
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import ray_rust
-from conftest import wait_until
+from conftest import kill_quietly, wait_until
 from ray_rust import exceptions
 
 
@@ -368,6 +368,65 @@ def test_an_actor_that_was_just_made_can_be_killed(cluster):
         cluster.kill(actor)
         with pytest.raises(exceptions.ActorDiedError, match="kill"):
             cluster.get(actor.ping.remote(), timeout=30)
+
+
+def test_others_hear_of_an_actor_that_is_never_made(cluster, tmp_path):
+    gate = tmp_path / "gate"
+
+    @ray_rust.remote
+    def never(path):
+        while not os.path.exists(path):
+            time.sleep(0.002)
+        raise ValueError("no argument")
+
+    @ray_rust.remote
+    class Actor:
+        def __init__(self, argument):
+            pass
+
+        def call(self):
+            return 1
+
+    @ray_rust.remote
+    def call(handles):
+        (handle,) = handles
+        return ray_rust.get(handle.call.remote())
+
+    handle = Actor.remote(never.remote(str(gate)))
+    ref = call.remote([handle])
+    assert ray_rust.wait([ref], timeout=0.1) == ([], [ref])
+    gate.touch()
+    with pytest.raises(exceptions.ActorDiedError, match="no argument"):
+        ray_rust.get(ref, timeout=30)
+
+
+def test_others_hear_that_whoever_was_to_make_an_actor_has_ended(cluster, tmp_path):
+    gate = tmp_path / "gate"
+
+    @ray_rust.remote
+    def wait(path):
+        while not os.path.exists(path):
+            time.sleep(0.002)
+
+    @ray_rust.remote
+    class Actor:
+        def __init__(self, argument):
+            pass
+
+        def call(self):
+            return 1
+
+    @ray_rust.remote
+    class Maker:
+        def make(self, path):
+            return os.getpid(), Actor.remote(wait.remote(path))
+
+    maker = Maker.remote()
+    pid, handle = ray_rust.get(maker.make.remote(str(gate)))
+    ref = handle.call.remote()
+    kill_quietly(pid)
+    with pytest.raises(exceptions.ActorDiedError, match="was to create it"):
+        ray_rust.get(ref, timeout=30)
 
 
 def test_an_actor_whose_argument_is_not_there_can_be_killed(cluster, tmp_path):

@@ -119,6 +119,11 @@ impl ActorCalls {
         self.out_of_order = true;
     }
 
+    /// Whether anything was ever said of the actor.
+    pub const fn was_heard_of(&self) -> bool {
+        self.version > 0
+    }
+
     /// What is known of the actor.
     pub const fn state(&self) -> &ActorState {
         &self.state

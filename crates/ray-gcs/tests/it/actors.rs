@@ -169,7 +169,7 @@ async fn a_job_takes_its_actors_with_it_and_makes_no_more() {
     assert_eq!(dead.death_cause.unwrap().kind(), Kind::JobFinished);
     assert_eq!(get_actor(&client, detached).await.state(), State::Alive);
     raylet.ordered(Order::Kill(mortal, 0, format!("its job {job_id} ended"))).await;
-    let request = gcs::RegisterActorRequest { spec: Some(actor_spec(ActorId::random())) };
+    let request = gcs::RegisterActorRequest { spec: Some(actor_spec(ActorId::random())), stillborn: None };
     assert!(client.register_actor(request).await.unwrap_err().to_string().contains("has ended"));
     server.shutdown().await;
 }

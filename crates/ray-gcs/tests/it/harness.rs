@@ -77,7 +77,7 @@ pub(crate) fn actor_spec(actor_id: ActorId) -> common::ActorSpec {
 }
 
 pub(crate) async fn register(client: &GcsClient, spec: common::ActorSpec) -> common::ActorInfo {
-    let request = gcs::RegisterActorRequest { spec: Some(spec) };
+    let request = gcs::RegisterActorRequest { spec: Some(spec), stillborn: None };
     client.register_actor(request).await.unwrap().actor.unwrap()
 }
 

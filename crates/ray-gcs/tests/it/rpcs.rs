@@ -150,7 +150,10 @@ async fn actors_are_registered_found_listed_and_killed() {
     let found = client.get_named_actor(by_name.clone()).await.unwrap().actor.unwrap();
     assert_eq!(found.actor_id, actor_id.to_binary());
     let rival = common::ActorSpec { name: "bob".to_owned(), ..actor_spec(ActorId::random()) };
-    let error = client.register_actor(gcs::RegisterActorRequest { spec: Some(rival) }).await.unwrap_err();
+    let error = client
+        .register_actor(gcs::RegisterActorRequest { spec: Some(rival), stillborn: None })
+        .await
+        .unwrap_err();
     assert!(matches!(error, RayError::AlreadyExists { .. }), "{error:?}");
 
     let list =
@@ -205,7 +208,9 @@ async fn a_message_that_makes_no_sense_is_refused_by_field() {
     refused.push(raw.register_node(gcs::RegisterNodeRequest { node: None }).await.map(drop));
     refused.push(raw.get_actor(gcs::GetActorRequest { actor_id: vec![1, 2] }).await.map(drop));
     let spec = common::ActorSpec { max_restarts: -2, ..actor_spec(ActorId::random()) };
-    refused.push(raw.register_actor(gcs::RegisterActorRequest { spec: Some(spec) }).await.map(drop));
+    refused.push(
+        raw.register_actor(gcs::RegisterActorRequest { spec: Some(spec), stillborn: None }).await.map(drop),
+    );
     let report = gcs::ReportActorRequest {
         actor_id: vec![1; 16],
         node_id: vec![1; 16],

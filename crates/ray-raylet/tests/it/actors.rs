@@ -42,7 +42,7 @@ fn register(driver: &mut Client, actor_id: ActorId, max_restarts: i64) {
         }),
         ..ActorSpec::default()
     };
-    let request = gcs::RegisterActorRequest { spec: Some(spec) };
+    let request = gcs::RegisterActorRequest { spec: Some(spec), stillborn: None };
     let _: gcs::RegisterActorReply = call(driver, GcsMethod::RegisterActor, &request);
     driver.tell(ToRaylet::SubscribeActor { actor_id });
 }

@@ -406,6 +406,7 @@ impl State {
     fn abandon_creation(&mut self, core: &CoreWorker, actor_id: ActorId) {
         if self.actors.get(&actor_id).is_some_and(|actor| actor.creation.is_some()) {
             let cause = "it was killed by ray.kill before its constructor had all arguments".to_owned();
+            self.register_stillborn(actor_id, death_cause::Kind::Killed, &cause, &Bytes::new());
             self.on_not_created(core, actor_id, cause, Bytes::new());
             self.finish_creation(core, actor_id, actor_info::State::Dead);
         }
@@ -491,8 +492,27 @@ impl State {
         self.tasks.on_sent(task_id);
         let request = self.next_request();
         self.shared.registrations.insert(request, (actor_id, Vec::new()));
-        let body = RegisterActorRequest { spec: Some(spec) }.encode_to_vec().into();
+        self.register(request, RegisterActorRequest { spec: Some(spec), stillborn: None });
+    }
+
+    fn register(&mut self, request: u64, message: RegisterActorRequest) {
+        let body = message.encode_to_vec().into();
         self.tell_node(&ToRaylet::GcsCall { request, method: GcsMethod::RegisterActor, body });
+    }
+
+    /// Others may have handles to the actor, which will never be made: they are to hear why.
+    fn register_stillborn(
+        &mut self,
+        actor_id: ActorId,
+        kind: death_cause::Kind,
+        message: &str,
+        error: &Bytes,
+    ) {
+        let Some(Actor { creation: Some(creation), .. }) = self.actors.get(&actor_id) else { return };
+        let spec = ActorSpec { class_blob: Vec::new(), ..creation.spec.clone() };
+        let cause = DeathCause { kind: kind.into(), message: message.to_owned(), error: error.to_vec() };
+        let request = self.next_request();
+        self.register(request, RegisterActorRequest { spec: Some(spec), stillborn: Some(cause) });
     }
 
     /// The control plane has answered a registration. Returns false if it was no registration.
@@ -528,11 +548,24 @@ impl State {
             Failure::Raised(error) => ("its task raised".to_owned(), error.clone()),
             other => (other.clone().into_error(ObjectId::nil()).to_string(), Bytes::new()),
         };
+        let cause = format!("an argument of its constructor has no value: {why}");
+        self.register_stillborn(actor_id, death_cause::Kind::CreationFailed, &cause, &error);
         if let Some(actor) = self.actors.get_mut(&actor_id) {
             actor.creation = None;
         }
-        let cause = format!("an argument of its constructor has no value: {why}");
         self.on_not_created(core, actor_id, cause, error);
+    }
+
+    /// The process is dead that these objects were borrowed from. Those of them that are handles to actors of which
+    /// nobody has ever heard will not be registered any more.
+    pub(super) fn on_creator_dead(&mut self, core: &CoreWorker, borrowed: &[ObjectId], cause: &str) {
+        let unheard = |(id, actor): (&ActorId, &Actor)| {
+            (!actor.calls.was_heard_of() && borrowed.contains(&actor.handle)).then_some(*id)
+        };
+        for actor_id in self.actors.iter().filter_map(unheard).collect::<Vec<_>>() {
+            let cause = format!("the process that was to create it has ended before: {cause}");
+            self.on_not_created(core, actor_id, cause, Bytes::new());
+        }
     }
 
     fn registration_result(&mut self, actor_id: ActorId) -> RayResult<()> {

@@ -181,7 +181,7 @@ impl State {
         let mut effects = Vec::new();
         self.references.on_worker_died(worker_id, &mut effects);
         self.apply_reference_effects(core, effects);
-        self.on_owner_dead(worker_id);
+        self.on_owner_dead(core, worker_id);
         self.settle_crashes(core, now());
     }
 
@@ -201,14 +201,16 @@ impl State {
 
     /// The objects of a dead owner get an error: those that it was asked for, and those in shared memory,
     /// for the node drops them.
-    fn on_owner_dead(&mut self, owner: WorkerId) {
+    fn on_owner_dead(&mut self, core: &CoreWorker, owner: WorkerId) {
         let cause = self.cause_of(owner).unwrap_or("its process ended").to_owned();
         let failure = |object_id| Value::from(Failure::OwnerDied { object_id, owner, cause: cause.clone() });
         for object_id in self.asked_of(owner) {
             self.shared.fetching.remove(&object_id);
             self.set_value(object_id, failure(object_id));
         }
-        for object_id in self.references.borrowed_of(owner) {
+        let borrowed = self.references.borrowed_of(owner);
+        self.on_creator_dead(core, &borrowed, &cause);
+        for object_id in borrowed {
             if let Some(Value::Stored { .. }) = self.memory.get(object_id) {
                 self.memory.replace(object_id, failure(object_id));
             }
