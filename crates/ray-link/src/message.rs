@@ -70,6 +70,11 @@ pub enum ToRaylet {
         /// The lease.
         lease_id: LeaseId,
     },
+    /// Gives a lease back whose worker runs no further task: its process ends.
+    RetireWorker {
+        /// The lease.
+        lease_id: LeaseId,
+    },
     /// The task that the speaker, a leased worker, runs waits for others: its CPUs are free meanwhile.
     Blocked,
     /// The task of the speaker goes on.
@@ -423,6 +428,11 @@ pub enum FromRaylet {
         /// The speaker's number for the class.
         class: u64,
         /// What its leases wait for, for people; empty if they wait for nothing that the node knows of.
+        reason: String,
+    },
+    /// The client, a worker that runs no further task, has to end as soon as no other process needs what it owns.
+    Retire {
+        /// Why.
         reason: String,
     },
     /// The client has to end; a visitor is told so when the node does.

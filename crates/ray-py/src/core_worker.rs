@@ -25,8 +25,7 @@ use ray_core::report::Inquiry;
 use ray_core::resource::{Amount, CPU, Resources};
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::GcsMethod;
-use ray_worker::core::{ActorRequest, Called, Listening, MethodRequest, Notification, Served, handle_object};
-use ray_worker::task_table::MethodName;
+use ray_worker::core::{ActorRequest, Called, Cancellation, Listening, Notification, Served, handle_object};
 use ray_worker::{CoreWorker, Membership};
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -37,10 +36,10 @@ use crate::codec::EncodedValue;
 use crate::current_task::follow_context;
 use crate::error::{Signals, raise, raise_failure, ray_exception};
 use crate::executor::PyExecutor;
-use crate::function::{GeneratorFields, PyExportedFunction, PyTaskOptions, generator_spec};
+use crate::function::{PyExportedFunction, PyTaskOptions};
 use crate::id::{PyActorId, PyJobId, PyNodeId, PyTaskId, PyWorkerId};
 use crate::object_ref::{PyObjectRef, set_current};
-use crate::object_ref_generator::{PyObjectRefGenerator, adopt_results};
+use crate::object_ref_generator::PyObjectRefGenerator;
 use crate::placement::PyPlacementGroups;
 use crate::remote::submit_task;
 use crate::state;
@@ -51,7 +50,7 @@ const GCS_TIMEOUT: Duration = Duration::from_secs(30);
 /// This process as a member of a cluster.
 #[pyclass(name = "CoreWorker", module = "ray_rust._internal", frozen)]
 pub(crate) struct PyCoreWorker {
-    core: Arc<CoreWorker>,
+    pub(crate) core: Arc<CoreWorker>,
     /// What runs tasks, in a worker.
     executor: Option<PyExecutor>,
 }
@@ -244,7 +243,8 @@ impl PyCoreWorker {
     }
 
     #[pyo3(signature = (actor_class, args, kwargs, options, *, placement_cpus, max_restarts,
-        max_task_retries, max_concurrency, concurrency_groups, is_async, out_of_order, actor_name, namespace, detached, handle_metadata))]
+        max_task_retries, max_concurrency, concurrency_groups, is_async, out_of_order, max_pending_calls, actor_name, namespace, detached,
+        handle_metadata))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python method")]
     fn create_actor<'py>(
         &self,
@@ -260,6 +260,7 @@ impl PyCoreWorker {
         concurrency_groups: Vec<(String, u32)>,
         is_async: bool,
         out_of_order: bool,
+        max_pending_calls: u32,
         actor_name: String,
         namespace: String,
         detached: bool,
@@ -289,6 +290,7 @@ impl PyCoreWorker {
             concurrency_groups,
             is_async,
             out_of_order,
+            max_pending_calls,
             name: actor_name,
             namespace,
             detached,
@@ -302,47 +304,14 @@ impl PyCoreWorker {
         Ok((PyActorId(actor_id), handle))
     }
 
-    #[pyo3(signature = (actor_id, method_name, args, kwargs, num_returns, max_task_retries, task_name, concurrency_group,
-        task_events = true, generator = None))]
-    #[expect(clippy::too_many_arguments, reason = "positional arguments of one Python method")]
-    fn submit_actor_task<'py>(
+    fn attach_actor(
         &self,
-        py: Python<'py>,
         actor_id: &PyActorId,
-        method_name: &str,
-        args: &Bound<'py, PyTuple>,
-        kwargs: &Bound<'py, PyDict>,
-        num_returns: u32,
-        max_task_retries: i64,
-        task_name: &str,
-        concurrency_group: &str,
-        task_events: bool,
-        generator: Option<GeneratorFields>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        follow_context();
-        let generator = generator_spec(generator);
-        let args = Args::encode(&self.core, args, Some(kwargs))?;
-        let request = MethodRequest {
-            actor_id: actor_id.0,
-            method: Arc::new(MethodName {
-                name: method_name.to_owned(),
-                group: concurrency_group.to_owned(),
-            }),
-            args: args.bytes,
-            dependencies: args.dependencies,
-            nested: args.nested,
-            num_returns,
-            name: task_name.into(),
-            max_retries: max_task_retries,
-            task_events,
-            generator: generator.clone(),
-        };
-        let returns = self.core.call_actor(request).map_err(|error| raise(py, error))?;
-        adopt_results(py, &self.core, returns, generator.as_deref())
-    }
-
-    fn attach_actor(&self, actor_id: &PyActorId, class_name: &str, out_of_order: bool) {
-        self.core.attach_actor(actor_id.0, class_name, out_of_order);
+        class_name: &str,
+        out_of_order: bool,
+        max_pending_calls: u32,
+    ) {
+        self.core.attach_actor(actor_id.0, class_name, out_of_order, max_pending_calls);
     }
 
     fn is_task_cancelled(&self) -> bool {
@@ -385,10 +354,16 @@ impl PyCoreWorker {
     }
 
     #[pyo3(name = "cancel_task")]
-    fn cancel_task(&self, py: Python<'_>, reference: &PyObjectRef, force: bool) -> PyResult<()> {
+    fn cancel_task(
+        &self,
+        py: Python<'_>,
+        reference: &PyObjectRef,
+        force: bool,
+        recursive: bool,
+    ) -> PyResult<()> {
         let object_id = reference.check(&self.core)?;
-        py.detach(|| self.core.cancel_task(object_id, force));
-        Ok(())
+        let cancelled = py.detach(|| self.core.cancel_task(object_id, Cancellation { force, recursive }));
+        cancelled.map(drop).map_err(|error| raise(py, error))
     }
 
     fn nodes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {

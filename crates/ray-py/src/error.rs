@@ -50,7 +50,7 @@ pub(crate) fn raise(py: Python<'_>, error: RayError) -> PyErr {
 /// What `get` raises for an object that has no value.
 pub(crate) fn raise_failure(py: Python<'_>, object_id: ObjectId, failure: Failure) -> PyErr {
     match failure {
-        Failure::Raised(error) => decode_error(py, &error),
+        Failure::Raised(error) | Failure::RaisedListed(error) => decode_error(py, &error),
         Failure::Cancelled(task_id) => made(py, "TaskCancelledError", (PyTaskId(task_id),)),
         Failure::WorkerCrashed { task_id, name, worker_id, cause, out_of_memory } => {
             let text = format!("task {name} ({task_id}) failed: its worker {worker_id} died: {cause}");

@@ -14,7 +14,7 @@ use ray_worker::CoreWorker;
 use ray_worker::core::{
     Concurrency, Executor, ItemSender, Limits, ReadyArg, ResolvedArg, StartedCall, Task, work_for,
 };
-use ray_worker::peer_message::{Returned, Target};
+use ray_worker::peer_message::{RetryExceptions, Returned, Target};
 use ray_worker::value::{Failure, Value};
 use rustc_hash::FxHashMap;
 
@@ -101,7 +101,8 @@ impl PyExecutor {
         if let Some(function) = known().get(&id) {
             return Ok(function.bind(py).clone());
         }
-        let function = self.front.call_method1(py, "load", (PyBytes::new(py, pickled),))?;
+        let args = (PyBytes::new(py, pickled), PyBytes::new(py, id.as_bytes()));
+        let function = self.front.call_method1(py, "load", args)?;
         known().insert(id, function.clone_ref(py));
         Ok(function.into_bound(py))
     }
@@ -137,7 +138,13 @@ impl PyExecutor {
         };
         let mut producing = Producing { core, task: expected, spec, sender };
         let ended = called.map_or_else(Ended::Raised, |iterated| producing.run(iterated));
-        producing.finish(py, ended, |error| self.failure(py, error, task.header.name))
+        let retried = retried(task);
+        producing.finish(
+            py,
+            ended,
+            |error| is_retried(py, &self.front, error, retried),
+            |error| encode_error(py, &self.front, error, task.header.name),
+        )
     }
 
     fn call<'py>(&self, py: Python<'py>, task: &Task<'_>) -> PyResult<Bound<'py, PyAny>> {
@@ -145,11 +152,60 @@ impl PyExecutor {
         let (args, kwargs) = decode_args(py, &task.args)?;
         callable.call(args, kwargs.as_ref())
     }
+}
 
-    /// What a caller gets for an exception.
-    fn failure(&self, py: Python<'_>, error: PyErr, task_name: &str) -> Failure {
-        encode_error(py, &self.front, error, task_name)
+/// Which exceptions have a task tried again: none if it was tried as often as it may be.
+const fn retried<'a>(task: &Task<'a>) -> RetryExceptions<&'a [u8]> {
+    if task.header.retriable { task.header.retry_exceptions } else { RetryExceptions::Never }
+}
+
+/// Whether this exception is one of those.
+fn is_retried(
+    py: Python<'_>,
+    front: &Py<PyAny>,
+    error: &PyErr,
+    retried: RetryExceptions<impl AsRef<[u8]>>,
+) -> bool {
+    let types = match retried {
+        RetryExceptions::Never => return false,
+        RetryExceptions::Always => return true,
+        RetryExceptions::Listed(types) => types,
+    };
+    let args = (error.value(py), PyBytes::new(py, types.as_ref()));
+    let listed = front.call_method1(py, "is_listed", args).and_then(|listed| listed.extract(py));
+    listed.unwrap_or_else(|error| {
+        // The caller gets what was raised; why it was not retried is in what this process prints.
+        error.print(py);
+        false
+    })
+}
+
+/// An exception of a task, as the front encodes it, for a caller who may want it retried.
+fn raised(
+    py: Python<'_>,
+    front: &Py<PyAny>,
+    error: PyErr,
+    task_name: &str,
+    retried: RetryExceptions<impl AsRef<[u8]>>,
+) -> Failure {
+    let is_listed = matches!(retried, RetryExceptions::Listed(_)) && is_retried(py, front, &error, retried);
+    match encode_error(py, front, error, task_name) {
+        Failure::Raised(error) if is_listed => Failure::RaisedListed(error),
+        other => other,
     }
+}
+
+/// Whether a call that was cancelled has ended by that: it was interrupted, or it awaited what it had submitted, which
+/// was cancelled with it.
+fn is_end_of_cancelled(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyKeyboardInterrupt>(py)
+        || is_of(py, error, "asyncio", "CancelledError")
+        || is_of(py, error, "ray_rust.exceptions", "TaskCancelledError")
+}
+
+fn is_of(py: Python<'_>, error: &PyErr, module: &str, class: &str) -> bool {
+    let class = py.import(module).and_then(|module| module.getattr(class));
+    class.is_ok_and(|class| error.matches(py, class).unwrap_or(false))
 }
 
 /// An exception of a task, as the front encodes it.
@@ -192,9 +248,7 @@ impl Executor for PyExecutor {
             match self.run(py, core, task) {
                 Ended::Returned(returned) => Ok(returned),
                 Ended::Failed(failure) => Err(failure),
-                Ended::Raised(error)
-                    if error.is_instance_of::<PyKeyboardInterrupt>(py) && core.is_cancelled() =>
-                {
+                Ended::Raised(error) if core.is_cancelled() && is_end_of_cancelled(py, &error) => {
                     Err(Failure::Cancelled(task.header.task_id))
                 }
                 Ended::Raised(error) => {
@@ -203,7 +257,7 @@ impl Executor for PyExecutor {
                     }
                     let error = harmless(py, error, task.header.name);
                     core.keep_error_text(task.header.task_id, traceback_of(py, &error));
-                    Err(self.failure(py, error, task.header.name))
+                    Err(raised(py, &self.front, error, task.header.name, retried(task)))
                 }
             }
         })
@@ -285,7 +339,7 @@ impl Executor for PyExecutor {
                     if let Some(actor_id) = core.current_actor() {
                         core.keep_error_text(actor_id.creation_task_id(), traceback_of(py, &error));
                     }
-                    match self.failure(py, error, &name) {
+                    match encode_error(py, &self.front, error, &name) {
                         Failure::Raised(encoded) => Err((text, encoded)),
                         other => Err((other.into_error(ObjectId::nil()).to_string(), Bytes::new())),
                     }
@@ -389,7 +443,7 @@ impl PyStartedCall {
     fn fail(&self, py: Python<'_>, error: Bound<'_, PyAny>) {
         work_for(Some(self.call.key));
         let error = PyErr::from_value(error);
-        let failure = if self.core.is_cancelled() && is_cancelled_error(py, &error) {
+        let failure = if self.core.is_cancelled() && is_end_of_cancelled(py, &error) {
             Failure::Cancelled(self.call.task_id)
         } else {
             if is_exit(py, &error) {
@@ -397,15 +451,14 @@ impl PyStartedCall {
             }
             let error = harmless(py, error, &self.call.name);
             self.core.keep_error_text(self.call.task_id, traceback_of(py, &error));
-            encode_error(py, &self.front, error, &self.call.name)
+            let retried = match &self.call.retry_exceptions {
+                _ if !self.call.retriable => RetryExceptions::Never,
+                listed => listed.as_ref(),
+            };
+            raised(py, &self.front, error, &self.call.name, retried)
         };
         self.core.finish_call(&self.call, Err(failure));
     }
-}
-
-fn is_cancelled_error(py: Python<'_>, error: &PyErr) -> bool {
-    let class = py.import("asyncio").and_then(|module| module.getattr("CancelledError"));
-    class.is_ok_and(|class| error.matches(py, class).unwrap_or(false))
 }
 
 /// The error of a task, which must not end whoever gets it.

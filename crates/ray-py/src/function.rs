@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 use ray_core::constraint::Shape;
 use ray_core::resource::{CPU, GPU, MEMORY, Resources};
 use ray_core::runtime_env::RuntimeEnv;
-use ray_worker::peer_message::{ExportedFunction, GeneratorSpec};
+use ray_worker::peer_message::{ExportedFunction, GeneratorSpec, RetryExceptions};
 use rustc_hash::FxHashMap;
 
 use crate::placement::PySchedulingConstraint;
@@ -21,8 +21,9 @@ pub(crate) struct PyExportedFunction(pub(crate) Arc<ExportedFunction>);
 #[pymethods]
 impl PyExportedFunction {
     #[new]
-    fn new(pickled: &[u8], name: String) -> Self {
-        Self(ExportedFunction::new(Bytes::copy_from_slice(pickled), name))
+    #[pyo3(signature = (pickled, name, max_calls = 0))]
+    fn new(pickled: &[u8], name: String, max_calls: u32) -> Self {
+        Self(ExportedFunction::with_max_calls(Bytes::copy_from_slice(pickled), name, max_calls))
     }
 
     #[getter]
@@ -45,11 +46,27 @@ pub(crate) struct PyTaskOptions {
     pub(crate) may_inherit: bool,
     pub(crate) num_returns: u32,
     pub(crate) max_retries: i64,
-    pub(crate) retry_exceptions: bool,
+    pub(crate) retry_exceptions: RetryExceptions<Bytes>,
     /// None if it is that of the process that asks.
     pub(crate) runtime_env: Option<RuntimeEnv>,
     pub(crate) task_events: bool,
     pub(crate) generator: Option<Arc<GeneratorSpec>>,
+}
+
+/// Which exceptions are retried, as Python says it: whether all are, or the pickled types of those that are.
+#[derive(Default)]
+pub(crate) struct RetriedExceptions(pub(crate) RetryExceptions<Bytes>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for RetriedExceptions {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        Ok(Self(match object.cast::<PyBytes>() {
+            Ok(types) => RetryExceptions::Listed(Bytes::copy_from_slice(types.as_bytes())),
+            Err(_) if object.extract::<bool>()? => RetryExceptions::Always,
+            Err(_) => RetryExceptions::Never,
+        }))
+    }
 }
 
 /// How a generator yields, as Python says it: whether it is "dynamic", objects per yield, unread items at
@@ -75,7 +92,7 @@ impl PyTaskOptions {
         resources: FxHashMap<String, f64>,
         num_returns: u32,
         max_retries: i64,
-        retry_exceptions: bool,
+        retry_exceptions: RetriedExceptions,
         runtime_env: Option<&str>,
         task_events: bool,
         generator: Option<GeneratorFields>,
@@ -99,7 +116,7 @@ impl PyTaskOptions {
             may_inherit,
             num_returns,
             max_retries,
-            retry_exceptions,
+            retry_exceptions: retry_exceptions.0,
             runtime_env,
             task_events,
             generator,

@@ -199,17 +199,21 @@ impl Producing<'_> {
         signals.settle(py, waited).map_err(Ended::Raised)
     }
 
-    /// What the caller gets beside the items. An exception is the last item of a dynamic generator, which
-    /// its caller reads through the return value; of all others the caller makes the last item.
+    /// What the caller gets beside the items. An exception that is not retried is the last item of a dynamic
+    /// generator, which its caller reads through the return value; of all others the caller makes the last item.
     pub(crate) fn finish(
         &mut self,
         py: Python<'_>,
         ended: Ended,
+        is_retried: impl FnOnce(&PyErr) -> bool,
         encode: impl FnOnce(PyErr) -> Failure,
     ) -> Ended {
         let ended = match ended {
             Ended::Raised(error)
-                if self.spec.is_dynamic && !self.core.is_cancelled() && !is_exit(py, &error) =>
+                if self.spec.is_dynamic
+                    && !self.core.is_cancelled()
+                    && !is_exit(py, &error)
+                    && !is_retried(&error) =>
             {
                 let item = Returned { value: encode(error).into(), contained: Vec::new() };
                 match self.sender.send(item) {

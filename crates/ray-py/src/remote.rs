@@ -3,20 +3,26 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString, PyTuple};
+use ray_core::error::RayError;
 use ray_core::id::ActorId;
 use ray_worker::CoreWorker;
 use ray_worker::core::{MethodRequest, TaskRequest};
-use ray_worker::peer_message::{ExportedFunction, GeneratorSpec};
+use ray_worker::peer_message::{ExportedFunction, GeneratorSpec, RetryExceptions};
 use ray_worker::task_table::MethodName;
 
 use crate::args::Args;
-use crate::error::raise;
-use crate::function::{GeneratorFields, PyExportedFunction, PyTaskOptions, generator_spec};
+use crate::core_worker::PyCoreWorker;
+use crate::current_task::follow_context;
+use crate::error::{raise, ray_exception};
+use crate::function::{
+    GeneratorFields, PyExportedFunction, PyTaskOptions, RetriedExceptions, generator_spec,
+};
 use crate::id::PyActorId;
 use crate::object_ref::ready_core;
 use crate::object_ref_generator::adopt_results;
@@ -84,6 +90,7 @@ pub(crate) struct PyMethodDescription {
     num_returns: u32,
     /// None if it is the actor's own.
     max_task_retries: Option<i64>,
+    retry_exceptions: RetryExceptions<Bytes>,
     task_events: bool,
     generator: Option<Arc<GeneratorSpec>>,
 }
@@ -92,7 +99,8 @@ pub(crate) struct PyMethodDescription {
 impl PyMethodDescription {
     #[new]
     #[pyo3(signature = (method, task_name, shape, num_returns, max_task_retries, generator = None, *,
-        task_events = true))]
+        task_events = true, retry_exceptions = RetriedExceptions::default()))]
+    #[expect(clippy::too_many_arguments, reason = "arguments of one Python constructor")]
     fn new(
         method: (String, String),
         task_name: &str,
@@ -101,11 +109,22 @@ impl PyMethodDescription {
         max_task_retries: Option<i64>,
         generator: Option<GeneratorFields>,
         task_events: bool,
+        retry_exceptions: RetriedExceptions,
     ) -> Self {
         let (name, group) = method;
         let method = Arc::new(MethodName { name, group });
         let (task_name, generator) = (task_name.into(), generator_spec(generator));
-        Self { method, task_name, shape, num_returns, max_task_retries, generator, task_events }
+        let retry_exceptions = retry_exceptions.0;
+        Self {
+            method,
+            task_name,
+            shape,
+            num_returns,
+            max_task_retries,
+            retry_exceptions,
+            generator,
+            task_events,
+        }
     }
 }
 
@@ -203,25 +222,17 @@ impl PyMethodCall {
         &self.description.get().task_name
     }
 
-    #[getter]
-    fn _num_returns(&self) -> u32 {
-        self.description.get().num_returns
-    }
-
-    #[getter]
-    fn _task_events(&self) -> bool {
-        self.description.get().task_events
-    }
-
-    #[getter]
-    fn _generator(&self) -> Option<GeneratorFields> {
-        let spec = self.description.get().generator.as_deref()?;
-        Some((spec.is_dynamic, spec.objects_per_yield, spec.limit, spec.actor_limit))
-    }
-
-    #[getter]
-    const fn _max_task_retries(&self) -> i64 {
-        self.max_task_retries
+    /// Calls it, whatever the arguments are like.
+    fn _call<'py>(
+        &self,
+        py: Python<'py>,
+        core: &PyCoreWorker,
+        args: &Bound<'py, PyTuple>,
+        kwargs: &Bound<'py, PyDict>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        follow_context();
+        let args = Args::encode(&core.core, args, Some(kwargs))?;
+        self.submit(py, &core.core, args)
     }
 
     /// Calls it. Returns a reference; None with num_returns=0, a list of references with more than 1, and
@@ -238,22 +249,49 @@ impl PyMethodCall {
             && fits(description.shape.as_ref(), args, kwargs)?
             && let Some(args) = ordinary(Args::encode(&core, args, kwargs), py)?
         {
-            let request = MethodRequest {
-                actor_id: call.actor_id,
-                method: Arc::clone(&description.method),
-                args: args.bytes,
-                dependencies: args.dependencies,
-                nested: args.nested,
-                num_returns: description.num_returns,
-                name: Arc::clone(&description.task_name),
-                max_retries: call.max_task_retries,
-                task_events: description.task_events,
-                generator: description.generator.clone(),
-            };
-            let returns = core.call_actor(request).map_err(|error| raise(py, error))?;
-            return adopt_results(py, &core, returns, description.generator.as_deref());
+            return call.submit(py, &core, args);
         }
         slow_call(slf.as_any(), args, kwargs)
+    }
+}
+
+impl PyMethodCall {
+    fn submit<'py>(
+        &self,
+        py: Python<'py>,
+        core: &Arc<CoreWorker>,
+        args: Args,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let description = self.description.get();
+        let request = MethodRequest {
+            actor_id: self.actor_id,
+            method: Arc::clone(&description.method),
+            args: args.bytes,
+            dependencies: args.dependencies,
+            nested: args.nested,
+            num_returns: description.num_returns,
+            name: Arc::clone(&description.task_name),
+            max_retries: self.max_task_retries,
+            retry_exceptions: description.retry_exceptions.clone(),
+            task_events: description.task_events,
+            generator: description.generator.clone(),
+        };
+        let returns = core.call_actor(request).map_err(|error| match error {
+            RayError::Overloaded { capacity, .. } => self.too_many_pending(py, capacity),
+            other => raise(py, other),
+        })?;
+        adopt_results(py, core, returns, description.generator.as_deref())
+    }
+
+    fn too_many_pending(&self, py: Python<'_>, limit: usize) -> PyErr {
+        let text = format!(
+            "{} was not called: {limit} calls that this process made of the actor {} have no answer yet, as many as \
+             its option max_pending_calls allows. Get some of their results first, or make the actor with a higher \
+             limit",
+            self.description.get().task_name,
+            self.actor_id
+        );
+        ray_exception(py, "PendingCallsLimitExceeded", text)
     }
 }
 
@@ -276,7 +314,7 @@ pub(crate) fn submit_task<'py>(
         num_returns: options.num_returns,
         name: Arc::clone(&options.name),
         max_retries: options.max_retries,
-        retry_exceptions: options.retry_exceptions,
+        retry_exceptions: options.retry_exceptions.clone(),
         task_events: options.task_events,
         generator: options.generator.clone(),
     };

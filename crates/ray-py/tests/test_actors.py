@@ -458,3 +458,57 @@ def test_an_actor_whose_argument_is_not_there_can_be_killed(cluster, tmp_path):
     with pytest.raises(exceptions.ActorDiedError):
         cluster.get(actor.ping.remote(), timeout=30)
     assert not os.path.exists(made)
+
+
+def test_no_more_calls_are_pending_than_the_limit(cluster, tmp_path):
+    gate = tmp_path / "gate"
+    slow = Slow.options(max_pending_calls=3).remote()
+    refs = [slow.wait.remote(str(gate)) for _ in range(3)]
+    with pytest.raises(exceptions.PendingCallsLimitExceeded, match=r"Slow\.wait.*3 calls.*max_pending_calls") as caught:
+        slow.wait.remote(str(gate))
+    assert slow._actor_id.hex() in str(caught.value)
+    with pytest.raises(exceptions.PendingCallsLimitExceeded):
+        slow.wait.options(name="other").remote(str(gate))
+
+    @ray_rust.remote
+    def call(actor, gate):
+        """Calls of other processes are counted apart."""
+        refs = [actor.wait.remote(gate) for _ in range(3)]
+        try:
+            actor.wait.remote(gate)
+        except exceptions.PendingCallsLimitExceeded:
+            return "refused", refs
+        return "taken", refs
+
+    outcome = ray_rust.get(call.remote(slow, str(gate)), timeout=60)
+    assert outcome[0] == "refused"
+    gate.touch()
+    assert ray_rust.get(refs, timeout=60) == ["passed"] * 3
+    assert ray_rust.get(slow.wait.remote(str(gate)), timeout=60) == "passed"
+    # Its end is no call of the program.
+    del slow, refs, outcome
+
+
+def test_a_limit_of_pending_calls_holds_for_who_looks_the_actor_up(cluster, tmp_path):
+    gate = tmp_path / "gate"
+    slow = Slow.options(max_pending_calls=1, name="limited").remote()
+
+    @ray_rust.remote
+    def call(gate):
+        actor = ray_rust.get_actor("limited")
+        first = actor.wait.remote(gate)
+        try:
+            actor.wait.remote(gate)
+        except exceptions.PendingCallsLimitExceeded:
+            return "refused", [first]
+
+    assert ray_rust.get(call.remote(str(gate)), timeout=60)[0] == "refused"
+    gate.touch()
+    assert ray_rust.get(slow.wait.remote(str(gate)), timeout=60) == "passed"
+
+
+@ray_rust.remote
+class Slow:
+    def wait(self, gate):
+        wait_until(lambda: os.path.exists(gate))
+        return "passed"

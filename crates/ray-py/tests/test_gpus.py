@@ -64,9 +64,11 @@ def test_a_worker_forgets_the_devices_of_the_task_before(own_folder):
     def look():
         return os.getpid(), seen()
 
-    with_gpu = ray_rust.get(ray_rust.remote(look).options(num_gpus=1, max_calls=0).remote())
-    without = ray_rust.get(ray_rust.remote(look).remote())
-    again = ray_rust.get(ray_rust.remote(look).options(num_gpus=1, max_calls=0).remote())
+    looking = ray_rust.remote(look)
+    with_gpu = ray_rust.get(looking.options(num_gpus=1).remote())
+    without = ray_rust.get(looking.remote())
+    again = ray_rust.get(looking.options(num_gpus=1).remote())
+    assert with_gpu[0] == without[0] == again[0]
     assert with_gpu[1] == again[1] == ("0", [0])
     assert without[1] == (None, [])
 

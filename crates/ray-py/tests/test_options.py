@@ -65,9 +65,12 @@ BAD_FOR_TASKS = [
     ("_num_objects_per_yield", 0, ValueError),
     ("max_retries", -2, ValueError),
     ("max_retries", "many", TypeError),
-    ("retry_exceptions", [ValueError], NotImplementedError),
+    ("retry_exceptions", ["ValueError"], ValueError),
+    ("retry_exceptions", [KeyboardInterrupt], ValueError),
     ("retry_exceptions", 1, TypeError),
-    ("max_calls", 1, NotImplementedError),
+    ("max_calls", -1, ValueError),
+    ("object_store_memory", 100, ValueError),
+    ("_labels", "a", TypeError),
     ("max_restarts", 1, ValueError),
     ("nonsense", 1, ValueError),
 ]
@@ -78,6 +81,10 @@ BAD_FOR_ACTORS = [
     ("max_restarts", -2, ValueError),
     ("max_concurrency", 0, ValueError),
     ("max_task_retries", -2, ValueError),
+    ("max_pending_calls", -2, ValueError),
+    ("max_calls", 1, ValueError),
+    ("retry_exceptions", True, ValueError),
+    ("object_store_memory", -1, ValueError),
     ("get_if_exists", None, TypeError),
     ("num_returns", 2, ValueError),
     ("nonsense", 1, ValueError),
@@ -106,6 +113,79 @@ def test_an_unknown_option_is_refused_when_the_decorator_is_written():
 def test_good_options_pass():
     task.options(num_cpus=0.5, num_gpus=None, resources={"gizmo": 1}, max_retries=-1, num_returns=0, name="n")
     Actor.options(name="n", lifetime="detached", max_restarts=-1, num_cpus=0, scheduling_strategy="SPREAD")
+
+
+def test_every_option_of_ray_is_taken():
+    """With a good value each, so that the tables are complete; what they do has tests of its own."""
+    common = {
+        "num_cpus": 1,
+        "num_gpus": 1,
+        "memory": 100,
+        "resources": {"gizmo": 1},
+        "scheduling_strategy": "SPREAD",
+        "runtime_env": {"env_vars": {"A": "b"}},
+        "enable_task_events": False,
+        "_labels": {"a": "b"},
+        "accelerator_type": "H100",
+        "label_selector": {"zone": "!in(a,b)"},
+        "fallback_strategy": [{"label_selector": {"zone": "c"}}],
+        "placement_group": "default",
+        "placement_group_bundle_index": -1,
+        "placement_group_capture_child_tasks": True,
+        "name": "n",
+    }
+    tasks = {
+        **common,
+        "num_returns": 2,
+        "max_calls": 3,
+        "max_retries": -1,
+        "retry_exceptions": (ValueError,),
+        "_generator_backpressure_num_objects": 1,
+        "_num_objects_per_yield": 2,
+    }
+    actors = {
+        **common,
+        "concurrency_groups": {"io": 2},
+        "enable_tensor_transport": False,
+        "lifetime": "non_detached",
+        "max_concurrency": 2,
+        "max_restarts": -1,
+        "max_task_retries": -1,
+        "max_pending_calls": 5,
+        "namespace": "n",
+        "get_if_exists": True,
+        "allow_out_of_order_execution": True,
+        "_actor_generator_backpressure_num_objects": 3,
+    }
+    for name, value in tasks.items():
+        assert options.check({name: value}, options.TASK_OPTIONS, "a task") == {name: value}
+    for name, value in actors.items():
+        assert options.check({name: value}, options.ACTOR_OPTIONS, "an actor") == {name: value}
+    # `object_store_memory` is refused for tasks and warned of for actors; `_metadata` is of older versions.
+    left = {"object_store_memory", "_metadata"}
+    assert set(options.TASK_OPTIONS) - set(tasks) == left
+    assert set(options.ACTOR_OPTIONS) - set(actors) == left
+
+
+def test_memory_of_the_object_store_is_taken_for_actors_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="object_store_memory"):
+        Actor.options(object_store_memory=100)
+
+
+def test_how_many_calls_a_process_runs_is_said_with_the_function():
+    limited = ray_rust.remote(max_calls=2)(lambda: None)
+    for call in (limited, limited.options(num_cpus=2)):
+        with pytest.raises(ValueError, match="max_calls"):
+            call.options(max_calls=3)
+    assert options.max_calls({}) == 0
+    assert options.max_calls({"num_gpus": 0.5}) == 1
+    assert options.max_calls({"num_gpus": 1, "max_calls": 0}) == 0
+
+
+def test_tensors_travel_through_the_object_store():
+    ray_rust.method(tensor_transport="object_store")
+    with pytest.raises(NotImplementedError, match="tensor_transport"):
+        ray_rust.method(tensor_transport="nccl")
 
 
 def test_none_takes_an_option_back():

@@ -8,6 +8,7 @@
 //!                    v                          v                    v
 //!                  (none) <------------------(none) <------------- (none)      remove
 //! ```
+//! A leased worker that runs no further task is Retired until its process has ended by itself.
 //!
 //! Whoever has the resources for a lease asks here for a worker, and so there are never more workers
 //! asked for than the resources can run, plus those that wait for others and gave their CPUs back.
@@ -116,6 +117,8 @@ pub enum WorkerState {
     Leased,
     /// It is this actor for the rest of its life.
     Actor(ActorId),
+    /// It runs nothing more, and ends when no other process needs what it owns.
+    Retired,
 }
 
 /// One worker.
@@ -292,6 +295,17 @@ impl WorkerPool {
         }
     }
 
+    /// The leased worker runs nothing more, and will end by itself. Returns whether it was leased.
+    pub fn let_go(&mut self, worker_id: WorkerId) -> bool {
+        match self.workers.get_mut(&worker_id) {
+            Some(worker) if worker.state == WorkerState::Leased && !worker.doomed => {
+                worker.state = WorkerState::Retired;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Ends the worker. Returns whether it is known.
     pub fn kill(&mut self, worker_id: WorkerId, out: &mut Vec<PoolEffect>) -> bool {
         let Some(worker) = self.workers.get_mut(&worker_id) else { return false };
@@ -364,7 +378,9 @@ impl WorkerPool {
             WorkerState::Idle { since } if surplus || !worker.env.is_nil() => {
                 Some(since + self.config.idle_timeout)
             }
-            WorkerState::Idle { .. } | WorkerState::Leased | WorkerState::Actor(_) => None,
+            WorkerState::Idle { .. } | WorkerState::Leased | WorkerState::Actor(_) | WorkerState::Retired => {
+                None
+            }
         };
         self.workers.values().filter(|worker| !worker.doomed).filter_map(deadline).min()
     }
@@ -402,7 +418,10 @@ impl WorkerPool {
         self.workers.iter().filter(|(_, worker)| !worker.doomed).filter_map(|(&id, worker)| {
             match worker.state {
                 WorkerState::Idle { since } => Some((id, worker, since)),
-                WorkerState::Starting { .. } | WorkerState::Leased | WorkerState::Actor(_) => None,
+                WorkerState::Starting { .. }
+                | WorkerState::Leased
+                | WorkerState::Actor(_)
+                | WorkerState::Retired => None,
             }
         })
     }

@@ -92,6 +92,8 @@ pub struct ActorCalls {
     doubted: Option<(Owner, u64)>,
     /// A call need not wait for those before it.
     out_of_order: bool,
+    /// How many calls may be without an answer; 0 for any number.
+    max_pending: usize,
 }
 
 impl Default for ActorCalls {
@@ -111,6 +113,7 @@ impl ActorCalls {
             version: 0,
             doubted: None,
             out_of_order: false,
+            max_pending: 0,
         }
     }
 
@@ -122,6 +125,16 @@ impl ActorCalls {
     /// Whether anything was ever said of the actor.
     pub const fn was_heard_of(&self) -> bool {
         self.version > 0
+    }
+
+    /// From now on so many calls may be without an answer; 0 for any number.
+    pub const fn limit_pending(&mut self, max_pending: usize) {
+        self.max_pending = max_pending;
+    }
+
+    /// Whether as many calls are without an answer as may be, and how many that is.
+    pub fn is_full(&self) -> Option<usize> {
+        (self.max_pending > 0 && self.pending() >= self.max_pending).then_some(self.max_pending)
     }
 
     /// What is known of the actor.
@@ -316,6 +329,24 @@ mod tests {
         out.clear();
         calls.on_arguments_ready(task(1), &mut out);
         assert_eq!(sent(&out), [(task(1), 1), (task(2), 2)]);
+    }
+
+    #[test]
+    fn no_more_calls_are_pending_than_the_limit() {
+        let (mut calls, mut out) = (ActorCalls::new(), Vec::new());
+        assert_eq!(calls.is_full(), None);
+        calls.limit_pending(2);
+        calls.call(task(0), true, &mut out);
+        assert_eq!(calls.is_full(), None);
+        calls.call(task(1), false, &mut out);
+        assert_eq!(calls.is_full(), Some(2), "whether they wait or were sent");
+        calls.on_state(1, alive(1, 0), &mut out);
+        assert_eq!(calls.is_full(), Some(2));
+        calls.on_reply(task(0));
+        assert_eq!(calls.is_full(), None);
+        calls.call(task(2), true, &mut out);
+        calls.on_state(2, dead(), &mut out);
+        assert_eq!(calls.is_full(), None);
     }
 
     #[test]

@@ -62,6 +62,11 @@ pub enum Action {
         /// The lease.
         lease_id: LeaseId,
     },
+    /// The same, and its worker is to run nothing more.
+    Retire {
+        /// The lease.
+        lease_id: LeaseId,
+    },
 }
 
 /// Tasks ready to run, by class, and the leases on which they run.
@@ -101,6 +106,14 @@ struct Lease {
     granted_at: Instant,
     /// It gets no more tasks, and goes back after those that it has.
     leaving: bool,
+}
+
+impl Class {
+    fn note_execution(&mut self, execution_us: u32) {
+        let newest = f64::from(execution_us);
+        let mean = self.execution_us.map_or(newest, |mean| mean + NEWEST * (newest - mean));
+        self.execution_us = Some(mean);
+    }
 }
 
 impl Dispatcher {
@@ -245,15 +258,38 @@ impl Dispatcher {
         let waiting = self.class(class);
         waiting.in_flight -= 1;
         waiting.saturated = false;
-        let newest = f64::from(execution_us);
-        let mean = waiting.execution_us.map_or(newest, |mean| mean + NEWEST * (newest - mean));
-        waiting.execution_us = Some(mean);
+        waiting.note_execution(execution_us);
         if waiting.contended {
             self.end_turn(lease_id, now);
         }
         self.fill(lease_id, out);
         self.settle(class, out);
         self.pass_on(lease_id, now, out);
+    }
+
+    /// A task came back done, and its worker runs no further one: the lease ends. Returns the tasks that it held
+    /// beside, which were not started and have to be enqueued again.
+    pub fn on_last_reply(
+        &mut self,
+        lease_id: LeaseId,
+        task_id: TaskId,
+        execution_us: u32,
+        out: &mut Vec<Action>,
+    ) -> VecDeque<TaskId> {
+        let Some(mut lease) = self.leases.remove(&lease_id) else { return VecDeque::new() };
+        let class = lease.class;
+        let waiting = self.class(class);
+        waiting.in_flight -= lease.in_flight.len();
+        waiting.leases.retain(|&other| other != lease_id);
+        waiting.note_execution(execution_us);
+        // Said first, as when a lease is returned.
+        waiting.demand = waiting.leases.len();
+        let target = waiting.demand as u32;
+        out.push(Action::SetDemand { class, target });
+        out.push(Action::Retire { lease_id });
+        self.settle(class, out);
+        lease.in_flight.retain(|&sent| sent != task_id);
+        lease.in_flight
     }
 
     /// The worker of this lease will not start these tasks for now. They have to be enqueued again.
@@ -572,6 +608,31 @@ mod tests {
         assert_eq!(out, [Action::SetDemand { class, target: 0 }, Action::Return { lease_id: busy }]);
     }
 
+    #[test]
+    fn a_worker_that_leaves_ends_its_lease_and_what_it_did_not_start_comes_back() {
+        let (mut dispatcher, class, now) = dispatcher();
+        let mut out = Vec::new();
+        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
+        dispatcher.enqueue(class, task(0), false, &mut out);
+        dispatcher.on_reply(lease(1), task(0), 1, now, &mut out);
+        for number in 1..4 {
+            dispatcher.enqueue(class, task(number), false, &mut out);
+        }
+        out.clear();
+        assert_eq!(dispatcher.on_last_reply(lease(1), task(1), 1, &mut out), [task(2), task(3)]);
+        let ended = [Action::SetDemand { class, target: 0 }, Action::Retire { lease_id: lease(1) }];
+        assert_eq!(out, ended);
+        out.clear();
+        for number in [3, 2] {
+            dispatcher.enqueue(class, task(number), true, &mut out);
+        }
+        assert_eq!(out, [Action::SetDemand { class, target: 1 }, Action::SetDemand { class, target: 2 }]);
+        out.clear();
+        dispatcher.on_lease_granted(class, lease(2), now, &mut out);
+        assert_eq!(out[0], Action::Send { lease_id: lease(2), task_id: task(2) });
+        assert_eq!(dispatcher.on_last_reply(lease(1), task(1), 1, &mut out), [], "twice is once");
+    }
+
     /// Another process waited until this one had nothing left to do.
     #[test]
     fn a_contended_lease_goes_back_after_its_turn_whatever_waits_here() {
@@ -646,6 +707,7 @@ mod tests {
         Reply(usize, u32),
         GiveBack(usize, bool),
         Lose(usize),
+        Leave(usize),
         Contend(bool),
         Tick(u64),
     }
@@ -657,6 +719,7 @@ mod tests {
             6 => (any::<usize>(), 0u32..10_000).prop_map(|(pick, us)| Event::Reply(pick, us)),
             1 => (any::<usize>(), any::<bool>()).prop_map(|(pick, keeps_one)| Event::GiveBack(pick, keeps_one)),
             1 => any::<usize>().prop_map(Event::Lose),
+            1 => any::<usize>().prop_map(Event::Leave),
             1 => any::<bool>().prop_map(Event::Contend),
             1 => (0u64..100).prop_map(Event::Tick),
         ]
@@ -718,12 +781,29 @@ mod tests {
                             dispatcher.enqueue(class, task_id, true, &mut out);
                         }
                     }
+                    Event::Leave(pick) if running.iter().any(|(_, tasks)| !tasks.is_empty()) => {
+                        let busy = running.iter().filter(|(_, tasks)| !tasks.is_empty());
+                        let lease_id = busy.cycle().nth(pick % 100).unwrap().0;
+                        let tasks = &mut running.iter_mut().find(|(id, _)| *id == lease_id).unwrap().1;
+                        let last = tasks.pop_front().unwrap();
+                        open.remove(&last);
+                        let unstarted = dispatcher.on_last_reply(lease_id, last, 1, &mut out);
+                        prop_assert_eq!(&unstarted, &*tasks);
+                        tasks.clear();
+                        for task_id in unstarted.into_iter().rev() {
+                            dispatcher.enqueue(class, task_id, true, &mut out);
+                        }
+                    }
                     Event::Contend(contended) => dispatcher.on_contention(class, contended, now, &mut out),
                     Event::Tick(ms) => {
                         now += Duration::from_millis(ms);
                         dispatcher.tick(now, &mut out);
                     }
-                    Event::Grant | Event::Reply(..) | Event::GiveBack(..) | Event::Lose(_) => {
+                    Event::Grant
+                    | Event::Reply(..)
+                    | Event::GiveBack(..)
+                    | Event::Lose(_)
+                    | Event::Leave(_) => {
                         prop_assert!(!draining, "tasks wait, but nothing is asked for them");
                     }
                 }
@@ -736,7 +816,7 @@ mod tests {
                             tasks.push_back(task_id);
                         }
                         Action::SetDemand { target, .. } => demand = target as usize,
-                        Action::Return { lease_id } => {
+                        Action::Return { lease_id } | Action::Retire { lease_id } => {
                             let at = running.iter().position(|(id, _)| *id == lease_id).unwrap();
                             prop_assert!(running[at].1.is_empty());
                             running.remove(at);

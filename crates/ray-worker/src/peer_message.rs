@@ -73,6 +73,8 @@ pub struct DefineFunction {
     pub pickled: Bytes,
     /// For people.
     pub name: String,
+    /// After how many calls of it a process ends; 0 for never.
+    pub max_calls: u32,
 }
 
 /// Messages that are not worth a layout of their own.
@@ -94,6 +96,24 @@ pub enum PeerMessage {
     Cancel {
         /// The task.
         task_id: TaskId,
+        /// Cancel the tasks that it has submitted, too.
+        recursive: bool,
+        /// If it runs, do not interrupt it but answer by `CancelledChildren`: the sender ends the process.
+        force: bool,
+    },
+    /// The task runs here, and those that it has submitted are cancelled as far as was asked.
+    CancelledChildren {
+        /// The task.
+        task_id: TaskId,
+    },
+    /// A borrower asks the owner of this object to cancel the task that makes it.
+    CancelTask {
+        /// The object.
+        object_id: ObjectId,
+        /// Cancel the tasks that it has submitted, too.
+        recursive: bool,
+        /// End the process that runs it.
+        force: bool,
     },
     /// A borrower asks the owner for a value; answered by `ObjectValue` as soon as there is one.
     GetObject {
@@ -165,6 +185,40 @@ pub struct TaskHeader<'a> {
     pub name: &'a str,
     /// How it sends what it yields, if it is a generator task.
     pub generator: Option<GeneratorSpec>,
+    /// Which exceptions of its code have it tried again, as long as it may be.
+    pub retry_exceptions: RetryExceptions<&'a [u8]>,
+}
+
+/// Which exceptions of a task's code count as a failure to retry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RetryExceptions<T> {
+    /// None.
+    #[default]
+    Never,
+    /// All.
+    Always,
+    /// Those of these types, as the front end encoded them. Who runs the task knows the types, and so decides.
+    Listed(T),
+}
+
+impl<T> RetryExceptions<T> {
+    /// The same with the types in another form.
+    pub fn map<U>(self, listed: impl FnOnce(T) -> U) -> RetryExceptions<U> {
+        match self {
+            Self::Never => RetryExceptions::Never,
+            Self::Always => RetryExceptions::Always,
+            Self::Listed(types) => RetryExceptions::Listed(listed(types)),
+        }
+    }
+
+    /// The same, borrowed.
+    pub const fn as_ref(&self) -> RetryExceptions<&T> {
+        match self {
+            Self::Never => RetryExceptions::Never,
+            Self::Always => RetryExceptions::Always,
+            Self::Listed(types) => RetryExceptions::Listed(types),
+        }
+    }
 }
 
 /// The placement group in which something runs.
@@ -183,6 +237,10 @@ const CAPTURING: u8 = 0x20;
 /// The name of a concurrency group follows.
 const IN_CONCURRENCY_GROUP: u8 = 0x10;
 const GENERATOR: u8 = 0x08;
+/// Exceptions are retried: those of the types that follow if [`LISTED`] says so, too.
+const RETRIES_EXCEPTIONS: u8 = 0x04;
+const LISTED: u8 = 0x02;
+const FLAGS: u8 = RETRIABLE | GROUPED | CAPTURING | GENERATOR | RETRIES_EXCEPTIONS | LISTED;
 
 /// How a generator task hands over what it yields: each as an object of its own, in a [`StreamItem`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,6 +290,11 @@ impl<'a> TaskHeader<'a> {
         if self.generator.is_some() {
             flag |= GENERATOR;
         }
+        flag |= match self.retry_exceptions {
+            RetryExceptions::Never => 0,
+            RetryExceptions::Always => RETRIES_EXCEPTIONS,
+            RetryExceptions::Listed(_) => RETRIES_EXCEPTIONS | LISTED,
+        };
         match &self.target {
             Target::Function(function_id) => {
                 out.push(flag);
@@ -257,6 +320,9 @@ impl<'a> TaskHeader<'a> {
             put_u64(out, generator.limit);
             put_u64(out, generator.actor_limit);
         }
+        if let RetryExceptions::Listed(types) = self.retry_exceptions {
+            put_bytes(out, types);
+        }
     }
 
     /// Cuts a whole task into its header and its arguments, which are for [`read_args`].
@@ -278,7 +344,7 @@ impl<'a> TaskHeader<'a> {
         let (attempt, num_returns) = (fields.u32()?, fields.u32()?);
         let (retries, created_us) = (fields.u32()?, fields.u64()?);
         let tag = fields.u8()?;
-        let target = match tag & !(RETRIABLE | GROUPED | CAPTURING | GENERATOR) {
+        let target = match tag & !FLAGS {
             0 => Target::Function(fields.id(FunctionId::LEN)?),
             kind if kind & !IN_CONCURRENCY_GROUP == 1 => Target::Method {
                 actor_id: fields.id(ActorId::LEN)?,
@@ -296,6 +362,14 @@ impl<'a> TaskHeader<'a> {
         };
         let name = fields.text()?;
         let generator = if tag & GENERATOR == 0 { None } else { Some(read_generator(fields)?) };
+        let retry_exceptions = match (tag & RETRIES_EXCEPTIONS != 0, tag & LISTED != 0) {
+            (false, false) => RetryExceptions::Never,
+            (true, false) => RetryExceptions::Always,
+            (true, true) => RetryExceptions::Listed(fields.bytes()?),
+            (false, true) => {
+                return Err(damaged("a task with a list of exceptions that are not retried".to_owned()));
+            }
+        };
         Ok(Self {
             task_id,
             attempt,
@@ -307,6 +381,7 @@ impl<'a> TaskHeader<'a> {
             created_us,
             name,
             generator,
+            retry_exceptions,
         })
     }
 }
@@ -437,6 +512,8 @@ pub struct TaskReply {
     pub attempt: u32,
     /// How long its code ran, in microseconds.
     pub execution_us: u32,
+    /// The process runs no further task: those that were sent to it and not answered were not started.
+    pub is_last: bool,
     /// Its objects, or why there are none.
     pub outcome: Result<Vec<Returned>, Failure>,
 }
@@ -463,6 +540,9 @@ pub struct Returned {
     pub contained: Vec<Contained>,
 }
 
+const FAILED: u8 = 0x01;
+const LAST: u8 = 0x02;
+
 impl TaskReply {
     /// Appends the reply.
     ///
@@ -472,15 +552,16 @@ impl TaskReply {
         out.extend_from_slice(self.task_id.as_bytes());
         put_u32(out, self.attempt);
         put_u32(out, self.execution_us);
+        let last = if self.is_last { LAST } else { 0 };
         let returned = match &self.outcome {
             Err(failure) => {
-                out.push(1);
+                out.push(FAILED | last);
                 out.extend_from_slice(&serialize::to_bytes(failure)?);
                 return Ok(());
             }
             Ok(returned) => returned,
         };
-        out.push(0);
+        out.push(last);
         put_u32(out, returned.len() as u32);
         returned.iter().try_for_each(|returned| write_returned(out, returned))
     }
@@ -493,12 +574,13 @@ impl TaskReply {
         let mut fields = Fields::new(payload);
         let task_id = fields.id(TaskId::LEN)?;
         let (attempt, execution_us) = (fields.u32()?, fields.u32()?);
-        let outcome = match fields.u8()? {
+        let tag = fields.u8()?;
+        let outcome = match tag & !LAST {
             0 => Ok(read_returned(&mut fields)?),
-            1 => Err(serialize::from_bytes(fields.rest()).map_err(|error| damaged(error.chain()))?),
+            FAILED => Err(serialize::from_bytes(fields.rest()).map_err(|error| damaged(error.chain()))?),
             other => return Err(damaged(format!("an outcome of kind {other}"))),
         };
-        Ok(Self { task_id, attempt, execution_us, outcome })
+        Ok(Self { task_id, attempt, execution_us, is_last: tag & LAST != 0, outcome })
     }
 }
 
@@ -597,12 +679,23 @@ pub struct ExportedFunction {
     pub pickled: Bytes,
     /// For logs and errors.
     pub name: String,
+    /// After how many calls of it a process ends; 0 for never.
+    pub max_calls: u32,
 }
 
 impl ExportedFunction {
     /// Names a pickled function by its content.
     pub fn new(pickled: Bytes, name: String) -> Arc<Self> {
-        Arc::new(Self { function_id: FunctionId::of(&pickled), pickled, name })
+        Arc::new(Self { function_id: FunctionId::of(&pickled), pickled, name, max_calls: 0 })
+    }
+
+    /// The same for a function after so many calls of which a process ends, which is part of its name.
+    pub fn with_max_calls(pickled: Bytes, name: String, max_calls: u32) -> Arc<Self> {
+        if max_calls == 0 {
+            return Self::new(pickled, name);
+        }
+        let function_id = FunctionId::of(&[&pickled[..], &max_calls.to_le_bytes()].concat());
+        Arc::new(Self { function_id, pickled, name, max_calls })
     }
 }
 
@@ -628,6 +721,7 @@ mod tests {
             created_us: 1 << 50,
             name: "double",
             generator: None,
+            retry_exceptions: RetryExceptions::Never,
         }
     }
 
@@ -638,14 +732,16 @@ mod tests {
             Target::Method { actor_id: ActorId::random(), sequence: 7, name: "add", group: "" },
             Target::Method { actor_id: ActorId::random(), sequence: 8, name: "add", group: "io" },
         ];
-        for target in targets {
+        let retried =
+            [RetryExceptions::Never, RetryExceptions::Always, RetryExceptions::Listed(&b"types"[..])];
+        for (target, retry_exceptions) in targets.into_iter().zip(retried) {
             let generator = matches!(target, Target::Method { .. }).then_some(GeneratorSpec {
                 is_dynamic: true,
                 objects_per_yield: 2,
                 limit: 3,
                 actor_limit: 4,
             });
-            let header = TaskHeader { generator, ..header(target) };
+            let header = TaskHeader { generator, retry_exceptions, ..header(target) };
             let owner = Owner { worker_id: WorkerId::random(), node_id: NodeId::random() };
             let stored = ArgValue::Stored { object_id: ObjectId::nil(), owner, node_id: NodeId::random() };
             let args = [
@@ -702,8 +798,10 @@ mod tests {
             ]),
             Err(Failure::Raised(Bytes::from_static(b"error"))),
         ];
-        for outcome in outcomes {
-            let reply = TaskReply { task_id: TaskId::random(), attempt: 1, execution_us: 5, outcome };
+        for (outcome, is_last) in outcomes.iter().flat_map(|outcome| [(outcome, false), (outcome, true)]) {
+            let outcome = outcome.clone();
+            let reply =
+                TaskReply { task_id: TaskId::random(), attempt: 1, execution_us: 5, is_last, outcome };
             let mut bytes = Vec::new();
             reply.write(&mut bytes).unwrap();
             assert_eq!(TaskReply::read(&bytes).unwrap(), reply);
@@ -744,7 +842,7 @@ mod tests {
         #[test]
         fn damage_in_one_byte_never_panics(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
             let value = Returned { value: Value::Inline(Bytes::from_static(b"value")), contained: vec![] };
-            let reply = TaskReply { task_id: TaskId::nil(), attempt: 0, execution_us: 0, outcome: Ok(vec![value; 3]) };
+            let reply = TaskReply { task_id: TaskId::nil(), attempt: 0, execution_us: 0, is_last: false, outcome: Ok(vec![value; 3]) };
             let mut bytes = Vec::new();
             reply.write(&mut bytes).unwrap();
             let at = at.index(bytes.len());

@@ -233,6 +233,11 @@ impl ReferenceCounter {
         borrowed.map(|borrowed| borrowed.grants += 1).is_some()
     }
 
+    /// Whether another process refers to an object that this one owns.
+    pub fn has_borrowers(&self) -> bool {
+        !self.grants.is_empty()
+    }
+
     /// As owner, gets grants back.
     pub fn return_grants(
         &mut self,

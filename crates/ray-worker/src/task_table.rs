@@ -12,10 +12,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use ray_core::id::{ActorId, ObjectId, TaskId};
 use rustc_hash::FxHashMap;
 
-use crate::peer_message::{ExportedFunction, GeneratorSpec};
+use crate::peer_message::{ExportedFunction, GeneratorSpec, RetryExceptions};
 
 /// A submitted task.
 #[derive(Debug)]
@@ -36,8 +37,10 @@ pub struct PendingTask {
     pub attempt: u32,
     /// How often it may be tried again; -1 = for ever.
     pub retries_left: i64,
-    /// Whether an exception of its code counts as a failure to retry.
-    pub retry_exceptions: bool,
+    /// Which exceptions of its code count as a failure to retry.
+    pub retry_exceptions: RetryExceptions<Bytes>,
+    /// The task that submitted it, with which it may be cancelled; nil if none did.
+    pub parent: TaskId,
     /// Where it is in its life.
     pub state: TaskState,
     /// Someone asked to cancel it; it is never retried.
@@ -106,6 +109,18 @@ pub enum Verdict {
     Fail,
 }
 
+/// How an attempt failed.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Mishap {
+    /// Its process ended.
+    Crash,
+    /// Its code raised an exception, of a type that is listed among those to retry or not.
+    Exception {
+        /// Whether it is listed.
+        is_listed: bool,
+    },
+}
+
 /// All pending tasks of a process.
 #[derive(Debug, Default)]
 pub struct TaskTable {
@@ -171,9 +186,13 @@ impl TaskTable {
     }
 
     /// An attempt failed, by the end of its worker or by an exception.
-    pub fn on_attempt_failed(&mut self, task_id: TaskId, by_exception: bool) -> Verdict {
+    pub fn on_attempt_failed(&mut self, task_id: TaskId, mishap: Mishap) -> Verdict {
         let Some(task) = self.tasks.get_mut(&task_id) else { return Verdict::Fail };
-        if task.cancelled || task.retries_left == 0 || (by_exception && !task.retry_exceptions) {
+        let is_retried = match mishap {
+            Mishap::Crash | Mishap::Exception { is_listed: true } => true,
+            Mishap::Exception { is_listed: false } => task.retry_exceptions == RetryExceptions::Always,
+        };
+        if task.cancelled || task.retries_left == 0 || !is_retried {
             return Verdict::Fail;
         }
         if task.retries_left > 0 {
@@ -218,6 +237,12 @@ impl TaskTable {
         self.tasks.iter().map(|(&task_id, task)| (task_id, &**task))
     }
 
+    /// The pending tasks that this task has submitted, by a look at all: for rare events.
+    pub fn children_of(&self, parent: TaskId) -> Vec<TaskId> {
+        let children = self.tasks.iter().filter(|(_, task)| task.parent == parent && !task.parent.is_nil());
+        children.map(|(&task_id, _)| task_id).collect()
+    }
+
     /// How many tasks are pending.
     pub fn len(&self) -> usize {
         self.tasks.len()
@@ -231,8 +256,6 @@ impl TaskTable {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn task(dependencies: &[ObjectId], retries: i64) -> PendingTask {
@@ -246,7 +269,8 @@ mod tests {
             name: "f".into(),
             attempt: 0,
             retries_left: retries,
-            retry_exceptions: false,
+            retry_exceptions: RetryExceptions::Never,
+            parent: TaskId::nil(),
             state: TaskState::Queued,
             cancelled: false,
             retries: 0,
@@ -282,22 +306,53 @@ mod tests {
         assert!(table.submit(id(1), task(&[], 2), |_| true));
         for attempt in 1..=2 {
             table.on_sent(id(1));
-            assert_eq!(table.on_attempt_failed(id(1), false), Verdict::Retry);
+            assert_eq!(table.on_attempt_failed(id(1), Mishap::Crash), Verdict::Retry);
             assert_eq!(table.get(id(1)).unwrap().attempt, attempt);
         }
-        assert_eq!(table.on_attempt_failed(id(1), false), Verdict::Fail);
+        assert_eq!(table.on_attempt_failed(id(1), Mishap::Crash), Verdict::Fail);
         assert!(table.remove(id(1)).is_some());
         assert!(table.is_empty());
     }
 
     #[test]
     fn without_limit_means_for_ever_and_exceptions_only_if_asked() {
-        let mut table = TaskTable::default();
-        table.submit(id(1), task(&[], -1), |_| true);
-        for _ in 0..100 {
-            assert_eq!(table.on_attempt_failed(id(1), false), Verdict::Retry);
+        let other = Mishap::Exception { is_listed: false };
+        let listed = Mishap::Exception { is_listed: true };
+        for (retry_exceptions, mishap, verdict) in [
+            (RetryExceptions::Never, Mishap::Crash, Verdict::Retry),
+            (RetryExceptions::Never, other, Verdict::Fail),
+            (RetryExceptions::Always, other, Verdict::Retry),
+            (RetryExceptions::Listed(Bytes::from_static(b"types")), other, Verdict::Fail),
+            (RetryExceptions::Listed(Bytes::from_static(b"types")), listed, Verdict::Retry),
+        ] {
+            let mut table = TaskTable::default();
+            table.submit(id(1), PendingTask { retry_exceptions, ..task(&[], -1) }, |_| true);
+            for _ in 0..100 {
+                assert_eq!(table.on_attempt_failed(id(1), Mishap::Crash), Verdict::Retry);
+            }
+            assert_eq!(table.on_attempt_failed(id(1), mishap), verdict);
         }
-        assert_eq!(table.on_attempt_failed(id(1), true), Verdict::Fail);
+    }
+
+    #[test]
+    fn crashes_and_exceptions_use_up_the_same_retries() {
+        let mut table = TaskTable::default();
+        let always = PendingTask { retry_exceptions: RetryExceptions::Always, ..task(&[], 2) };
+        table.submit(id(1), always, |_| true);
+        assert_eq!(table.on_attempt_failed(id(1), Mishap::Exception { is_listed: false }), Verdict::Retry);
+        assert_eq!(table.on_attempt_failed(id(1), Mishap::Crash), Verdict::Retry);
+        assert_eq!(table.on_attempt_failed(id(1), Mishap::Exception { is_listed: false }), Verdict::Fail);
+    }
+
+    #[test]
+    fn the_children_of_a_task_are_those_that_it_submitted_and_are_pending() {
+        let mut table = TaskTable::default();
+        for (child, parent) in [(1, id(9)), (2, TaskId::nil()), (3, id(8)), (4, id(9))] {
+            table.submit(id(child), PendingTask { parent, ..task(&[], 0) }, |_| true);
+        }
+        table.remove(id(4));
+        assert_eq!(table.children_of(id(9)), [id(1)]);
+        assert_eq!(table.children_of(TaskId::nil()), []);
     }
 
     #[test]
@@ -320,7 +375,7 @@ mod tests {
         let (mut table, mut ready) = (TaskTable::default(), Vec::new());
         table.submit(id(1), task(&[object(1)], 5), |_| false);
         assert_eq!(table.cancel(id(1)), Some(TaskState::Waiting { missing: 1 }));
-        assert_eq!(table.on_attempt_failed(id(1), false), Verdict::Fail);
+        assert_eq!(table.on_attempt_failed(id(1), Mishap::Crash), Verdict::Fail);
         table.remove(id(1));
         table.on_object_ready(object(1), &mut ready);
         assert_eq!(ready, []);

@@ -35,6 +35,8 @@ impl From<Failure> for Value {
 pub enum Failure {
     /// The task's code raised; the exception as the language front end encoded it.
     Raised(Bytes),
+    /// The same on its way to the task's caller, who wants it retried, for it is of a type that is listed.
+    RaisedListed(Bytes),
     /// The process that ran the task ended, and no retry was left.
     WorkerCrashed {
         /// The task.
@@ -157,7 +159,7 @@ impl Failure {
     /// This for programs in Rust, which cannot read what the front end encoded.
     pub fn into_error(self, object_id: ObjectId) -> RayError {
         match self {
-            Self::Raised(_) => RayError::TaskFailed {
+            Self::Raised(_) | Self::RaisedListed(_) => RayError::TaskFailed {
                 task_id: object_id.task_id(),
                 message: "it raised an exception of another language".to_owned(),
             },

@@ -207,7 +207,7 @@ class StreamingGeneratorStats:
 class ExportedFunction:
     """A pickled function or class, named by its content; sent to each process once."""
 
-    def __new__(cls, pickled: bytes, name: str) -> Self: ...
+    def __new__(cls, pickled: bytes, name: str, max_calls: int = 0) -> Self: ...
     @property
     def name(self) -> str: ...
     @property
@@ -297,13 +297,13 @@ class TaskOptions:
         resources: dict[str, float],
         num_returns: int,
         max_retries: int,
-        retry_exceptions: bool,
+        retry_exceptions: Union[bool, bytes],
         runtime_env: Optional[str] = None,
         task_events: bool = True,
         generator: Optional[tuple[bool, int, int, int]] = None,
         constraint: Optional[SchedulingConstraint] = None,
     ) -> Self:
-        """`generator` is that of `_private.options.Returns`."""
+        """For `generator` see `_private.options.Returns`, for `retry_exceptions` `_private.options.retried`."""
 
     @property
     def has_runtime_env(self) -> bool:
@@ -369,6 +369,7 @@ class MethodDescription:
         generator: Optional[tuple[bool, int, int, int]] = None,
         *,
         task_events: bool = True,
+        retry_exceptions: Union[bool, bytes] = ...,
     ) -> Self: ...
 
 @disjoint_base
@@ -400,15 +401,12 @@ class MethodCall:
     @property
     def _task_name(self) -> str: ...
     @property
-    def _num_returns(self) -> int: ...
-    @property
-    def _task_events(self) -> bool: ...
-    @property
-    def _generator(self) -> Optional[tuple[bool, int, int, int]]: ...
-    @property
-    def _max_task_retries(self) -> int: ...
-    @property
     def _concurrency_group(self) -> str: ...
+    def _call(
+        self, core: CoreWorker, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Union[ObjectRef, list[ObjectRef], ObjectRefGenerator, None]:
+        """As `remote`, but TypeError for what cannot be pickled."""
+
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls it. Returns a reference; None with num_returns=0, a list of references with more than 1."""
 
@@ -502,6 +500,7 @@ class CoreWorker:
         concurrency_groups: list[tuple[str, int]],
         is_async: bool,
         out_of_order: bool,
+        max_pending_calls: int,
         actor_name: str,
         namespace: str,
         detached: bool,
@@ -516,21 +515,11 @@ class CoreWorker:
         addition until it is placed. `handle_metadata` is given to those who look the actor up.
         """
 
-    def submit_actor_task(
-        self,
-        actor_id: ActorID,
-        method_name: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        num_returns: int,
-        max_task_retries: int,
-        task_name: str,
-        concurrency_group: str,
-        task_events: bool = True,
-        generator: Optional[tuple[bool, int, int, int]] = None,
-    ) -> Union[ObjectRef, list[ObjectRef], ObjectRefGenerator, None]: ...
-    def attach_actor(self, actor_id: ActorID, class_name: str, out_of_order: bool) -> None:
-        """Gets ready to call an actor that another process has made; `out_of_order`: its calls may overtake."""
+    def attach_actor(self, actor_id: ActorID, class_name: str, out_of_order: bool, max_pending_calls: int) -> None:
+        """Gets ready to call an actor that another process has made; `out_of_order`: its calls may overtake.
+
+        `max_pending_calls` of this process may be without an answer; 0 for any number.
+        """
 
     def exit_actor(self, reason: str) -> None:
         """Ends the actor that this process is, once its running call has ended; that call fails."""
@@ -539,7 +528,9 @@ class CoreWorker:
     def get_named_actor(self, name: str, namespace: str) -> Optional[tuple[ActorID, bytes]]:
         """The id and handle metadata of a living actor of that name."""
 
-    def cancel_task(self, reference: ObjectRef, force: bool) -> None: ...
+    def cancel_task(self, reference: ObjectRef, force: bool, recursive: bool) -> None:
+        """ValueError if it is a call of an actor and `force` is given."""
+
     def is_task_cancelled(self) -> bool:
         """Whether the task that this worker runs was cancelled."""
 
@@ -637,8 +628,11 @@ class Executor(Protocol):
     def set_devices(self, devices: Sequence[int]) -> None:
         """What runs from now on is to use these graphics processors of the node, by number."""
 
-    def load(self, pickled: bytes) -> Callable[..., Any]:
+    def load(self, pickled: bytes, function_id: bytes) -> Callable[..., Any]:
         """The function or class of an ExportedFunction."""
+
+    def is_listed(self, error: BaseException, types: bytes) -> bool:
+        """Whether an exception is of one of the types that `_private.options.retried` has pickled."""
 
     def announce(self, kind: str, name: str) -> None:
         """The following output belongs to this "task" or "actor"; cheap, called before every task."""

@@ -74,6 +74,13 @@ def method(*args: Any, **kwargs: Any) -> Any:
     return decorate
 
 
+def _portable(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a method as they travel with handles: to who cannot import the types that they name."""
+    if "retry_exceptions" not in options:
+        return options
+    return {**options, "retry_exceptions": option_checks.retried(options)}
+
+
 class ClassDescription:
     """What a handle has to know of the actor's class: its name, and its methods with their options.
 
@@ -115,6 +122,7 @@ class ClassDescription:
             options.get("max_task_retries"),
             returns.generator,
             task_events=options.get("enable_task_events", True),
+            retry_exceptions=option_checks.retried(options),
         )
 
     def with_generator_limit(self, generator_limit: int) -> ClassDescription:
@@ -131,7 +139,7 @@ class ClassDescription:
         for name, function, is_bound in _methods_of(actor_class):
             _refuse_unsupported(actor_class, name, function)
             is_async = is_async or bool(_code_flags(function) & (_CO_COROUTINE | _CO_ASYNC_GENERATOR))
-            options = getattr(function, _OPTIONS_ATTRIBUTE, {})
+            options = _portable(getattr(function, _OPTIONS_ATTRIBUTE, {}))
             yields = option_checks.is_generator(function)
             methods[name] = (Signature.of(function, skip_self=is_bound), options, yields)
         for name, signature in _system_signatures().items():
@@ -356,7 +364,8 @@ class ActorClass(Generic[T]):
         generator_limit = options.get("_actor_generator_backpressure_num_objects", -1)
         if generator_limit > 0:
             description = description.with_generator_limit(generator_limit)
-        metadata = pickle.dumps((description, max_task_retries, out_of_order), protocol=5)
+        max_pending_calls = max(0, options.get("max_pending_calls", -1))
+        metadata = pickle.dumps((description, max_task_retries, out_of_order, max_pending_calls), protocol=5)
         exported = self._exported or self._export()
         if self._captured:
             kwargs = with_captured(kwargs, self._captured)
@@ -388,6 +397,7 @@ class ActorClass(Generic[T]):
             concurrency_groups=groups,
             is_async=self._description.is_async,
             out_of_order=out_of_order,
+            max_pending_calls=max_pending_calls,
             actor_name=options.get("name", ""),
             namespace=namespace,
             detached=detached,
@@ -557,10 +567,10 @@ def handle_from_metadata(actor_id: ActorID, metadata: bytes, reference: Optional
     """A handle that keeps its actor alive only if there is a `reference` to do so."""
     import pickle
 
-    description, max_task_retries, out_of_order = pickle.loads(metadata)
+    description, max_task_retries, out_of_order, max_pending_calls = pickle.loads(metadata)
     connection = session.get_session()
     if connection is not None:
-        connection.core.attach_actor(actor_id, description.class_name, out_of_order)
+        connection.core.attach_actor(actor_id, description.class_name, out_of_order, max_pending_calls)
     return ActorHandle(actor_id, description, max_task_retries, metadata, reference)
 
 
@@ -581,18 +591,7 @@ class ActorMethod(MethodCall):
         signature = handle._description.methods[self._name][0]  # noqa: SLF001
         signature.check(self._task_name, args, kwargs)
         try:
-            return session.connected_core().submit_actor_task(
-                handle._actor_id,  # noqa: SLF001
-                self._name,
-                args,
-                kwargs,
-                self._num_returns,
-                self._max_task_retries,
-                self._task_name,
-                self._concurrency_group,
-                self._task_events,
-                self._generator,
-            )
+            return self._call(session.connected_core(), args, kwargs)
         except TypeError as error:
             raise explain_argument(error, self._task_name) from error.__cause__
 
@@ -600,7 +599,7 @@ class ActorMethod(MethodCall):
         """This method with other options."""
         option_checks.refuse_per_yield(method_options, self._options, "@method")
         merged = option_checks.merge(self._options, method_options, option_checks.METHOD_OPTIONS, _METHOD_WHAT)
-        return _method_with_options(self._handle, self._name, merged)
+        return _method_with_options(self._handle, self._name, _portable(merged))
 
     @property
     def _options(self) -> dict[str, Any]:

@@ -47,12 +47,15 @@ class RemoteFunction(RemoteCall):
 
     def options(self, **task_options: Any) -> _WithOptions:
         """This function with other options."""
+        option_checks.refuse_max_calls(task_options)
         option_checks.refuse_per_yield(task_options, self._default_options, "@remote")
         merged = option_checks.merge(self._default_options, task_options, option_checks.TASK_OPTIONS, _WHAT)
         return _WithOptions(self, merged)
 
     def _remote(self, args: tuple[Any, ...] = (), kwargs: Optional[dict[str, Any]] = None, **task_options: Any) -> Any:
         """As `.options(**task_options).remote(*args, **kwargs)`."""
+        # Ray's libraries hand on all options of the function.
+        task_options.pop("max_calls", None)
         return self.options(**task_options).remote(*args, **(kwargs or {}))
 
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -86,7 +89,8 @@ class RemoteFunction(RemoteCall):
         from ray_rust._private.serialization import dumps_function
 
         pickled, self._captured = dumps_function(self._function, f"the remote function {self._function_name!r}")
-        self._exported = ExportedFunction(pickled, self._function_name)
+        max_calls = option_checks.max_calls(self._default_options)
+        self._exported = ExportedFunction(pickled, self._function_name, max_calls)
         return self._exported
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -148,6 +152,7 @@ class _WithOptions(RemoteCall):
 
     def options(self, **task_options: Any) -> _WithOptions:
         """These options, overridden by others."""
+        option_checks.refuse_max_calls(task_options)
         option_checks.refuse_per_yield(task_options, self._options, "@remote")
         merged = option_checks.merge(self._options, task_options, option_checks.TASK_OPTIONS, _WHAT)
         return _WithOptions(self._function, merged)
@@ -206,7 +211,7 @@ def _task_options(
         resources=placement.resources,
         num_returns=returns.num_returns,
         max_retries=options.get("max_retries", option_checks.DEFAULT_TASK_MAX_RETRIES),
-        retry_exceptions=options.get("retry_exceptions", False),
+        retry_exceptions=option_checks.retried(options),
         runtime_env=runtime_env,
         task_events=options.get("enable_task_events", True),
         generator=returns.generator,

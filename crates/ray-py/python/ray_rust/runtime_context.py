@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any, Optional
 
 from ray_rust._private import session
@@ -105,10 +106,19 @@ class RuntimeContext:
         return handle_from_metadata(actor_id, own[2])
 
     def is_canceled(self) -> bool:
-        """Whether the task that runs was cancelled, so that it may end in order. RuntimeError in a driver."""
+        """Whether the task that runs was cancelled, so that it may end in order.
+
+        RuntimeError in a driver, and in an async actor, whose calls are cancelled by `asyncio.CancelledError`.
+        """
         if session.current_session().is_driver:
             raise RuntimeError("is_canceled() is there in tasks and actors only: this process is a driver")
-        return session.connected_core().is_task_cancelled()
+        core = session.connected_core()
+        asyncio = sys.modules.get("asyncio")
+        if core.current_actor_id() is not None and asyncio is not None and asyncio._get_running_loop() is not None:  # noqa: SLF001
+            raise RuntimeError(
+                "is_canceled() is not there in async actors: a call that is cancelled gets asyncio.CancelledError"
+            )
+        return core.is_task_cancelled()
 
     # Where it runs, and on what
 

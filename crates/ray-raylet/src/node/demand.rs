@@ -312,6 +312,16 @@ impl NodeMachine {
         }
     }
 
+    /// As [`Self::on_return`], and the worker, which runs no further task, ends by itself.
+    pub(super) fn on_retire_worker(&mut self, now: Instant, caller: WorkerId, lease_id: LeaseId) {
+        let Some(lease) = self.leases.get(lease_id) else { return };
+        let holds = matches!(lease.holder, Holder::Client { worker_id, .. } if worker_id == caller);
+        if let Some(worker_id) = lease.state.worker().filter(|_| holds) {
+            self.retire_worker(worker_id, "it has run as many calls of a function as max_calls allows");
+            self.on_return(now, caller, lease_id);
+        }
+    }
+
     /// Ends a lease whose worker has nothing left to do for it.
     pub(super) fn give_back(&mut self, now: Instant, lease_id: LeaseId) {
         let Some(lease) = self.leases.remove(lease_id) else { return };

@@ -351,6 +351,7 @@ impl NodeMachine {
                 }
             }
             ToRaylet::ReturnLease { lease_id } => self.on_return(now, worker_id, lease_id),
+            ToRaylet::RetireWorker { lease_id } => self.on_retire_worker(now, worker_id, lease_id),
             ToRaylet::Blocked => self.on_blocked(now, worker_id, true),
             ToRaylet::Unblocked => self.on_blocked(now, worker_id, false),
             ToRaylet::KillWorker { lease_id, reason } => {
@@ -515,6 +516,16 @@ impl NodeMachine {
             self.kill_reasons.entry(worker_id).or_insert_with(|| reason.to_owned());
         }
         self.run_pool_effects(now, out);
+    }
+
+    /// A worker gets no more work, and is told to end when nobody needs what it owns.
+    pub(super) fn retire_worker(&mut self, worker_id: WorkerId, reason: &str) {
+        if self.pool.let_go(worker_id)
+            && let Some(&client) = self.by_worker.get(&worker_id)
+        {
+            self.kill_reasons.entry(worker_id).or_insert_with(|| reason.to_owned());
+            self.effects.push(Effect::Send(client, FromRaylet::Retire { reason: reason.to_owned() }));
+        }
     }
 
     /// Memory runs low: this worker is the one to end.

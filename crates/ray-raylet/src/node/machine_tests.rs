@@ -228,6 +228,52 @@ fn a_demand_is_met_as_far_as_resources_go_and_no_further() {
 }
 
 #[test]
+fn a_worker_that_runs_no_further_task_ends_by_itself_and_is_given_to_nobody() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.demand(DRIVER, 1, cpus(1.0), 2);
+    world.start_workers();
+    let (lease_id, worker) = world.granted(DRIVER).remove(0);
+    let (client, .., pid) = world.workers[0];
+    world.tell(client, ToRaylet::RetireWorker { lease_id });
+    assert_eq!(world.machine.counts().0, 1, "the lease is not the worker's own");
+    world.tell(DRIVER, ToRaylet::RetireWorker { lease_id });
+    world.tell(DRIVER, ToRaylet::RetireWorker { lease_id });
+    let told = world
+        .said
+        .iter()
+        .filter(|(to, message)| *to == client && matches!(message, FromRaylet::Retire { .. }));
+    assert_eq!(told.count(), 1);
+    assert!(world.killed.is_empty());
+    world.start_workers();
+    let again = world.granted(DRIVER);
+    assert_eq!(again.len(), 1, "the demand still stands");
+    assert_ne!(again[0].1, worker, "by another worker");
+    world.end_process(pid, ExitStatus::Code(0));
+    let causes = world.said.iter().filter_map(|(to, message)| match message {
+        FromRaylet::WorkerDied { cause, .. } if *to == DRIVER => Some(cause),
+        _ => None,
+    });
+    let causes: Vec<_> = causes.collect();
+    assert!(matches!(&causes[..], [cause] if cause.contains("max_calls")), "{causes:?}");
+    assert_eq!(world.machine.counts().0, 1, "nothing of the new lease is lost");
+}
+
+#[test]
+fn a_worker_that_was_let_go_is_ended_with_its_job() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.demand(DRIVER, 1, cpus(1.0), 1);
+    world.start_workers();
+    let (lease_id, _) = world.granted(DRIVER).remove(0);
+    let (.., pid) = world.workers[0];
+    world.demand(DRIVER, 1, cpus(1.0), 0);
+    world.tell(DRIVER, ToRaylet::RetireWorker { lease_id });
+    assert!(world.killed.is_empty());
+    world.machine.on_job_finished(world.now, JOB);
+    world.settle();
+    assert_eq!(world.killed, [pid]);
+}
+
+#[test]
 fn a_lower_target_withdraws_what_waits_but_nothing_that_is_held() {
     let mut world = World::with_driver(cpus(2.0));
     world.demand(DRIVER, 1, cpus(1.0), 5);
@@ -795,7 +841,7 @@ fn a_worker_id_cannot_be_taken_twice() {
 #[derive(Debug, Clone)]
 enum Step {
     Demand(prop::sample::Index, u64, u32),
-    Return(prop::sample::Index),
+    Return(prop::sample::Index, bool),
     Block(prop::sample::Index, bool),
     Start,
     Crash(prop::sample::Index),
@@ -829,7 +875,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     let pick = any::<prop::sample::Index>;
     prop_oneof![
         3 => (pick(), 0u64..7, 0u32..6).prop_map(|(who, class, target)| Step::Demand(who, class, target)),
-        3 => pick().prop_map(Step::Return),
+        3 => (pick(), prop::bool::weighted(0.3)).prop_map(|(which, retires)| Step::Return(which, retires)),
         2 => (pick(), any::<bool>()).prop_map(|(who, blocked)| Step::Block(who, blocked)),
         4 => Just(Step::Start),
         1 => pick().prop_map(Step::Crash),
@@ -909,9 +955,10 @@ proptest! {
                     let (shape, job_id) = (shape_of(class), JOB);
                     world.tell(client, ToRaylet::SetLeaseDemand { class, shape, job_id, runtime_env: env, target });
                 }
-                Step::Return(which) if !held.is_empty() => {
+                Step::Return(which, retires) if !held.is_empty() => {
                     let (client, lease_id) = held.remove(which.index(held.len()));
-                    world.tell(client, ToRaylet::ReturnLease { lease_id });
+                    let retired = ToRaylet::RetireWorker { lease_id };
+                    world.tell(client, if retires { retired } else { ToRaylet::ReturnLease { lease_id } });
                 }
                 Step::Block(who, blocked) => {
                     let client = clients[who.index(clients.len())];
@@ -963,7 +1010,7 @@ proptest! {
                     world.machine.on_return_bundles(world.now, GROUP, attempt, true, "enough");
                     world.settle();
                 }
-                Step::Return(_) | Step::Crash(_) | Step::ActorCreated(_) => {}
+                Step::Return(..) | Step::Crash(_) | Step::ActorCreated(_) => {}
             }
             for client in clients {
                 held.extend(world.granted(client).into_iter().map(|(lease_id, _)| (client, lease_id)));

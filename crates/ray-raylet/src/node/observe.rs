@@ -115,6 +115,7 @@ impl NodeMachine {
                 WorkerState::Idle { .. } => "IDLE",
                 WorkerState::Leased => "LEASED",
                 WorkerState::Actor(_) => "ACTOR",
+                WorkerState::Retired => "RETIRED",
             };
             (member, state)
         });
@@ -136,7 +137,10 @@ impl NodeMachine {
     pub(super) const fn member(worker_id: WorkerId, worker: &Worker, start: Instant) -> Member {
         let actor_id = match worker.state {
             WorkerState::Actor(actor_id) => Some(actor_id),
-            WorkerState::Starting { .. } | WorkerState::Idle { .. } | WorkerState::Leased => None,
+            WorkerState::Starting { .. }
+            | WorkerState::Idle { .. }
+            | WorkerState::Leased
+            | WorkerState::Retired => None,
         };
         let (pid, job_id) = (worker.pid, worker.job_id);
         Member { worker_id, pid, job_id, actor_id, is_driver: false, start, end: None }

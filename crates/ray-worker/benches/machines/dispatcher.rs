@@ -107,7 +107,9 @@ impl Node {
                 Action::Send { lease_id, task_id } => self.sent.push_back((lease_id, task_id)),
                 // There are two workers and no more.
                 Action::SetDemand { .. } => {}
-                Action::Return { .. } => unreachable!("no time passes"),
+                Action::Return { .. } | Action::Retire { .. } => {
+                    unreachable!("no time passes, and no worker leaves")
+                }
             }
         }
     }

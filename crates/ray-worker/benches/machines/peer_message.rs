@@ -5,7 +5,9 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use ray_core::id::{ActorId, FunctionId, NodeId, TaskId, WorkerId};
-use ray_worker::peer_message::{ArgValue, Returned, Target, TaskHeader, TaskReply, read_args, write_arg};
+use ray_worker::peer_message::{
+    ArgValue, RetryExceptions, Returned, Target, TaskHeader, TaskReply, read_args, write_arg,
+};
 use ray_worker::reference_counter::Owner;
 use ray_worker::value::Value;
 
@@ -32,6 +34,7 @@ fn tasks(criterion: &mut Criterion) {
             retries: 0,
             created_us: 1,
             name: "small_value",
+            retry_exceptions: RetryExceptions::Never,
         };
         let mut bytes = Vec::new();
         group.bench_function(format!("{name} with 2 arguments, written"), |bencher| {
@@ -58,7 +61,8 @@ fn replies(criterion: &mut Criterion) {
     let full = Returned { value: Value::Inline(Bytes::from(vec![7; 100_000])), contained: references };
     for (name, elements, returned) in [("reply", 1, small), ("reply with 10k references", 10_000, full)] {
         let outcome = Ok(vec![returned]);
-        let reply = TaskReply { task_id: TaskId::random(), attempt: 0, execution_us: 5, outcome };
+        let task_id = TaskId::random();
+        let reply = TaskReply { task_id, attempt: 0, execution_us: 5, is_last: false, outcome };
         let mut group = criterion.benchmark_group("peer_message");
         group.throughput(Throughput::Elements(elements));
         let mut bytes = Vec::new();

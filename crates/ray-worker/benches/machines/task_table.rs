@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use ray_core::id::{ObjectId, TaskId};
-use ray_worker::peer_message::ExportedFunction;
+use ray_worker::peer_message::{ExportedFunction, RetryExceptions};
 use ray_worker::task_table::{Call, PendingTask, TaskState, TaskTable};
 
 use crate::task_ids;
@@ -87,7 +87,8 @@ fn tasks(ids: &[TaskId], dependency: impl Fn(usize) -> Option<ObjectId>) -> Vec<
         name: Arc::clone(&name),
         attempt: 0,
         retries_left: 3,
-        retry_exceptions: false,
+        retry_exceptions: RetryExceptions::Never,
+        parent: TaskId::nil(),
         state: TaskState::Queued,
         cancelled: false,
         retries: 0,

@@ -24,10 +24,10 @@ use super::state::State;
 use super::tasks::Returns;
 use super::{CoreWorker, Notification};
 use crate::actor_calls::{Action, ActorCalls, ActorState};
-use crate::peer_message::{ExportedFunction, GeneratorSpec, Kind, Target};
+use crate::peer_message::{ExportedFunction, GeneratorSpec, Kind, RetryExceptions, Target};
 use crate::pending_watch::Cause;
 use crate::reference_counter::Owner;
-use crate::task_table::{Call, MethodName, PendingTask, TaskState, Verdict};
+use crate::task_table::{Call, MethodName, Mishap, PendingTask, TaskState, Verdict};
 use crate::value::Failure;
 
 /// How long a call of the control plane may take; the node retries while the GCS is away.
@@ -95,6 +95,8 @@ pub struct ActorRequest {
     pub is_async: bool,
     /// Whether calls need not wait for those before them.
     pub out_of_order: bool,
+    /// How many calls of one process may be without an answer; 0 for any number.
+    pub max_pending_calls: u32,
     /// Its name; empty for none.
     pub name: String,
     /// Where its name counts.
@@ -127,6 +129,8 @@ pub struct MethodRequest {
     pub name: Arc<str>,
     /// How often it may be tried again; -1 = for ever.
     pub max_retries: i64,
+    /// Which exceptions count as a failure to retry.
+    pub retry_exceptions: RetryExceptions<Bytes>,
     /// Whether its end is noted for the state API and the timeline.
     pub task_events: bool,
     /// How it yields, if it is a generator; then it returns one object, which has its value at its end.
@@ -157,6 +161,7 @@ impl CoreWorker {
         if request.out_of_order {
             calls.allow_out_of_order();
         }
+        calls.limit_pending(request.max_pending_calls as usize);
         let spec = actor_spec(actor_id, &state, request);
         let creation = Creation { task_id, spec };
         let actor = Actor {
@@ -214,10 +219,16 @@ impl CoreWorker {
     /// Calls a method. Its objects are returned at once, each with one handle.
     ///
     /// # Errors
-    /// If this process has left the cluster.
+    /// If this process has left the cluster; `Overloaded` if the actor takes no more calls of this process for
+    /// now.
     pub fn call_actor(&self, request: MethodRequest) -> RayResult<Returns> {
         let mut state = self.lock();
         state.check_open()?;
+        if let Some(actor) = state.actors.get(&request.actor_id)
+            && let Some(limit) = actor.calls.is_full()
+        {
+            return Err(RayError::Overloaded { queue: "the queue of calls to this actor", capacity: limit });
+        }
         let returns = state.queue_call(self, request);
         state.settle(self);
         self.read_between(&mut state);
@@ -226,13 +237,23 @@ impl CoreWorker {
     }
 
     /// Notes an actor whose handle came from elsewhere, so that its news are heard early.
-    /// `out_of_order`: its calls need not wait for those before them.
-    pub fn attach_actor(&self, actor_id: ActorId, class_name: &str, out_of_order: bool) {
+    /// `out_of_order`: its calls need not wait for those before them. So many of them may be without an answer;
+    /// 0 for any number.
+    pub fn attach_actor(
+        &self,
+        actor_id: ActorId,
+        class_name: &str,
+        out_of_order: bool,
+        max_pending_calls: u32,
+    ) {
         let mut state = self.lock();
         if state.check_open().is_ok() {
             state.know_actor(actor_id, class_name);
             if out_of_order {
                 state.calls_of(actor_id).allow_out_of_order();
+            }
+            if max_pending_calls > 0 {
+                state.calls_of(actor_id).limit_pending(max_pending_calls as usize);
             }
             self.stir(&mut state);
         }
@@ -296,7 +317,7 @@ impl CoreWorker {
         })?;
         let info = wire::required("actor", reply.actor)?;
         let actor_id = wire::id("actor_id", &info.actor_id)?;
-        self.attach_actor(actor_id, &info.class_name, false);
+        self.attach_actor(actor_id, &info.class_name, false, 0);
         Ok((actor_id, info.class_name, info.handle_metadata))
     }
 }
@@ -318,7 +339,8 @@ fn creation_task(actor_id: ActorId, request: &ActorRequest, created_us: u64) -> 
         name: request.class.name.as_str().into(),
         attempt: 0,
         retries_left: 0,
-        retry_exceptions: false,
+        retry_exceptions: RetryExceptions::Never,
+        parent: TaskId::nil(),
         state: TaskState::Queued,
         cancelled: false,
         retries: 0,
@@ -426,7 +448,7 @@ impl State {
         {
             nested.push(actor.handle);
         }
-        let task_id = self.next_task_id();
+        let (task_id, parent) = self.next_task_id();
         let task = PendingTask {
             call: Call::Method { actor_id, method: request.method },
             args: request.args.into(),
@@ -436,7 +458,8 @@ impl State {
             name: request.name,
             attempt: 0,
             retries_left: request.max_retries,
-            retry_exceptions: false,
+            retry_exceptions: request.retry_exceptions,
+            parent,
             state: TaskState::Queued,
             cancelled: false,
             retries: 0,
@@ -464,6 +487,7 @@ impl State {
             num_returns: 0,
             name: name.into(),
             max_retries: 0,
+            retry_exceptions: RetryExceptions::Never,
             task_events: false,
         };
         self.queue_call(core, request);
@@ -686,7 +710,7 @@ impl State {
                 Action::Send { task_id, at, sequence } => {
                     self.send_call(core, actor_id, task_id, at, sequence)
                 }
-                Action::Lost { task_id } => match self.tasks.on_attempt_failed(task_id, false) {
+                Action::Lost { task_id } => match self.tasks.on_attempt_failed(task_id, Mishap::Crash) {
                     Verdict::Retry => again.push(task_id),
                     Verdict::Fail => self.on_call_lost(actor_id, task_id),
                 },

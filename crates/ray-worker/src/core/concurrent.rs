@@ -17,7 +17,7 @@ use ray_core::error::{RayError, RayResult};
 use ray_core::id::{NodeId, TaskId, WorkerId};
 use ray_link::Waker;
 
-use super::execution::{Executor, Task};
+use super::execution::{Begun, Executor, Task};
 use super::peers::keep;
 use super::reports::Origin;
 use super::running::{RunningKey, work_for};
@@ -25,7 +25,7 @@ use super::state::{State, now};
 use super::{CoreWorker, Notification};
 use crate::codec::{Fields, damaged};
 use crate::concurrency_groups::{ConcurrencyGroups, Wanted};
-use crate::peer_message::{Returned, TaskHeader};
+use crate::peer_message::{RetryExceptions, Returned, TaskHeader};
 use crate::reference_counter::Owner;
 use crate::value::Failure;
 
@@ -70,7 +70,12 @@ pub struct StartedCall {
     pub num_returns: u32,
     /// Its name, for logs and errors.
     pub name: String,
-    pub(super) retriable: bool,
+    /// Which exceptions of its code have it tried again.
+    pub retry_exceptions: RetryExceptions<Bytes>,
+    /// Whether it is tried again when it fails in a way that is retried.
+    pub retriable: bool,
+    /// This process runs no further task after it.
+    pub(super) is_last: bool,
     pub(super) since: Instant,
     /// What the record of its end says beside.
     pub(super) origin: Origin,
@@ -85,7 +90,9 @@ impl StartedCall {
             caller,
             num_returns: header.num_returns,
             name: header.name.to_owned(),
+            retry_exceptions: header.retry_exceptions.map(Bytes::copy_from_slice),
             retriable: header.retriable,
+            is_last: false,
             since: now(),
             origin: Origin::of(header),
         }
@@ -289,7 +296,7 @@ impl CoreWorker {
     ) -> RayResult<()> {
         let mut fields = Fields::new(&call.payload);
         let header = TaskHeader::read(&mut fields)?;
-        let (key, function) = self.begin(&header, group);
+        let Begun { key, function, .. } = self.begin(&header, group);
         let started = StartedCall::new(key, call.caller, &header);
         let args = function.and_then(|_| self.resolve(fields.rest()));
         match args {

@@ -35,7 +35,8 @@ use super::tasks::check_size;
 use crate::codec::{Fields, damaged};
 use crate::memory_store::WaiterId;
 use crate::peer_message::{
-    Arg, ArgValue, GroupContext, Kind, PeerMessage, Returned, Target, TaskHeader, TaskReply, read_args,
+    Arg, ArgValue, GroupContext, Kind, PeerMessage, RetryExceptions, Returned, Target, TaskHeader, TaskReply,
+    read_args,
 };
 use crate::reference_counter::Owner;
 use crate::value::{Contained, Failure};
@@ -132,6 +133,12 @@ pub(super) struct Execution {
     pub(super) exit: bool,
     /// The task that ended last is not tried again, and its reply may not be written yet.
     unsaid: bool,
+    /// How often functions were called of which a process may run only so many calls.
+    calls: FxHashMap<FunctionId, u32>,
+    /// It has run as many as it may, and runs no further task.
+    is_retired: bool,
+    /// The node has told it to end as soon as no other process needs it.
+    is_leaving: bool,
     /// The actor that this worker is.
     pub(super) actor: Option<ActorId>,
     /// The placement group in which that actor runs.
@@ -160,6 +167,16 @@ pub struct Leased {
     pub resources: Resources,
     /// The graphics processors among it, by number.
     pub devices: Vec<u32>,
+}
+
+/// A task that begins.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) key: RunningKey,
+    /// This process runs no further task after it.
+    pub(super) is_last: bool,
+    /// The pickled function that it calls, if it calls one.
+    pub(super) function: Result<Option<Bytes>, Failure>,
 }
 
 /// Why [`CoreWorker::run`] returns.
@@ -207,8 +224,34 @@ impl Execution {
         }
     }
 
-    /// Whether a task that comes now would wait behind one that blocks or runs long.
+    /// Takes out the task that waits here under this id, if one does.
+    pub(super) fn take_queued(&mut self, task_id: TaskId) -> Option<Bytes> {
+        let queued = |assignment: &Assignment| match assignment {
+            Assignment::Task { task_id: queued, .. } => *queued == task_id,
+            Assignment::Job(_)
+            | Assignment::Leased(_)
+            | Assignment::Create { .. }
+            | Assignment::Named { .. } => false,
+        };
+        let at = self.queue.iter().position(queued)?;
+        match self.queue.remove(at) {
+            Some(Assignment::Task { payload, .. }) => Some(payload),
+            _ => None,
+        }
+    }
+
+    /// Counts a call of a function of which a process may run only so many. Returns whether it is the last.
+    fn count_call(&mut self, function_id: FunctionId, max_calls: u32) -> bool {
+        let calls = self.calls.entry(function_id).or_default();
+        *calls += 1;
+        *calls >= max_calls
+    }
+
+    /// Whether a task that comes now would wait behind one that blocks or runs long, or for ever.
     fn is_stalled(&self, now: Instant) -> bool {
+        if self.is_retired {
+            return true;
+        }
         let stalls = |running: &Running| running.blocked || now - running.since >= LONG_AFTER;
         self.running.iter().any(stalls)
     }
@@ -332,8 +375,8 @@ impl CoreWorker {
     ) -> RayResult<()> {
         let mut fields = Fields::new(payload);
         let header = TaskHeader::read(&mut fields)?;
-        let (key, function) = self.begin(&header, group);
-        let call = StartedCall::new(key, caller, &header);
+        let Begun { key, is_last, function } = self.begin(&header, group);
+        let call = StartedCall { is_last, ..StartedCall::new(key, caller, &header) };
         let outcome = self.run_resolved(executor, header, caller, function, fields.rest());
         let replied = self.reply(&call, outcome);
         work_for(None);
@@ -344,7 +387,8 @@ impl CoreWorker {
     pub(super) fn reply(&self, call: &StartedCall, outcome: Result<Vec<Returned>, Failure>) -> RayResult<()> {
         let spent = call.since.elapsed();
         let execution_us = u32::try_from(spent.as_micros()).unwrap_or(u32::MAX);
-        let mut reply = TaskReply { task_id: call.task_id, attempt: call.attempt, execution_us, outcome };
+        let StartedCall { task_id, attempt, is_last, .. } = *call;
+        let mut reply = TaskReply { task_id, attempt, execution_us, is_last, outcome };
         let mut payload = Vec::new();
         reply.write(&mut payload)?;
         let limit = self.config.max_frame_bytes as usize;
@@ -377,13 +421,8 @@ impl CoreWorker {
         executor.execute(self, &task)
     }
 
-    /// Notes that a task begins, and that this thread works for it. Returns the function that it calls,
-    /// if it calls one.
-    pub(super) fn begin(
-        &self,
-        header: &TaskHeader<'_>,
-        group: usize,
-    ) -> (RunningKey, Result<Option<Bytes>, Failure>) {
+    /// Notes that a task begins, and that this thread works for it.
+    pub(super) fn begin(&self, header: &TaskHeader<'_>, group: usize) -> Begun {
         let mut state = self.lock();
         let key = state.execution.running.insert(Running {
             task_id: header.task_id,
@@ -402,11 +441,17 @@ impl CoreWorker {
         work_for(Some(key));
         state.unblock_node(self);
         self.stir(&mut state);
-        let function = match &header.target {
-            Target::Function(function_id) => state.function(*function_id).map(Some),
-            Target::Method { .. } => Ok(None),
+        let (function, is_last) = match &header.target {
+            Target::Function(function_id) => match state.function(*function_id) {
+                Ok((function, 0)) => (Ok(Some(function)), false),
+                Ok((function, max_calls)) => {
+                    (Ok(Some(function)), state.execution.count_call(*function_id, max_calls))
+                }
+                Err(failure) => (Err(failure), false),
+            },
+            Target::Method { .. } => (Ok(None), false),
         };
-        (key, function)
+        Begun { key, is_last, function }
     }
 
     /// The values of arguments, those in shared memory pinned.
@@ -467,9 +512,10 @@ impl CoreWorker {
             created_us: super::state::wall_us(),
             name: &name,
             generator: None,
+            retry_exceptions: RetryExceptions::Never,
         };
         let constraint = Constraint::try_from(spec.strategy.clone().unwrap_or_default())?;
-        let (key, begun) = self.begin(&header, 0);
+        let Begun { key, function: begun, .. } = self.begin(&header, 0);
         let start = now();
         {
             let mut state = self.lock();
@@ -515,6 +561,9 @@ impl CoreWorker {
         state.note_ended(ended);
         let left = state.execution.running.get(call.key).is_some_and(|running| running.left);
         let kept = state.end_running(call.key);
+        if call.is_last {
+            state.retire(self);
+        }
         state.on_call_ended(self);
         if left {
             return;
@@ -558,9 +607,39 @@ impl State {
         kept
     }
 
-    fn function(&self, function_id: FunctionId) -> Result<Bytes, Failure> {
+    /// A pickled function, and of how many calls of it a process may run; 0 for any number.
+    fn function(&self, function_id: FunctionId) -> Result<(Bytes, u32), Failure> {
         let unknown = || Failure::System(format!("function {function_id} was not defined before its task"));
-        self.functions.get(&function_id).map(|defined| defined.pickled.clone()).ok_or_else(unknown)
+        let defined = self.functions.get(&function_id).ok_or_else(unknown)?;
+        Ok((defined.pickled.clone(), defined.max_calls))
+    }
+
+    /// This process runs no further task: those that wait go back to their callers.
+    fn retire(&mut self, core: &CoreWorker) {
+        self.execution.is_retired = true;
+        self.give_back_queued(core);
+    }
+
+    /// The node wants this process to end, which nothing runs in any more.
+    pub(super) fn on_retire(&mut self, core: &CoreWorker, reason: &str) {
+        tracing::info!(reason, "told to end when it is not needed any more");
+        self.retire(core);
+        self.execution.is_leaving = true;
+        self.leave_if_unneeded();
+    }
+
+    /// Ends this process if it was told to, and no other needs what it owns, nor a task what it has submitted.
+    pub(super) fn leave_if_unneeded(&mut self) {
+        let execution = &self.execution;
+        if execution.is_leaving
+            && !execution.exit
+            && execution.running.is_empty()
+            && self.tasks.is_empty()
+            && !self.grants.is_holding_back()
+            && !self.references.has_borrowers()
+        {
+            self.begin_exit();
+        }
     }
 
     /// Whoever connects says what job it acts for. A worker serves one job; the first counts.
@@ -631,38 +710,11 @@ impl State {
         }
     }
 
-    pub(super) fn on_cancel(&mut self, core: &CoreWorker, from: Owner, task_id: TaskId) {
-        if let Some(key) = self.execution.running.find(task_id) {
-            if let Some(running) = self.execution.running.get_mut(key) {
-                running.cancelled = true;
-            }
-            self.interrupt_running(key);
-            return;
-        }
-        if let Some(call) =
-            self.execution.concurrent.as_mut().and_then(|concurrent| concurrent.remove(task_id))
-        {
-            self.refuse_call(core, &call.payload, from, Failure::Cancelled(task_id));
-            return;
-        }
-        let queue = &mut self.execution.queue;
-        let queued = |assignment: &Assignment| match assignment {
-            Assignment::Task { task_id: queued, .. } => *queued == task_id,
-            Assignment::Job(_)
-            | Assignment::Leased(_)
-            | Assignment::Create { .. }
-            | Assignment::Named { .. } => false,
-        };
-        let Some(at) = queue.iter().position(queued) else { return };
-        let Some(Assignment::Task { payload, .. }) = queue.remove(at) else { return };
-        self.refuse_call(core, &payload, from, Failure::Cancelled(task_id));
-    }
-
     /// Answers a call that will not run.
     pub(super) fn refuse_call(&mut self, core: &CoreWorker, payload: &[u8], to: Owner, failure: Failure) {
         let Ok(header) = TaskHeader::read(&mut Fields::new(payload)) else { return };
         let (task_id, attempt) = (header.task_id, header.attempt);
-        let reply = TaskReply { task_id, attempt, execution_us: 0, outcome: Err(failure) };
+        let reply = TaskReply { task_id, attempt, execution_us: 0, is_last: false, outcome: Err(failure) };
         let mut bytes = Vec::new();
         if reply.write(&mut bytes).is_ok() {
             self.run_then(core, Then::Send { to, kind: Kind::TaskReply, payload: bytes });

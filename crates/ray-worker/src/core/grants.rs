@@ -60,6 +60,13 @@ pub(super) enum Then {
     Nested(Box<(Vec<Contained>, WorkerId, Self)>),
 }
 
+impl Grants {
+    /// Whether something waits for grants.
+    pub(super) fn is_holding_back(&self) -> bool {
+        !self.held_back.is_empty()
+    }
+}
+
 impl State {
     /// Does `then` as soon as each of these references is granted to `borrower` by its owner. Each
     /// has a handle for this purpose, which is dropped afterwards.

@@ -134,6 +134,7 @@ impl State {
             // Its workers may print something of this driver's job.
             FromRaylet::NodeJoined { node_id } => self.visit_node(core, node_id),
             FromRaylet::NodeDied { node_id, cause } => self.on_node_died(core, node_id, &cause),
+            FromRaylet::Retire { reason } => self.on_retire(core, &reason),
             FromRaylet::ObjectSpilled { object_id } => self.on_object_spilled(object_id),
             FromRaylet::Registered { .. } | FromRaylet::Rejected { .. } => {
                 tracing::warn!("the node answered a registration twice");

@@ -32,6 +32,7 @@
 //! | `producers` | items of generator tasks: their worker's side |
 
 mod actors;
+mod cancellation;
 mod concurrent;
 mod ends;
 mod execution;
@@ -69,6 +70,7 @@ use ray_link::{Connection, Interest, Listener, Poller, Waker};
 use ray_object_store::shm::{Access, ShmRegion};
 
 pub use self::actors::{ActorRequest, MethodRequest, handle_object};
+pub use self::cancellation::Cancellation;
 pub use self::concurrent::{Concurrency, Limits, StartedCall};
 pub use self::execution::{Executor, Leased, OwnDescription, ReadyArg, ResolvedArg, Served, Task};
 pub use self::inbox::{Heard, Inbox, Wants};

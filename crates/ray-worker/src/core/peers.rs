@@ -12,6 +12,7 @@ use ray_link::message::connection_error;
 use ray_link::{Connection, Frame, Interest, Readiness};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::cancellation::Cancellation;
 use super::state::{State, now};
 use super::{CoreWorker, FIRST_PEER_TOKEN, LISTENER_TOKEN, worker_socket};
 use crate::codec::damaged;
@@ -49,6 +50,8 @@ pub(super) struct Peers {
 pub(super) struct Defined {
     pub(super) pickled: Bytes,
     pub(super) name: Arc<str>,
+    /// After how many calls of it this process ends; 0 for never.
+    pub(super) max_calls: u32,
     /// Connections that defined it.
     connections: usize,
 }
@@ -224,6 +227,7 @@ impl State {
                 function_id: function.function_id,
                 pickled: function.pickled.clone(),
                 name: function.name.clone(),
+                max_calls: function.max_calls,
             };
             self.queue(slot, Kind::DefineFunction, |out| encode(out, &define));
         }
@@ -359,7 +363,13 @@ impl State {
         let sender = Owner { worker_id: from, node_id: NodeId::nil() };
         match message {
             PeerMessage::GiveBack { task_ids } => self.on_given_back(core, from, &task_ids),
-            PeerMessage::Cancel { task_id } => self.on_cancel(core, sender, task_id),
+            PeerMessage::Cancel { task_id, recursive, force } => {
+                self.on_cancel(core, sender, task_id, Cancellation { force, recursive });
+            }
+            PeerMessage::CancelledChildren { task_id } => self.on_cancelled_children(core, task_id),
+            PeerMessage::CancelTask { object_id, recursive, force } => {
+                self.on_cancel_task(core, object_id, Cancellation { force, recursive });
+            }
             PeerMessage::Leased { resources, devices } => self.on_leased(resources, devices),
             PeerMessage::GetObject { object_id } => self.on_get_object(core, sender, object_id),
             PeerMessage::ObjectValue { object_id, value, contained } => {
@@ -395,7 +405,8 @@ impl State {
         let Some(peer) = &mut self.peers.slots[slot] else { return };
         if peer.defined_functions.insert(define.function_id) {
             let name = define.name.into();
-            let defined = || Defined { pickled: define.pickled, name, connections: 0 };
+            let (pickled, max_calls) = (define.pickled, define.max_calls);
+            let defined = || Defined { pickled, name, max_calls, connections: 0 };
             self.functions.entry(define.function_id).or_insert_with(defined).connections += 1;
         }
     }
@@ -468,6 +479,7 @@ impl State {
             }
         }
         self.delete_freed();
+        self.leave_if_unneeded();
     }
 
     /// Does what the reference counter says.

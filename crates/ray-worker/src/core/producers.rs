@@ -15,6 +15,7 @@ use ray_core::id::{NodeId, ObjectId, TaskId, WorkerId};
 use rustc_hash::FxHashMap;
 
 use super::CoreWorker;
+use super::cancellation::Cancellation;
 use super::execution::Task;
 use super::grants::Then;
 use super::poll::{Interrupted, Patience};
@@ -275,7 +276,7 @@ impl State {
             producer.stopped = true;
         } else if !self.is_running(task_id) {
             // It has not begun, or has ended.
-            self.on_cancel(core, from, task_id);
+            self.on_cancel(core, from, task_id, Cancellation { force: false, recursive: true });
         }
         self.wake_producers(|(other, _)| **other == task_id);
     }

@@ -165,6 +165,11 @@ impl RunningTasks {
         self.slots.iter().filter_map(|slot| slot.running.as_ref())
     }
 
+    /// Whether no task runs.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// Whether tasks run, and all of them wait for objects.
     pub(super) fn all_blocked(&self) -> bool {
         self.count > 0 && self.iter().all(|running| running.blocked)

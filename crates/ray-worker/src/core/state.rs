@@ -16,6 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::actors::Actor;
+use super::cancellation::ForcedEnd;
 use super::ends::Ends;
 use super::execution::Execution;
 use super::grants::Grants;
@@ -82,6 +83,8 @@ pub(super) struct State {
     pub(super) execution: Execution,
     /// Attempts that failed for good, waiting to hear how their worker ended.
     pub(super) crashes: Vec<Crash>,
+    /// Workers that are ended because their task was cancelled with force.
+    pub(super) forced_ends: Vec<ForcedEnd>,
     pub(super) ends: Ends,
     /// Classes whose infeasibility was told.
     pub(super) warned: FxHashSet<u64>,
@@ -209,6 +212,7 @@ impl State {
             functions: FxHashMap::default(),
             execution: Execution::default(),
             crashes: Vec::new(),
+            forced_ends: Vec::new(),
             ends: Ends::default(),
             warned: FxHashSet::default(),
             answers: FxHashMap::default(),
@@ -350,6 +354,7 @@ impl State {
         self.apply_dispatch(core, out);
         self.settle_suspects(core, now);
         self.settle_crashes(core, now);
+        self.settle_forced_ends(core, now);
         self.watch_execution(core, now);
         self.resume_accepting(core, now);
         self.release_idle_pins(now);
@@ -364,7 +369,8 @@ impl State {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let crashes = self.crashes.iter().map(|crash| crash.give_up_at).min();
         let (dispatch, ends) = (self.dispatcher.next_deadline(), self.ends.next_deadline());
-        let deadlines = [dispatch, crashes, ends, self.peers.accept_again, self.pins.next_deadline()];
+        let forced = self.forced_deadline();
+        let deadlines = [dispatch, crashes, forced, ends, self.peers.accept_again, self.pins.next_deadline()];
         let reports = [self.task_log.next_deadline(), self.metrics_deadline(), self.pending_deadline()];
         deadlines.into_iter().chain(reports).flatten().min()
     }
@@ -380,11 +386,11 @@ impl State {
         ObjectId::for_put(self.root_task, self.next_put - 1)
     }
 
-    /// The id of the next task that this process submits.
-    pub(super) fn next_task_id(&mut self) -> TaskId {
+    /// The id of the next task that this process submits, and the task that submits it; nil if none does.
+    pub(super) fn next_task_id(&mut self) -> (TaskId, TaskId) {
         match self.execution.running.current_mut() {
-            Some(running) => running.children.next_id(),
-            None => self.children.next_id(),
+            Some(running) => (running.children.next_id(), running.task_id),
+            None => (self.children.next_id(), TaskId::nil()),
         }
     }
 }

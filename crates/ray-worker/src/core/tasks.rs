@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ray_core::constraint::{Shape, Strategy};
 use ray_core::error::RayResult;
 use ray_core::id::{ActorId, LeaseId, ObjectId, TaskId, WorkerId};
@@ -15,12 +16,12 @@ use super::state::{State, now};
 use super::{CoreWorker, Notification};
 use crate::dispatcher::Action;
 use crate::peer_message::{
-    ArgValue, ExportedFunction, GeneratorSpec, GroupContext, Kind, PeerMessage, Returned, Target, TaskHeader,
-    TaskReply, read_args, write_arg,
+    ArgValue, ExportedFunction, GeneratorSpec, GroupContext, Kind, PeerMessage, RetryExceptions, Returned,
+    Target, TaskHeader, TaskReply, read_args, write_arg,
 };
 use crate::pending_watch::Cause;
 use crate::reference_counter::Owner;
-use crate::task_table::{Call, PendingTask, TaskState, Verdict};
+use crate::task_table::{Call, Mishap, PendingTask, TaskState, Verdict};
 use crate::value::{Failure, Value};
 
 /// How long a lost call waits for the news what becomes of its actor.
@@ -52,8 +53,8 @@ pub struct TaskRequest {
     pub name: Arc<str>,
     /// How often it may be tried again; -1 = for ever.
     pub max_retries: i64,
-    /// Whether an exception counts as a failure to retry.
-    pub retry_exceptions: bool,
+    /// Which exceptions count as a failure to retry.
+    pub retry_exceptions: RetryExceptions<Bytes>,
     /// Whether its end is noted for the state API and the timeline.
     pub task_events: bool,
     /// How it yields, if it is a generator; then it returns one object, which has its value at its end.
@@ -114,7 +115,7 @@ impl CoreWorker {
         let state_mut = &mut *state;
         let runtime_env = request.runtime_env.as_ref().unwrap_or(&state_mut.runtime_env);
         let class = state_mut.dispatcher.class_of(&shape, runtime_env);
-        let task_id = state.next_task_id();
+        let (task_id, parent) = state.next_task_id();
         let task = PendingTask {
             call: Call::Function { function: request.function, class },
             args: request.args.into(),
@@ -125,6 +126,7 @@ impl CoreWorker {
             attempt: 0,
             retries_left: request.max_retries,
             retry_exceptions: request.retry_exceptions,
+            parent,
             state: TaskState::Queued,
             cancelled: false,
             retries: 0,
@@ -136,23 +138,6 @@ impl CoreWorker {
         self.read_between(&mut state);
         self.stir(&mut state);
         Ok(returns)
-    }
-
-    /// Cancels the task that makes this object. One that runs is left to end unless `force`, which
-    /// ends its worker. Returns whether the task was still pending.
-    pub fn cancel_task(&self, object_id: ObjectId, force: bool) -> bool {
-        let mut state = self.lock();
-        let task_id = object_id.task_id();
-        let Some(task_state) = state.tasks.cancel(task_id) else { return false };
-        match task_state {
-            TaskState::Waiting { .. } | TaskState::Queued => state.drop_unsent(self, task_id),
-            TaskState::Sent => state.cancel_sent(self, task_id, force),
-        }
-        state.settle(self);
-        state.flush(self);
-        // The poller may be who waited for it.
-        self.nudge_poller(&state);
-        true
     }
 }
 
@@ -228,6 +213,12 @@ impl State {
                     }
                     self.tell_node(&ToRaylet::ReturnLease { lease_id });
                 }
+                Action::Retire { lease_id } => {
+                    if let Some(worker) = self.shared.leases.remove(&lease_id) {
+                        self.shared.lease_on.remove(&worker.worker_id);
+                    }
+                    self.tell_node(&ToRaylet::RetireWorker { lease_id });
+                }
             }
         }
     }
@@ -286,6 +277,7 @@ impl State {
             created_us: task.created_us,
             name: &task.name,
             generator: task.generator.as_deref().copied(),
+            retry_exceptions: task.retry_exceptions.as_ref().map(|types| &types[..]),
         };
         header.write(message);
         if task.dependencies.is_empty() {
@@ -348,9 +340,10 @@ impl State {
     }
 
     pub(super) fn on_lease_infeasible(&mut self, class: u64, reason: &str) {
-        if class < self.dispatcher.classes() && self.warned.insert(class) {
+        let count = self.dispatcher.queued(class);
+        // None if they were cancelled meanwhile.
+        if count > 0 && self.warned.insert(class) {
             let resources = &self.dispatcher.shape(class).resources;
-            let count = self.dispatcher.queued(class);
             let text = format!(
                 "{count} task(s) that need {resources} cannot be scheduled: {reason}. They stay \
                  pending until a node with these resources joins the cluster."
@@ -397,20 +390,36 @@ impl State {
         if task.attempt != reply.attempt {
             return;
         }
-        let raised = matches!(reply.outcome, Err(Failure::Raised(_)));
         let call = task.call.clone();
+        let (mishap, outcome) = match reply.outcome {
+            Err(Failure::RaisedListed(error)) => {
+                (Some(Mishap::Exception { is_listed: true }), Err(Failure::Raised(error)))
+            }
+            Err(Failure::Raised(error)) => {
+                (Some(Mishap::Exception { is_listed: false }), Err(Failure::Raised(error)))
+            }
+            other => (None, other),
+        };
         let mut out = Vec::new();
         match &call {
             Call::Function { .. } => {
                 if let Some(&lease_id) = self.shared.lease_on.get(&from) {
                     let (task_id, spent) = (reply.task_id, reply.execution_us);
-                    self.dispatcher.on_reply(lease_id, task_id, spent, now(), &mut out);
+                    if reply.is_last {
+                        let unstarted = self.dispatcher.on_last_reply(lease_id, task_id, spent, &mut out);
+                        for task_id in unstarted.into_iter().rev() {
+                            self.requeue_first(core, task_id, &mut out);
+                        }
+                    } else {
+                        self.dispatcher.on_reply(lease_id, task_id, spent, now(), &mut out);
+                    }
                 }
             }
             Call::Method { actor_id, .. } => self.on_call_reply(*actor_id, reply.task_id),
             Call::Create { .. } => return,
         }
-        if raised && self.tasks.on_attempt_failed(reply.task_id, true) == Verdict::Retry {
+        let verdict = mishap.map(|mishap| self.tasks.on_attempt_failed(reply.task_id, mishap));
+        if verdict == Some(Verdict::Retry) {
             match call {
                 Call::Function { class, .. } => {
                     self.dispatcher.enqueue(class, reply.task_id, false, &mut out);
@@ -419,7 +428,7 @@ impl State {
                 Call::Create { .. } => {}
             }
         } else {
-            let outcome = self.end_with_exception(core, reply.task_id, reply.outcome);
+            let outcome = self.end_with_exception(core, reply.task_id, outcome);
             self.finish_task(core, reply.task_id, outcome);
         }
         self.apply_dispatch(core, out);
@@ -467,10 +476,10 @@ impl State {
 
     /// A worker does not start these tasks for now.
     pub(super) fn on_given_back(&mut self, core: &CoreWorker, from: WorkerId, task_ids: &[TaskId]) {
+        // Else its lease has ended, and with it they came back: by now they may be with another.
+        let Some(&lease_id) = self.shared.lease_on.get(&from) else { return };
         let mut out = Vec::new();
-        if let Some(&lease_id) = self.shared.lease_on.get(&from) {
-            self.dispatcher.on_given_back(lease_id, task_ids, now(), &mut out);
-        }
+        self.dispatcher.on_given_back(lease_id, task_ids, now(), &mut out);
         for &task_id in task_ids.iter().rev() {
             self.requeue_first(core, task_id, &mut out);
         }
@@ -519,7 +528,7 @@ impl State {
                 Some(PendingTask { call: Call::Function { class, .. }, .. }) => Some(*class),
                 Some(_) | None => None,
             };
-            match (self.tasks.on_attempt_failed(task_id, false), class) {
+            match (self.tasks.on_attempt_failed(task_id, Mishap::Crash), class) {
                 (Verdict::Retry, Some(class)) => self.dispatcher.enqueue(class, task_id, true, &mut out),
                 (Verdict::Retry | Verdict::Fail, _) => {
                     self.await_cause(task_id, Victim::Worker(worker_id), CAUSE_TIMEOUT);
@@ -582,38 +591,6 @@ impl State {
         }
         let out_of_memory = self.was_out_of_memory(worker_id);
         Some(Failure::WorkerCrashed { task_id, name, worker_id, cause, out_of_memory })
-    }
-
-    /// Takes a cancelled task out of the queue that it is in.
-    pub(super) fn drop_unsent(&mut self, core: &CoreWorker, task_id: TaskId) {
-        match self.tasks.get(task_id).map(|task| task.call.clone()) {
-            Some(Call::Function { class, .. }) => {
-                let mut out = Vec::new();
-                self.dispatcher.remove_queued(class, task_id, &mut out);
-                self.apply_dispatch(core, out);
-            }
-            Some(Call::Method { actor_id, .. }) => self.drop_call(core, actor_id, task_id),
-            Some(Call::Create { .. }) | None => {}
-        }
-        self.finish_task(core, task_id, Err(Failure::Cancelled(task_id)));
-    }
-
-    fn cancel_sent(&mut self, core: &CoreWorker, task_id: TaskId, force: bool) {
-        if let Some(Call::Method { actor_id, .. }) = self.tasks.get(task_id).map(|task| &task.call) {
-            // One of its calls does not end an actor, so there is no force.
-            if let Some(at) = self.address_of(*actor_id) {
-                self.tell(core, at, &PeerMessage::Cancel { task_id });
-            }
-            return;
-        }
-        let Some(lease_id) = self.dispatcher.lease_of(task_id) else { return };
-        let Some(&at) = self.shared.leases.get(&lease_id) else { return };
-        if force {
-            let reason = "its task was cancelled with force".to_owned();
-            self.tell_node(&ToRaylet::KillWorker { lease_id, reason });
-        } else {
-            self.tell(core, at, &PeerMessage::Cancel { task_id });
-        }
     }
 }
 

@@ -10,8 +10,8 @@ use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, NodeId, ObjectId, WorkerId};
 use ray_core::resource::Resources;
 use ray_worker::CoreWorker;
-use ray_worker::core::{ActorRequest, MethodRequest, NextItem, ReadyValue, TaskRequest};
-use ray_worker::peer_message::{ArgValue, ExportedFunction, GeneratorSpec, write_arg};
+use ray_worker::core::{ActorRequest, Cancellation, MethodRequest, NextItem, ReadyValue, TaskRequest};
+use ray_worker::peer_message::{ArgValue, ExportedFunction, GeneratorSpec, RetryExceptions, write_arg};
 use ray_worker::reference_counter::Owner;
 use ray_worker::task_table::MethodName;
 use ray_worker::value::{Contained, Encoded, Failure, Payload};
@@ -137,7 +137,8 @@ pub(crate) struct Call {
     resources: Resources,
     returns: u32,
     retries: i64,
-    retry_exceptions: bool,
+    retry_exceptions: RetryExceptions<Bytes>,
+    max_calls: u32,
     restarts: i64,
     name: String,
     generator: Option<Arc<GeneratorSpec>>,
@@ -155,7 +156,8 @@ impl Call {
             resources: Resources::new().with_cpu(1.0).unwrap(),
             returns: 1,
             retries: 0,
-            retry_exceptions: false,
+            retry_exceptions: RetryExceptions::Never,
+            max_calls: 0,
             restarts: 0,
             name: String::new(),
             generator: None,
@@ -201,7 +203,18 @@ impl Call {
     }
 
     pub(crate) fn retry_exceptions(mut self) -> Self {
-        self.retry_exceptions = true;
+        self.retry_exceptions = RetryExceptions::Always;
+        self
+    }
+
+    /// Retried when it raises this.
+    pub(crate) fn retry_exception(mut self, listed: &'static str) -> Self {
+        self.retry_exceptions = RetryExceptions::Listed(Bytes::from_static(listed.as_bytes()));
+        self
+    }
+
+    pub(crate) fn max_calls(mut self, max_calls: u32) -> Self {
+        self.max_calls = max_calls;
         self
     }
 
@@ -228,7 +241,8 @@ impl Call {
     }
 
     fn exported(&self) -> Arc<ExportedFunction> {
-        ExportedFunction::new(self.function.clone().into_bytes().into(), self.function.clone())
+        let pickled = self.function.clone().into_bytes().into();
+        ExportedFunction::with_max_calls(pickled, self.function.clone(), self.max_calls)
     }
 }
 
@@ -273,6 +287,11 @@ impl Front {
         Ok(ids.iter().map(|id| Ref::made(&self.core, id)).collect())
     }
 
+    /// Cancels the task of an object, and what it has submitted. Returns whether it was pending.
+    pub(crate) fn cancel(&self, object: &Ref, force: bool) -> bool {
+        self.core.cancel_task(object.id, Cancellation { force, recursive: true }).unwrap()
+    }
+
     /// The next item of a generator task, or nothing after the last.
     #[track_caller]
     pub(crate) fn next(&self, generator: &Ref) -> Option<Ref> {
@@ -313,6 +332,7 @@ impl Front {
             concurrency_groups: Vec::new(),
             is_async: false,
             out_of_order: false,
+            max_pending_calls: call.max_calls,
             name: call.name,
             namespace: "test".to_owned(),
             detached: false,
@@ -333,6 +353,7 @@ impl Front {
             nested: call.nested,
             num_returns: call.returns,
             max_retries: call.retries,
+            retry_exceptions: call.retry_exceptions,
             task_events: true,
             generator: call.generator,
         };

@@ -11,7 +11,7 @@ use ray_core::id::{ActorId, ObjectId};
 use ray_core::pb::common::ActorSpec;
 use ray_worker::CoreWorker;
 use ray_worker::core::{Concurrency, Executor, Flow, ItemSender, ResolvedArg, Task};
-use ray_worker::peer_message::{Returned, Target};
+use ray_worker::peer_message::{RetryExceptions, Returned, Target};
 use ray_worker::value::{Encoded, Failure, Payload};
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -47,7 +47,13 @@ impl Executor for Functions {
         let value = match &task.header.target {
             Target::Function(_) => {
                 let name = task.function.as_deref().unwrap();
-                run(std::str::from_utf8(name).unwrap(), &front, args, task.header.attempt)?
+                run(
+                    std::str::from_utf8(name).unwrap(),
+                    &front,
+                    args,
+                    task.header.attempt,
+                    task.header.retry_exceptions,
+                )?
             }
             Target::Method { name, .. } => self.call(name, &front, args)?,
         };
@@ -132,7 +138,22 @@ fn decode_args(core: &Arc<CoreWorker>, args: &[ResolvedArg<'_>]) -> Vec<Value> {
     args.iter().map(|arg| decode(core, arg.value.bytes())).collect()
 }
 
-fn run(name: &str, front: &Front, mut args: Vec<Value>, attempt: u32) -> Outcome {
+/// What is raised, for a caller who may have listed it.
+fn raised(retry_exceptions: RetryExceptions<&[u8]>, error: &'static [u8]) -> Failure {
+    let error = Bytes::from_static(error);
+    match retry_exceptions {
+        RetryExceptions::Listed(listed) if listed == error => Failure::RaisedListed(error),
+        _ => Failure::Raised(error),
+    }
+}
+
+fn run(
+    name: &str,
+    front: &Front,
+    mut args: Vec<Value>,
+    attempt: u32,
+    retry_exceptions: RetryExceptions<&[u8]>,
+) -> Outcome {
     let text = |at: usize| args[at].text().to_owned();
     match name {
         "echo" => Ok(args.remove(0)),
@@ -141,7 +162,7 @@ fn run(name: &str, front: &Front, mut args: Vec<Value>, attempt: u32) -> Outcome
         "pid" => Ok(number(u64::from(std::process::id()))),
         "attempt" => Ok(number(u64::from(attempt))),
         "fail" => Err(Failure::Raised(args.remove(0).data.into())),
-        "fail_at_first" if attempt == 0 => Err(Failure::Raised(Bytes::from_static(b"at first"))),
+        "fail_at_first" if attempt == 0 => Err(raised(retry_exceptions, b"at first")),
         "fail_at_first" => Ok(number(u64::from(attempt))),
         // Ends its process, but for the attempts from this one on.
         "crash_before" => {
@@ -182,7 +203,7 @@ fn run(name: &str, front: &Front, mut args: Vec<Value>, attempt: u32) -> Outcome
         // Has an actor keep a reference.
         "have_kept" => {
             let actor_id: ActorId = text(0).parse().unwrap();
-            front.core.attach_actor(actor_id, "holder", false);
+            front.core.attach_actor(actor_id, "holder", false, 0);
             let kept = front.call(actor_id, Call::new("keep").holding("", &[&args[0].refs[0]]));
             front.outcome(&kept)
         }
@@ -221,7 +242,7 @@ impl Functions {
                 front.core.exit_actor("it has had enough");
                 Ok(Value::default())
             }
-            other => run(other, front, args, 0),
+            other => run(other, front, args, 0, RetryExceptions::Never),
         }
     }
 }

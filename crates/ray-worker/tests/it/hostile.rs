@@ -11,7 +11,9 @@ use ray_core::id::{FunctionId, JobId, NodeId, TaskId, WorkerId};
 use ray_core::serialize;
 use ray_link::FrameReader;
 use ray_link::frame::{VERSION, write_frame};
-use ray_worker::peer_message::{DefineFunction, Hello, Kind, PeerMessage, Target, TaskHeader, TaskReply};
+use ray_worker::peer_message::{
+    DefineFunction, Hello, Kind, PeerMessage, RetryExceptions, Target, TaskHeader, TaskReply,
+};
 
 use crate::front::{Call, LIMIT};
 use crate::process::Nonsense;
@@ -74,7 +76,8 @@ fn other(message: &PeerMessage) -> Vec<u8> {
 }
 
 fn reply() -> Vec<u8> {
-    let reply = TaskReply { task_id: TaskId::random(), attempt: 0, execution_us: 0, outcome: Ok(Vec::new()) };
+    let (task_id, outcome) = (TaskId::random(), Ok(Vec::new()));
+    let reply = TaskReply { task_id, attempt: 0, execution_us: 0, is_last: true, outcome };
     let mut payload = Vec::new();
     reply.write(&mut payload).unwrap();
     frame(Kind::TaskReply as u8, &payload)
@@ -93,6 +96,7 @@ fn task(function_id: FunctionId, args: &[u8]) -> Vec<u8> {
         retries: 0,
         created_us: 1,
         name: "f",
+        retry_exceptions: RetryExceptions::Never,
     };
     let mut payload = Vec::new();
     header.write(&mut payload);
@@ -252,7 +256,8 @@ fn damaged_arguments_fail_their_task() {
     let mut stream = UnixStream::connect(socket_of_worker(&world, &driver)).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let function_id = FunctionId::of(b"echo");
-    let define = DefineFunction { function_id, pickled: Bytes::from_static(b"echo"), name: "f".to_owned() };
+    let (pickled, name) = (Bytes::from_static(b"echo"), "f".to_owned());
+    let define = DefineFunction { function_id, pickled, name, max_calls: 0 };
     let define = frame(Kind::DefineFunction as u8, &serialize::to_bytes(&define).unwrap());
     let mut said = [hello(driver.core.job_id()), define].concat();
     for args in [&b"\x09"[..], &[0, 100, 0, 0, 0, 1], &[0x80, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0xff]] {

@@ -19,8 +19,8 @@ use ray_link::frame::VERSION;
 use ray_link::message::{GcsMethod, JobDescription, LeasedWorker, Role, StoreError, Unschedulable};
 use ray_link::{FromRaylet, ToRaylet};
 use ray_worker::peer_message::{
-    ArgValue, DefineFunction, GeneratorSpec, GroupContext, Hello, Kind, PeerMessage, Returned, StreamItem,
-    Target, TaskHeader, TaskReply, write_arg,
+    ArgValue, DefineFunction, GeneratorSpec, GroupContext, Hello, Kind, PeerMessage, RetryExceptions,
+    Returned, StreamItem, Target, TaskHeader, TaskReply, write_arg,
 };
 use ray_worker::reference_counter::Owner;
 use ray_worker::value::{Failure, Value};
@@ -166,6 +166,7 @@ fn to_raylet(seeds: &mut Seeds) {
         ),
         ("set-job-environment", ToRaylet::SetJobEnvironment { runtime_env: env() }),
         ("return-lease", ToRaylet::ReturnLease { lease_id: LEASE }),
+        ("retire-worker", ToRaylet::RetireWorker { lease_id: LEASE }),
         ("blocked", ToRaylet::Blocked),
         ("kill-worker", ToRaylet::KillWorker { lease_id: LEASE, reason: reason() }),
         ("create", ToRaylet::CreateObject { request: 1, object_id: OBJECT, size: 1 << 40, owner: WORKER }),
@@ -288,6 +289,7 @@ fn from_raylet(seeds: &mut Seeds) {
         ),
         ("pending-reason", FromRaylet::PendingReason { class: 1, reason: text("no gizmo") }),
         ("exit", FromRaylet::Exit { reason: text("the end") }),
+        ("retire", FromRaylet::Retire { reason: text("it has run enough") }),
         ("object-spilled", FromRaylet::ObjectSpilled { object_id: OBJECT }),
         ("node-joined", FromRaylet::NodeJoined { node_id: NODE }),
         ("node-died", FromRaylet::NodeDied { node_id: NODE, cause: text("no heartbeat") }),
@@ -303,14 +305,17 @@ fn peer_messages(seeds: &mut Seeds) {
     seeds.push(("peer_message/hello".to_owned(), encode(Kind::Hello as u8, &hello)));
     let function_id = FunctionId::of(b"pickled");
     let name = "f".to_owned();
-    let define = DefineFunction { function_id, pickled: Bytes::from_static(b"pickled"), name };
+    let pickled = Bytes::from_static(b"pickled");
+    let define = DefineFunction { function_id, pickled, name, max_calls: 3 };
     seeds.push(("peer_message/define-function".to_owned(), encode(Kind::DefineFunction as u8, &define)));
     let value =
         |value| PeerMessage::ObjectValue { object_id: OBJECT, value, contained: vec![(OBJECT, OWNER)] };
     let leased = Resources::from_units([("CPU", 1.0), ("GPU", 0.5)]).unwrap();
     let messages = [
         ("give-back", PeerMessage::GiveBack { task_ids: vec![TASK; 3] }),
-        ("cancel", PeerMessage::Cancel { task_id: TASK }),
+        ("cancel", PeerMessage::Cancel { task_id: TASK, recursive: true, force: false }),
+        ("cancelled-children", PeerMessage::CancelledChildren { task_id: TASK }),
+        ("cancel-task", PeerMessage::CancelTask { object_id: OBJECT, recursive: true, force: true }),
         ("leased", PeerMessage::Leased { resources: leased, devices: vec![1] }),
         ("get-object", PeerMessage::GetObject { object_id: OBJECT }),
         ("object-inline", value(Value::Inline(Bytes::from_static(b"value")))),
@@ -339,12 +344,13 @@ fn tasks(seeds: &mut Seeds) {
     ];
     let spec = Some(GeneratorSpec { is_dynamic: false, objects_per_yield: 1, limit: 10, actor_limit: 0 });
     let grouped = Some(GroupContext { group_id: GROUP, capture: true });
-    for (name, target, group, retriable, args, generator) in [
-        ("task", function.clone(), None, true, &args[..], None),
-        ("call", method, None, false, &args, None),
-        ("bare", function.clone(), None, false, &[], None),
-        ("grouped", function.clone(), grouped, true, &[], None),
-        ("generator", function, None, true, &args[..1], spec),
+    let listed = RetryExceptions::Listed(&b"types"[..]);
+    for (name, target, group, retriable, args, generator, retry_exceptions) in [
+        ("task", function.clone(), None, true, &args[..], None, listed),
+        ("call", method, None, false, &args, None, RetryExceptions::Always),
+        ("bare", function.clone(), None, false, &[], None, RetryExceptions::Never),
+        ("grouped", function.clone(), grouped, true, &[], None, RetryExceptions::Never),
+        ("generator", function, None, true, &args[..1], spec, RetryExceptions::Never),
     ] {
         let header = TaskHeader {
             task_id: TASK,
@@ -357,6 +363,7 @@ fn tasks(seeds: &mut Seeds) {
             created_us: 1 << 50,
             name: "module.f",
             generator,
+            retry_exceptions,
         };
         let mut out = vec![Kind::PushTask as u8];
         header.write(&mut out);
@@ -392,7 +399,8 @@ fn replies(seeds: &mut Seeds) {
     let outcomes = [
         ("reply", Ok(vec![inline, stored])),
         ("reply-nothing", Ok(vec![])),
-        ("reply-raised", Err(Failure::Raised(error))),
+        ("reply-raised", Err(Failure::Raised(error.clone()))),
+        ("reply-listed", Err(Failure::RaisedListed(error))),
         ("reply-crashed", Err(crashed)),
         ("reply-actor-died", Err(died)),
         ("reply-unschedulable", Err(unschedulable)),
@@ -403,7 +411,8 @@ fn replies(seeds: &mut Seeds) {
     ];
     for (name, outcome) in outcomes {
         let mut out = vec![Kind::TaskReply as u8];
-        let reply = TaskReply { task_id: TASK, attempt: 1, execution_us: 5, outcome };
+        let is_last = outcome.is_ok();
+        let reply = TaskReply { task_id: TASK, attempt: 1, execution_us: 5, is_last, outcome };
         reply.write(&mut out).expect("a reply can be encoded");
         seeds.push((format!("peer_message/{name}"), out));
     }

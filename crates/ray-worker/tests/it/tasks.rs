@@ -1,3 +1,6 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use ray_worker::value::Failure;
 
 use crate::front::{Call, Ref, Value};
@@ -79,6 +82,60 @@ fn an_exception_is_tried_again_only_if_asked() {
     assert_eq!(driver.get(&again).number(), 1);
     let in_vain = driver.submit(Call::new("fail").value("always").retries(2).retry_exceptions());
     assert_eq!(driver.failure(&in_vain), Failure::Raised("always".into()));
+    let listed = driver.submit(Call::new("fail_at_first").retries(1).retry_exception("at first"));
+    assert_eq!(driver.get(&listed).number(), 1);
+    let other = driver.submit(Call::new("fail_at_first").retries(1).retry_exception("another"));
+    assert_eq!(driver.failure(&other), Failure::Raised("at first".into()));
+}
+
+fn has_ended(pid: u64) -> Option<()> {
+    (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+}
+
+#[test]
+fn a_process_ends_after_the_calls_that_it_may_run_and_those_behind_run_elsewhere() {
+    let world = World::start(1.0);
+    let driver = world.driver();
+    let pids: Vec<_> = (0..12).map(|_| driver.submit(Call::new("pid").max_calls(2))).collect();
+    let pids: Vec<u64> = pids.iter().map(|object| driver.get(object).number()).collect();
+    let different: BTreeSet<_> = pids.iter().collect();
+    assert_eq!(different.len(), 6, "{pids:?}");
+    for pid in different {
+        eventually("the end of the process", || has_ended(*pid));
+    }
+}
+
+#[test]
+fn a_process_that_has_run_its_calls_stays_as_long_as_it_owns_what_others_need() {
+    let world = World::start(1.0);
+    let driver = world.driver();
+    let pid = driver.get(&driver.submit(Call::new("pid"))).number();
+    let made = driver.get(&driver.submit(Call::new("put").value("10").max_calls(1)));
+    assert_ne!(driver.get(&driver.submit(Call::new("pid"))).number(), pid);
+    assert_eq!(driver.get(&made.refs[0]).data, [5; 10]);
+    drop(made);
+    eventually("the end of the process", || has_ended(pid));
+}
+
+#[test]
+fn a_task_that_its_process_has_not_begun_is_cancelled_by_force_without_harm_to_the_one_that_runs() {
+    let world = World::start(1.0);
+    let driver = world.driver();
+    // Short, so that several are sent at once.
+    for object in (0..20).map(|_| driver.submit(Call::new("echo").value("x"))).collect::<Vec<_>>() {
+        driver.get(&object);
+    }
+    let gate = world.gate("gate");
+    let running = driver.submit(Call::new("gate").value(gate.path()));
+    let behind: Vec<_> = (0..5).map(|_| driver.submit(Call::new("echo").value("x"))).collect();
+    for object in &behind {
+        driver.cancel(object, true);
+    }
+    gate.open();
+    assert_eq!(driver.get(&running).text(), "passed");
+    for object in &behind {
+        assert_eq!(driver.failure(object), Failure::Cancelled(object.id.task_id()));
+    }
 }
 
 #[test]
@@ -91,9 +148,9 @@ fn a_queued_task_can_be_cancelled_and_never_runs() {
     let queued = driver.submit(Call::new("gate").value(never_opened.path()).retries(5));
     let dependent = driver.submit(Call::new("echo").reference(&queued));
     let waiting = driver.submit(Call::new("echo").reference(&running));
-    assert!(driver.core.cancel_task(queued.id, false));
-    assert!(driver.core.cancel_task(waiting.id, false));
-    assert!(!driver.core.cancel_task(queued.id, false), "it is pending no more");
+    assert!(driver.cancel(&queued, false));
+    assert!(driver.cancel(&waiting, false));
+    assert!(!driver.cancel(&queued, false), "it is pending no more");
     let cancelled = Failure::Cancelled(queued.id.task_id());
     assert_eq!(driver.failure(&queued), cancelled);
     assert_eq!(driver.failure(&dependent), cancelled);
@@ -116,7 +173,7 @@ fn a_task_that_was_sent_ahead_can_be_cancelled_whoever_has_it() {
             (world.gate(&format!("gate{round}")), world.gate(&format!("never{round}")));
         let running = driver.submit(Call::new("gate").value(gate.path()));
         let ahead = driver.submit(Call::new("gate").value(never_opened.path()).retries(5));
-        assert!(driver.core.cancel_task(ahead.id, false));
+        assert!(driver.cancel(&ahead, false));
         assert_eq!(driver.failure(&ahead), Failure::Cancelled(ahead.id.task_id()));
         gate.open();
         assert_eq!(driver.get(&running).text(), "passed");
@@ -131,7 +188,7 @@ fn a_running_task_is_cancelled_by_force() {
     let gate = world.gate("never");
     let running = driver.submit(Call::new("gate").value(gate.path()).retries(5));
     gate.wait_for_begun(1);
-    assert!(driver.core.cancel_task(running.id, true));
+    assert!(driver.cancel(&running, true));
     assert_eq!(driver.failure(&running), Failure::Cancelled(running.id.task_id()));
     let next = driver.submit(Call::new("echo").value("next"));
     assert_eq!(driver.get(&next).text(), "next");
@@ -147,7 +204,7 @@ fn what_no_node_has_is_told_and_blocks_nobody_else() {
     assert!(warning.contains("gizmo"), "{warning}");
     let feasible = driver.submit(Call::new("echo").value("now"));
     assert_eq!(driver.get(&feasible).text(), "now");
-    assert!(driver.core.cancel_task(infeasible.id, false));
+    assert!(driver.cancel(&infeasible, false));
     assert_eq!(driver.failure(&infeasible), Failure::Cancelled(infeasible.id.task_id()));
 }
 

@@ -135,14 +135,16 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
 def cancel(ray_waitable: Union[ObjectRef, ObjectRefGenerator], *, force: bool = False, recursive: bool = True) -> None:
     """Cancels the task that makes this object: before it starts, else by KeyboardInterrupt in it.
 
-    `force` kills its process instead. `recursive` has no effect yet: tasks that the task has
-    submitted go on.
+    `force` ends its process instead. A call of an async actor that runs is cancelled as a task of asyncio; one of
+    another actor can ask `get_runtime_context().is_canceled()`, and `force` is refused for it. With `recursive` the
+    tasks and calls that the task has submitted are cancelled too, those of actors without `force`. Nothing happens
+    if the task has ended. Whoever gets its result gets TaskCancelledError.
     """
     if isinstance(ray_waitable, ObjectRefGenerator):
         ray_waitable = ray_waitable._generator_ref  # noqa: SLF001
     if not isinstance(ray_waitable, ObjectRef):
         raise TypeError(f"cancel() takes an ObjectRef, not a {_type_name(ray_waitable)}; kill() ends actors")
-    connected_core().cancel_task(ray_waitable, force)
+    connected_core().cancel_task(ray_waitable, force, recursive)
 
 
 def get_actor(name: str, namespace: Optional[str] = None) -> ActorHandle:

@@ -36,9 +36,12 @@ def remote(*args: Any, **kwargs: Any) -> Any:
     """Makes a function or class remote: `@remote`, or `@remote(num_cpus=2, ...)`, or `remote(function)`.
 
     Options of tasks: num_cpus (1), num_gpus, memory (bytes), resources, num_returns (1), max_retries (3
-    when the process dies; -1 without limit), retry_exceptions (False), name.
+    when the process dies; -1 without limit), retry_exceptions (False; True, or a list of types of exceptions that
+    count as if the process had died), max_calls (calls of the function after which its process ends; 1 with
+    num_gpus, else any number), name.
     Options of actors: num_cpus, num_gpus, memory, resources, name, namespace, lifetime, get_if_exists,
-    max_restarts (0), max_task_retries (0).
+    max_restarts (0), max_task_retries (0), max_concurrency, concurrency_groups, max_pending_calls (calls of one
+    process that may be without an answer; -1 for any number), allow_out_of_order_execution.
     """
     options = kwargs
     if len(args) == 1 and not options:
@@ -49,7 +52,9 @@ def remote(*args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"@remote() has no options: {_USAGE}")
     # What the decorated thing is shows only later, but what is wrong for both is wrong now.
     both = {**option_checks.TASK_OPTIONS, **option_checks.ACTOR_OPTIONS}
-    option_checks.check({name: value for name, value in options.items() if name != "name"}, both, "tasks or actors")
+    differing = ("name", "object_store_memory")
+    given = {name: value for name, value in options.items() if name not in differing}
+    option_checks.check(given, both, "tasks or actors")
     return lambda decorated: _make(decorated, options)
 
 

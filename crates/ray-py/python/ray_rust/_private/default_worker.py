@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from ray_rust import _internal
 from ray_rust._private import called, gpus, serialization, session
+from ray_rust._private import options as option_checks
 from ray_rust._private.runtime_env.apply import Environment
 
 if TYPE_CHECKING:
@@ -155,10 +156,13 @@ class _Executor:
     def set_devices(self, devices: Sequence[int]) -> None:
         gpus.visibility().show(list(devices))
 
-    def load(self, pickled: bytes) -> Callable[..., Any]:
+    def load(self, pickled: bytes, function_id: bytes) -> Callable[..., Any]:
         function: Callable[..., Any] = pickle.loads(pickled)
-        called.remember(_internal.ExportedFunction(pickled, "").function_id, function)
+        called.remember(function_id, function)
         return function
+
+    def is_listed(self, error: BaseException, types: bytes) -> bool:
+        return option_checks.is_retried(error, types)
 
     def announce(self, kind: str, name: str) -> None:
         self._speaker.announcement = f":{kind}_name:{name}\n"

@@ -7,7 +7,7 @@ Ray has and this system does not have yet gives NotImplementedError instead of b
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 DEFAULT_TASK_CPUS = 1.0
 DEFAULT_TASK_MAX_RETRIES = 3
@@ -142,9 +142,37 @@ def _check_task_name(name: str, value: Any) -> None:
 
 
 def _check_retry_exceptions(name: str, value: Any) -> None:
-    if isinstance(value, (list, tuple)):
-        raise NotImplementedError(f"{name} as a list of exception types is not supported yet; True retries them all")
-    _check_bool(name, value)
+    if not isinstance(value, (list, tuple)):
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} has to be True, False or a list of exception types, is {value!r}")
+        return
+    for kind in value:
+        if not isinstance(kind, type) or not issubclass(kind, Exception):
+            raise ValueError(f"{name} has to be a list of types of exceptions; {kind!r} is none")  # noqa: TRY004
+
+
+def _check_object_store_memory(name: str, value: Any) -> None:
+    import warnings
+
+    _integer_from(0)(name, value)
+    text = f"{name} of actors is deprecated: no memory is set apart by it. Objects are spilled when the store is full"
+    warnings.warn(text, DeprecationWarning, stacklevel=2)
+
+
+def _refuse_object_store_memory(name: str, value: Any) -> None:
+    raise ValueError(f"{name} cannot be set for tasks (given: {value!r}): objects are spilled when the store is full")
+
+
+def _check_tensor_transport(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} has to be a string, is {value!r}")
+    if value.lower() != "object_store":
+        raise NotImplementedError(f"{name}={value!r}: tensors travel through the object store here, as all values do")
+
+
+def _check_labels(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} has to be a dict, is {value!r}")
 
 
 def _check_lifetime(name: str, value: Any) -> None:
@@ -212,14 +240,6 @@ def _anything(name: str, value: Any) -> None:
     """Options without an effect on results: what they ask for is a hint."""
 
 
-def _only(*harmless: Any) -> _Check:
-    def check(name: str, value: Any) -> None:
-        if value not in harmless:
-            raise NotImplementedError(f"the option {name} is not supported yet (given: {value!r})")
-
-    return check
-
-
 _COMMON: dict[str, _Check] = {
     "num_cpus": _check_amount,
     "num_gpus": _check_gpus,
@@ -228,9 +248,8 @@ _COMMON: dict[str, _Check] = {
     "scheduling_strategy": _check_strategy,
     "runtime_env": check_runtime_env,
     "enable_task_events": _check_bool,
-    "_labels": _anything,
+    "_labels": _check_labels,
     "_metadata": _anything,
-    "object_store_memory": _only(0),
     "accelerator_type": _check_text,
     "label_selector": _check_selector,
     "fallback_strategy": _check_fallbacks,
@@ -245,7 +264,8 @@ TASK_OPTIONS: dict[str, _Check] = {
     "num_returns": _check_num_returns,
     "max_retries": _or_unlimited,
     "retry_exceptions": _check_retry_exceptions,
-    "max_calls": _only(0),
+    "max_calls": _integer_from(0),
+    "object_store_memory": _refuse_object_store_memory,
     "_generator_backpressure_num_objects": _check_unread_limit,
     "_num_objects_per_yield": _integer_from(1),
 }
@@ -259,10 +279,11 @@ ACTOR_OPTIONS: dict[str, _Check] = {
     "max_restarts": _or_unlimited,
     "max_task_retries": _or_unlimited,
     "max_concurrency": _integer_from(1),
-    "max_pending_calls": _only(-1),
+    "max_pending_calls": _or_unlimited,
+    "object_store_memory": _check_object_store_memory,
     "concurrency_groups": _check_concurrency_groups,
     "allow_out_of_order_execution": _check_bool,
-    "enable_tensor_transport": _only(False),
+    "enable_tensor_transport": _check_bool,
     "_actor_generator_backpressure_num_objects": _check_unread_limit,
 }
 
@@ -270,11 +291,11 @@ METHOD_OPTIONS: dict[str, _Check] = {
     "num_returns": _check_num_returns,
     "name": _check_task_name,
     "max_task_retries": _or_unlimited,
-    "retry_exceptions": _only(False),
+    "retry_exceptions": _check_retry_exceptions,
     "enable_task_events": _check_bool,
-    "_labels": _anything,
+    "_labels": _check_labels,
     "concurrency_group": _check_text,
-    "tensor_transport": _only(),
+    "tensor_transport": _check_tensor_transport,
     "_generator_backpressure_num_objects": _check_unread_limit,
     "_num_objects_per_yield": _integer_from(1),
 }
@@ -310,6 +331,47 @@ def merge(old: dict[str, Any], new: dict[str, Any], known: dict[str, _Check], wh
     merged = {name: value for name, value in old.items() if name not in new}
     merged.update(check(new, known, what))
     return merged
+
+
+def retried(options: dict[str, Any]) -> Union[bool, bytes]:
+    """Which exceptions are retried, as the core takes it: all, none, or the pickled types of those that are."""
+    given: Any = options.get("retry_exceptions", False)
+    if not isinstance(given, (list, tuple)):
+        return given  # type: ignore[no-any-return]
+    from ray_rust._private import serialization
+
+    # Pickled as functions are, for the types may exist in this program only.
+    return serialization.dumps_function(tuple(given), "the types of exceptions in retry_exceptions")[0]
+
+
+def is_retried(error: BaseException, types: bytes) -> bool:
+    """Whether an exception is of one of the types that `retried` has pickled."""
+    import pickle
+
+    from ray_rust.exceptions import UserCodeException
+
+    cause = error.__cause__ if isinstance(error, UserCodeException) else error
+    try:
+        listed = pickle.loads(types)
+    except Exception as problem:
+        raise RuntimeError("not retried, for the types in retry_exceptions cannot be loaded here") from problem
+    return isinstance(cause, listed)
+
+
+def max_calls(options: dict[str, Any]) -> int:
+    """How many calls of a function with these options one process runs; 0 for any number.
+
+    As in Ray, a process that has used a graphics processor is not used again unless told otherwise, for libraries
+    keep the processor's memory as long as it lives.
+    """
+    given: Optional[int] = options.get("max_calls")
+    return given if given is not None else int(bool(options.get("num_gpus")))
+
+
+def refuse_max_calls(given: dict[str, Any]) -> None:
+    """A process counts the calls of a function, whatever the options of single calls."""
+    if "max_calls" in given:
+        raise ValueError("max_calls cannot be changed for single calls: give it to @remote")
 
 
 class Returns(NamedTuple):
