@@ -126,7 +126,7 @@ impl GcsService for GcsGrpc {
         request: Request<gcs::GetNamedActorRequest>,
     ) -> Answer<gcs::GetActorReply> {
         let gcs::GetNamedActorRequest { name, namespace } = request.into_inner();
-        let find = move |plane: &crate::ControlPlane| plane.actors().by_name(&namespace, &name).cloned();
+        let find = move |plane: &ControlPlane| plane.actors().by_name(&namespace, &name).cloned();
         let actor = self.handle.step(move |plane, _, _| find(plane)).await??;
         answer(gcs::GetActorReply { actor: Some((&*actor).into()) })
     }
@@ -200,7 +200,7 @@ impl GcsService for GcsGrpc {
         request: Request<gcs::GetNamedPlacementGroupRequest>,
     ) -> Answer<gcs::PlacementGroupReply> {
         let gcs::GetNamedPlacementGroupRequest { name, namespace } = request.into_inner();
-        let find = move |plane: &crate::ControlPlane| plane.groups().by_name(&namespace, &name).cloned();
+        let find = move |plane: &ControlPlane| plane.groups().by_name(&namespace, &name).cloned();
         let group = self.handle.step(move |plane, _, _| find(plane)).await??;
         answer(gcs::PlacementGroupReply { group: Some((&*group).into()) })
     }
@@ -209,7 +209,7 @@ impl GcsService for GcsGrpc {
         &self,
         _: Request<gcs::ListPlacementGroupsRequest>,
     ) -> Answer<gcs::ListPlacementGroupsReply> {
-        let list = |plane: &crate::ControlPlane| plane.groups().iter().cloned().collect::<Vec<_>>();
+        let list = |plane: &ControlPlane| plane.groups().iter().cloned().collect::<Vec<_>>();
         let groups = self.handle.step(move |plane, _, _| list(plane)).await?;
         answer(gcs::ListPlacementGroupsReply {
             groups: groups.iter().map(|group| (&**group).into()).collect(),
