@@ -164,6 +164,13 @@ impl PyPlacementGroups {
         self.core.remove_group(group_id.0).map_err(|error| raise(py, error))
     }
 
+    /// Waits until the control plane knows the groups that this process has created.
+    fn settle(&self, py: Python<'_>) -> PyResult<()> {
+        let mut signals = Signals::default();
+        let result = py.detach(|| self.core.settle_groups(&mut || signals.check()));
+        signals.settle(py, result)
+    }
+
     /// What is known of a group; None if nothing is.
     fn get<'py>(
         &self,

@@ -477,6 +477,29 @@ def test_the_wait_for_a_group_can_be_given_up(make_group):
     assert not group.wait(0)
 
 
+def test_a_group_is_used_removed_and_told_of_before_the_control_plane_has_answered(make_group):
+    @ray.remote(num_cpus=1)
+    class Actor:
+        def group(self):
+            return get_current_placement_group()
+
+    @ray.remote(num_cpus=0)
+    def wait(group):
+        return group.wait(30)
+
+    for _ in range(20):
+        group = make_group([{"CPU": 1}])
+        actor = Actor.options(scheduling_strategy=within(group)).remote()
+        told = wait.remote(group)
+        assert ray.get([actor.group.remote(), told], timeout=30) == [group, True]
+        remove_placement_group(group)
+        gone = make_group([{"CPU": 1}])
+        remove_placement_group(gone)
+        assert placement_group_table(gone)["state"] == "REMOVED"
+        with pytest.raises(ValueError, match="removed"):
+            gone.wait(30)
+
+
 def test_many_groups_come_and_go(make_group):
     for _ in range(5):
         groups = [make_group([{"CPU": 0.01}]) for _ in range(40)]

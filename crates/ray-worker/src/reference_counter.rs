@@ -156,14 +156,15 @@ impl ReferenceCounter {
     }
 
     /// Notes a reference that came from elsewhere, together with `grants` of its owner, with one
-    /// handle. If this process owns the object, the handle alone counts.
-    pub fn add_borrowed(&mut self, object_id: ObjectId, owner: Owner, grants: u32) {
+    /// handle. If this process owns the object, the handle alone counts. Returns whether it has no grant, and nobody
+    /// else's covers it for longer than the call or reply in which it came.
+    pub fn add_borrowed(&mut self, object_id: ObjectId, owner: Owner, grants: u32) -> bool {
         let side = || Side::Borrowed(Box::new(Borrowed { owner, grants: 0 }));
         let entry = self.entries.entry(object_id).or_insert_with(|| Entry::new(side()));
         entry.local += 1;
-        if let Some(borrowed) = entry.borrowed() {
-            borrowed.grants += grants;
-        }
+        let Some(borrowed) = entry.borrowed() else { return false };
+        borrowed.grants += grants;
+        borrowed.grants == 0
     }
 
     /// Adds a handle. Returns false, and does nothing, if the object is unknown.

@@ -254,7 +254,7 @@ class PlacementGroups:
     ) -> PlacementGroupID:
         """Registers the group; its resources are reserved later. ValueError if the name is taken.
 
-        Each bundle is its resources and what the labels of its node have to be.
+        A group without a name may not be known to the control plane yet: see `settle`. Each bundle is its resources and what the labels of its node have to be.
         """
 
     def wait(self, group_id: PlacementGroupID, timeout: Optional[float]) -> bool:
@@ -265,6 +265,9 @@ class PlacementGroups:
 
     def remove(self, group_id: PlacementGroupID) -> None:
         """Does not wait for it."""
+
+    def settle(self) -> None:
+        """Waits until the control plane knows what this process has created and removed."""
 
     def get(self, group_id: PlacementGroupID) -> Optional[dict[str, Any]]:
         """What is known of a group; None if nothing is."""

@@ -144,6 +144,12 @@ impl CoreWorker {
     /// # Errors
     /// `AlreadyExists` if the name is taken.
     pub fn create_actor(&self, request: ActorRequest, interrupted: Interrupted<'_>) -> RayResult<ActorId> {
+        if let Some(group_id) = request.constraint.group_id()
+            && self.is_creating_group(group_id)
+        {
+            // The control plane has to know the group before the actor.
+            self.settle_groups(interrupted)?;
+        }
         let actor_id = ActorId::random();
         let task_id = actor_id.creation_task_id();
         let mut state = self.lock();

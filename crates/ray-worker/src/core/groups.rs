@@ -42,10 +42,19 @@ pub(super) struct Groups {
     groups: FxHashMap<PlacementGroupId, Group>,
     /// Objects that get their value when a group is created.
     promised: FxHashSet<ObjectId>,
+    /// Creations that were not answered, by request.
+    creations: FxHashMap<u64, Creation>,
     /// Removals that were not answered, by request.
     removals: FxHashMap<u64, PlacementGroupId>,
-    /// Threads that wait until all removals are answered.
+    /// Threads that wait until all of these are answered.
     flushing: Vec<WaiterId>,
+}
+
+#[derive(Debug)]
+struct Creation {
+    group_id: PlacementGroupId,
+    /// It is to be removed as soon as it is there: the calls of a process may overtake one another.
+    to_be_removed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -70,11 +79,17 @@ impl Groups {
     pub(super) fn promises(&self, object_id: ObjectId) -> bool {
         self.promised.contains(&object_id)
     }
+
+    /// Whether the control plane has answered everything that was said to it.
+    fn is_settled(&self) -> bool {
+        self.creations.is_empty() && self.removals.is_empty()
+    }
 }
 
 impl CoreWorker {
-    /// Makes a placement group of this job, whose id and job the request need not name. Returns when the control plane
-    /// has taken it; its resources are reserved as they become free.
+    /// Makes a placement group of this job, whose id and job the request need not name. Its resources are reserved as
+    /// they become free. One with a name is known to the control plane when this returns; for others it is not waited
+    /// for, but see [`CoreWorker::settle_groups`].
     ///
     /// # Errors
     /// `AlreadyExists` if the name is taken.
@@ -84,16 +99,23 @@ impl CoreWorker {
         interrupted: Interrupted<'_>,
     ) -> RayResult<PlacementGroupId> {
         let group_id = PlacementGroupId::random();
-        {
-            let mut state = self.lock();
-            state.check_open()?;
-            spec.placement_group_id = group_id.into();
-            spec.job_id = state.job_id.into();
-            // Followed from before it is there, so that no news of it is missed.
-            state.groups.groups.insert(group_id, Group::default());
-            state.tell_node(&ToRaylet::SubscribeGroup { group_id, is_new: true });
+        let mut state = self.lock();
+        state.check_open()?;
+        spec.placement_group_id = group_id.into();
+        spec.job_id = state.job_id.into();
+        let is_named = !spec.name.is_empty();
+        // Followed from before it is there, so that no news of it is missed.
+        state.groups.groups.insert(group_id, Group::default());
+        state.tell_node(&ToRaylet::SubscribeGroup { group_id, is_new: true });
+        let body: Bytes = CreatePlacementGroupRequest { spec: Some(spec) }.encode_to_vec().into();
+        if !is_named {
+            let request = state.next_request();
+            state.groups.creations.insert(request, Creation { group_id, to_be_removed: false });
+            state.tell_node(&ToRaylet::GcsCall { request, method: GcsMethod::CreatePlacementGroup, body });
+            self.stir(&mut state);
+            return Ok(group_id);
         }
-        let body = CreatePlacementGroupRequest { spec: Some(spec) }.encode_to_vec().into();
+        drop(state);
         match self.call_gcs(GcsMethod::CreatePlacementGroup, body, GCS_TIMEOUT, interrupted) {
             Ok(_) => Ok(group_id),
             Err(error) => {
@@ -176,10 +198,10 @@ impl CoreWorker {
     pub fn remove_group(&self, group_id: PlacementGroupId) -> RayResult<()> {
         let mut state = self.lock();
         state.check_open()?;
-        let request = state.next_request();
-        state.groups.removals.insert(request, group_id);
-        let body = RemovePlacementGroupRequest { placement_group_id: group_id.into() }.encode_to_vec().into();
-        state.tell_node(&ToRaylet::GcsCall { request, method: GcsMethod::RemovePlacementGroup, body });
+        match state.groups.creations.values_mut().find(|creation| creation.group_id == group_id) {
+            Some(creation) => creation.to_be_removed = true,
+            None => state.send_removal(group_id),
+        }
         self.stir(&mut state);
         Ok(())
     }
@@ -218,7 +240,7 @@ impl CoreWorker {
         body: Vec<u8>,
         interrupted: Interrupted<'_>,
     ) -> RayResult<PlacementGroupInfo> {
-        self.await_removals(interrupted)?;
+        self.settle_groups(interrupted)?;
         let reply = self.call_gcs(method, body.into(), GCS_TIMEOUT, interrupted)?;
         let reply = PlacementGroupReply::decode(reply).map_err(|error| misunderstood(&error))?;
         Ok(ray_core::wire::required("group", reply.group)?)
@@ -229,17 +251,21 @@ impl CoreWorker {
     /// # Errors
     /// If the control plane cannot be reached.
     pub fn all_groups(&self, interrupted: Interrupted<'_>) -> RayResult<Vec<PlacementGroupInfo>> {
-        self.await_removals(interrupted)?;
+        self.settle_groups(interrupted)?;
         let body = ListPlacementGroupsRequest {}.encode_to_vec().into();
         let reply = self.call_gcs(GcsMethod::ListPlacementGroups, body, GCS_TIMEOUT, interrupted)?;
         let reply = ListPlacementGroupsReply::decode(reply).map_err(|error| misunderstood(&error))?;
         Ok(reply.groups)
     }
 
-    /// What this process has removed is removed for it, too, when it asks next.
-    fn await_removals(&self, interrupted: Interrupted<'_>) -> RayResult<()> {
+    /// Waits until the control plane knows what this process has created and removed: before it is asked, and before
+    /// others are told of a group.
+    ///
+    /// # Errors
+    /// If it cannot be reached.
+    pub fn settle_groups(&self, interrupted: Interrupted<'_>) -> RayResult<()> {
         let mut state = self.lock();
-        if state.groups.removals.is_empty() {
+        if state.groups.is_settled() {
             return Ok(());
         }
         let waiter = state.add_waiter(1);
@@ -247,7 +273,12 @@ impl CoreWorker {
         let (mut state, end) =
             self.wait_for(state, waiter, &mut Patience::until(Some(GCS_TIMEOUT), interrupted));
         state.groups.flushing.retain(|&other| other != waiter);
-        self.refuse(&state, end, "removal of placement groups", GCS_TIMEOUT)
+        self.refuse(&state, end, "creation or removal of placement groups", GCS_TIMEOUT)
+    }
+
+    /// Whether the control plane may not know this group yet.
+    pub(super) fn is_creating_group(&self, group_id: PlacementGroupId) -> bool {
+        self.lock().groups.creations.values().any(|creation| creation.group_id == group_id)
     }
 
     /// The placement group in which the calling task runs, or the actor that this process is.
@@ -288,6 +319,13 @@ impl State {
         self.groups.groups.get(&group_id).map(|group| group.state.clone()).unwrap_or_default()
     }
 
+    fn send_removal(&mut self, group_id: PlacementGroupId) {
+        let request = self.next_request();
+        self.groups.removals.insert(request, group_id);
+        let body = RemovePlacementGroupRequest { placement_group_id: group_id.into() }.encode_to_vec().into();
+        self.tell_node(&ToRaylet::GcsCall { request, method: GcsMethod::RemovePlacementGroup, body });
+    }
+
     /// Nobody waits for a removed group any more.
     fn forget_removed(&mut self, group_id: PlacementGroupId) {
         let is_over =
@@ -322,6 +360,10 @@ impl State {
                 | placement_group_info::State::Unspecified => GroupState::Pending,
             },
         };
+        self.set_group_state(core, group_id, state);
+    }
+
+    fn set_group_state(&mut self, core: &CoreWorker, group_id: PlacementGroupId, state: GroupState) {
         let Some(group) = self.groups.groups.get_mut(&group_id) else { return };
         group.state = state.clone();
         if state == GroupState::Pending {
@@ -340,20 +382,37 @@ impl State {
         self.forget_removed(group_id);
     }
 
-    /// The control plane has answered a removal. Returns false if it was none.
-    pub(super) fn on_group_removal(&mut self, request: u64, result: &Result<Bytes, (i32, String)>) -> bool {
-        let Some(group_id) = self.groups.removals.remove(&request) else { return false };
-        if let Err((code, message)) = result {
-            match gcs_error(*code, "removal of a placement group".to_owned(), message.clone()) {
+    /// The control plane has answered a creation or a removal. Returns false if it was neither.
+    pub(super) fn on_group_answer(
+        &mut self,
+        core: &CoreWorker,
+        request: u64,
+        result: &Result<Bytes, (i32, String)>,
+    ) -> bool {
+        let error = |what: &str| {
+            let (code, message) = result.as_ref().err()?;
+            Some(gcs_error(*code, format!("{what} of a placement group"), message.clone()))
+        };
+        if let Some(Creation { group_id, to_be_removed }) = self.groups.creations.remove(&request) {
+            if let Some(error) = error("creation") {
+                let reason = format!("placement group {group_id} could not be created: {}", error.chain());
+                self.set_group_state(core, group_id, GroupState::Removed(reason));
+            } else if to_be_removed {
+                self.send_removal(group_id);
+            }
+        } else if let Some(group_id) = self.groups.removals.remove(&request) {
+            match error("removal") {
                 // It was removed before.
-                RayError::NotFound { .. } => {}
-                error => {
+                None | Some(RayError::NotFound { .. }) => {}
+                Some(error) => {
                     let text = format!("placement group {group_id} could not be removed: {}", error.chain());
                     self.notify(Notification::Warning(text));
                 }
             }
+        } else {
+            return false;
         }
-        if self.groups.removals.is_empty() {
+        if self.groups.is_settled() {
             for waiter in self.groups.flushing.clone() {
                 self.tell_waiter(waiter);
             }

@@ -105,7 +105,7 @@ impl State {
                 let is_batch = self.task_log.on_answer(request, result.is_ok(), now());
                 if !is_batch
                     && !self.on_registration(core, request, &result)
-                    && !self.on_group_removal(request, &result)
+                    && !self.on_group_answer(core, request, &result)
                 {
                     self.answer(request, Answer::Gcs(result));
                 }

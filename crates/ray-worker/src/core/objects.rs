@@ -295,8 +295,7 @@ impl CoreWorker {
         if owner.worker_id == self.me.worker_id && state.references.add_local(object_id) {
             return;
         }
-        state.references.add_borrowed(object_id, owner, 0);
-        if !state.references.lacks_grant(object_id) {
+        if !state.references.add_borrowed(object_id, owner, 0) {
             return;
         }
         if let Some(running) = state.execution.running.current_mut() {

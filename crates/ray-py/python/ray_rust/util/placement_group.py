@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from ray_rust._internal import NodeID, PlacementGroupID
 from ray_rust._private import label_utils
-from ray_rust._private.session import connected_core, current_session
+from ray_rust._private.session import connected_core, current_session, get_session
 from ray_rust.util.annotations import DeveloperAPI, PublicAPI
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class PlacementGroup:
     def ready(self) -> ObjectRef:
         """A reference that becomes this group when its resources are reserved, and an error if it is removed."""
         core = connected_core()
-        return core.put(self) if self.is_empty else core.placement_groups.ready(self.id, self)
+        return core.put(self) if self.is_empty else core.placement_groups.ready(self.id, _Created(self))
 
     def wait(self, timeout_seconds: float = 30) -> bool:
         """Waits until the resources are reserved. Returns whether they are; ValueError if the group is removed."""
@@ -80,6 +80,23 @@ class PlacementGroup:
 
     def __repr__(self) -> str:
         return f"PlacementGroup({self.id.hex()})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        session = get_session()
+        if session is not None:
+            # Whoever reads it may ask the control plane at once.
+            session.core.placement_groups.settle()
+        return _Created(self).__reduce__()
+
+
+class _Created:
+    """Pickles as its group, of which the control plane knows when that is read."""
+
+    def __init__(self, group: PlacementGroup) -> None:
+        self._group = group
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PlacementGroup, (self._group.id, self._group.bundle_cache)
 
 
 def _timeout(seconds: float) -> Optional[float]:
