@@ -48,7 +48,9 @@ fn borrowed(criterion: &mut Criterion) {
     let mut out = Vec::new();
     group.bench_function("borrowed, received and returned", |bencher| {
         bencher.iter(|| {
-            ids.iter().for_each(|&object_id| counter.add_borrowed(object_id, owner, 1));
+            for &object_id in &ids {
+                counter.add_borrowed(object_id, owner, 1);
+            }
             ids.iter().for_each(|&object_id| counter.remove_local(object_id, &mut out));
             assert!(matches!(out[..], [Effect::ReturnGrants { grants: 1, .. }, ..]));
             out.clear();
