@@ -716,6 +716,10 @@ impl Listening for PyListener {
                     .front
                     .as_ref()
                     .map_or(Ok(()), |front| front.call_method1(py, "cancel_call", (key.to_u64(),)).map(drop)),
+                (Notification::ResumeCall(key), _, _) => self
+                    .front
+                    .as_ref()
+                    .map_or(Ok(()), |front| front.call_method1(py, "resume_call", (key.to_u64(),)).map(drop)),
                 (Notification::StartThreads { group, count }, _, _) => {
                     self.front.as_ref().map_or(Ok(()), |front| {
                         front.call_method1(py, "start_threads", (group, count)).map(drop)

@@ -12,15 +12,15 @@ use ray_core::id::{FunctionId, ObjectId, TaskId, WorkerId};
 use ray_core::pb::common::ActorSpec;
 use ray_worker::CoreWorker;
 use ray_worker::core::{
-    Concurrency, Executor, ItemSender, Limits, ReadyArg, ResolvedArg, StartedCall, Task, work_for,
+    Concurrency, Executor, Flow, ItemSender, Limits, ReadyArg, ResolvedArg, StartedCall, Task, work_for,
 };
-use ray_worker::peer_message::{RetryExceptions, Returned, Target};
+use ray_worker::peer_message::{GeneratorSpec, RetryExceptions, Returned, Target};
 use ray_worker::value::{Failure, Value};
 use rustc_hash::FxHashMap;
 
 use crate::codec::{EncodedValue, decode, decode_inline};
-use crate::error::{Signals, is_exit};
-use crate::generator::Producing;
+use crate::error::{Signals, is_exit, raise_failure};
+use crate::generator::{Producing, PyStreamingGeneratorStats};
 
 /// Runs what comes, by way of the Python object that `connect_worker` was given.
 pub(crate) struct PyExecutor {
@@ -269,10 +269,14 @@ impl Executor for PyExecutor {
                 let failure = Failure::System("a function was sent to an actor".to_owned());
                 return core.finish_call(&call, Err(failure));
             };
+            // Before the code runs, so that nothing that its caller says is missed.
+            let producing = ItemSender::new(core, task).zip(task.header.generator);
             let started = PyStartedCall {
                 core: Arc::clone(core),
                 front: self.front.clone_ref(py),
                 group: group.to_owned(),
+                is_generator: producing.is_some(),
+                producing: Mutex::new(producing),
                 call,
             };
             let started = match Bound::new(py, started) {
@@ -410,7 +414,19 @@ pub(crate) struct PyStartedCall {
     core: Arc<CoreWorker>,
     front: Py<PyAny>,
     group: String,
+    is_generator: bool,
+    /// What sends its items, until it has ended; taken while it does.
+    producing: Mutex<Option<(ItemSender, GeneratorSpec)>>,
     call: StartedCall,
+}
+
+/// Whether a generator call goes on, as Python is told.
+const fn flow_number(flow: Flow) -> u8 {
+    match flow {
+        Flow::Go => 0,
+        Flow::Wait => 1,
+        Flow::Stop => 2,
+    }
 }
 
 #[pymethods]
@@ -427,23 +443,90 @@ impl PyStartedCall {
         &self.group
     }
 
-    /// It has returned.
-    fn succeed(&self, value: &Bound<'_, PyAny>) {
-        let py = value.py();
+    /// Whether what it gives is to be iterated over, and sent item by item.
+    #[getter]
+    const fn is_generator(&self) -> bool {
+        self.is_generator
+    }
+
+    /// Sends what it has yielded. Returns whether it goes on (0), waits first (1), or stops (2), and what it gets for
+    /// its `yield`.
+    fn send(&self, value: &Bound<'_, PyAny>) -> PyResult<(u8, PyStreamingGeneratorStats)> {
         work_for(Some(self.call.key));
-        let outcome = match store_results(&self.core, &Expected::by_call(&self.call), value) {
-            Ended::Returned(returned) => Ok(returned),
-            Ended::Failed(failure) => Err(failure),
-            Ended::Raised(error) => Err(encode_error(py, &self.front, error, &self.call.name)),
+        let Some((sender, spec)) = taken(&self.producing).take() else {
+            return Err(PyRuntimeError::new_err("an item was sent by what is no generator, or has ended"));
         };
-        self.core.finish_call(&self.call, outcome);
+        let mut producing = Producing { core: &self.core, task: Expected::by_call(&self.call), spec, sender };
+        let sent = producing.send(value);
+        *taken(&self.producing) = Some((producing.sender, spec));
+        match sent {
+            Ok((flow, stats)) => Ok((flow_number(flow), stats)),
+            Err(Ended::Raised(error)) => Err(error),
+            Err(Ended::Failed(failure)) => Err(raise_failure(value.py(), ObjectId::nil(), failure)),
+            Err(Ended::Returned(_)) => Err(PyRuntimeError::new_err("an item was sent after the last")),
+        }
+    }
+
+    /// Whether it goes on, as `send` says it; if it has to wait, `resume_call` is called when to ask again.
+    fn flow(&self) -> u8 {
+        let producing = taken(&self.producing);
+        let flow = producing.as_ref().map(|(sender, _)| sender.flow_of_call(self.call.key));
+        flow_number(flow.unwrap_or(Flow::Stop))
+    }
+
+    /// Nobody wants what it would still yield.
+    fn stop(&self, py: Python<'_>) {
+        self.end(py, Ended::Failed(Failure::Cancelled(self.call.task_id)));
+    }
+
+    /// It has returned; of a generator, it has yielded all.
+    fn succeed(&self, value: &Bound<'_, PyAny>) {
+        work_for(Some(self.call.key));
+        let ended = if self.is_generator {
+            Ended::Returned(Vec::new())
+        } else {
+            store_results(&self.core, &Expected::by_call(&self.call), value)
+        };
+        self.end(value.py(), ended);
     }
 
     /// It has raised.
     fn fail(&self, py: Python<'_>, error: Bound<'_, PyAny>) {
+        self.end(py, Ended::Raised(PyErr::from_value(error)));
+    }
+}
+
+impl PyStartedCall {
+    fn end(&self, py: Python<'_>, ended: Ended) {
         work_for(Some(self.call.key));
-        let error = PyErr::from_value(error);
-        let failure = if self.core.is_cancelled() && is_end_of_cancelled(py, &error) {
+        let ended = match taken(&self.producing).take() {
+            None => ended,
+            Some((sender, spec)) => {
+                let mut producing =
+                    Producing { core: &self.core, task: Expected::by_call(&self.call), spec, sender };
+                producing.finish(
+                    py,
+                    ended,
+                    |error| is_retried(py, &self.front, error, self.retried()),
+                    |error| encode_error(py, &self.front, error, &self.call.name),
+                )
+            }
+        };
+        let outcome = match ended {
+            Ended::Returned(returned) => Ok(returned),
+            Ended::Failed(failure) => Err(failure),
+            Ended::Raised(error) => Err(self.failure(py, error)),
+        };
+        self.core.finish_call(&self.call, outcome);
+    }
+
+    /// Which exceptions have it tried again: none if it was tried as often as it may be.
+    const fn retried(&self) -> RetryExceptions<&Bytes> {
+        if self.call.retriable { self.call.retry_exceptions.as_ref() } else { RetryExceptions::Never }
+    }
+
+    fn failure(&self, py: Python<'_>, error: PyErr) -> Failure {
+        if self.core.is_cancelled() && is_end_of_cancelled(py, &error) {
             Failure::Cancelled(self.call.task_id)
         } else {
             if is_exit(py, &error) {
@@ -451,13 +534,8 @@ impl PyStartedCall {
             }
             let error = harmless(py, error, &self.call.name);
             self.core.keep_error_text(self.call.task_id, traceback_of(py, &error));
-            let retried = match &self.call.retry_exceptions {
-                _ if !self.call.retriable => RetryExceptions::Never,
-                listed => listed.as_ref(),
-            };
-            raised(py, &self.front, error, &self.call.name, retried)
-        };
-        self.core.finish_call(&self.call, Err(failure));
+            raised(py, &self.front, error, &self.call.name, self.retried())
+        }
     }
 }
 

@@ -615,8 +615,21 @@ class StartedCall:
     def group(self) -> str:
         """Its concurrency group; empty for that of calls without one."""
 
+    @property
+    def is_generator(self) -> bool:
+        """Whether what it gives is to be iterated over, and sent item by item."""
+
+    def send(self, value: Any) -> tuple[int, StreamingGeneratorStats]:
+        """Sends what it has yielded. Whether it goes on (0), waits (1) or stops (2), and what its `yield` gives."""
+
+    def flow(self) -> int:
+        """Whether it goes on, as of `send`; if it has to wait, `resume_call` is called when to ask again."""
+
+    def stop(self) -> None:
+        """Nobody wants what it would still yield. In place of `succeed` and `fail`."""
+
     def succeed(self, value: Any) -> None:
-        """It has returned."""
+        """It has returned; of a generator, it has yielded all."""
 
     def fail(self, error: BaseException) -> None:
         """It has raised."""
@@ -656,6 +669,9 @@ class Executor(Protocol):
 
     def cancel_call(self, key: int) -> None:
         """A call that runs in an event loop was cancelled; any thread."""
+
+    def resume_call(self, key: int) -> None:
+        """A generator call that runs in an event loop, and had to wait, may ask for its `flow`; any thread."""
 
     def start_threads(self, group: int, count: int) -> None:
         """Threads are wanted that call `CoreWorker.run_thread`; any thread."""

@@ -137,7 +137,6 @@ class ClassDescription:
         methods: dict[str, tuple[Any, dict[str, Any], bool]] = {}
         is_async = False
         for name, function, is_bound in _methods_of(actor_class):
-            _refuse_unsupported(actor_class, name, function)
             is_async = is_async or bool(_code_flags(function) & (_CO_COROUTINE | _CO_ASYNC_GENERATOR))
             options = _portable(getattr(function, _OPTIONS_ATTRIBUTE, {}))
             yields = option_checks.is_generator(function)
@@ -197,15 +196,6 @@ def _underlying(function: Callable[..., Any]) -> Callable[..., Any]:
     while isinstance(function, functools.partial):
         function = function.func
     return function
-
-
-def _refuse_unsupported(actor_class: type, name: str, function: Callable[..., Any]) -> None:
-    # Those that only other code of the class calls may be anything.
-    if not _code_flags(function) & _CO_ASYNC_GENERATOR or name.startswith("_"):
-        return
-    raise NotImplementedError(
-        f"{actor_class.__name__}.{name} is an asynchronous generator; such methods of actors are not supported yet"
-    )
 
 
 # Methods that every actor has

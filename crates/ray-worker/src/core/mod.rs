@@ -119,6 +119,8 @@ pub enum Notification {
     Interrupt,
     /// A call that runs in an event loop was cancelled.
     CancelCall(RunningKey),
+    /// A generator call that runs in an event loop, and had to wait, may look whether it can go on.
+    ResumeCall(RunningKey),
     /// Threads are wanted that serve a concurrency group ([`CoreWorker::run_thread`]).
     StartThreads {
         /// The group.

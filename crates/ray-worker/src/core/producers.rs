@@ -14,13 +14,14 @@ use ray_core::error::RayResult;
 use ray_core::id::{NodeId, ObjectId, TaskId, WorkerId};
 use rustc_hash::FxHashMap;
 
-use super::CoreWorker;
 use super::cancellation::Cancellation;
 use super::execution::Task;
 use super::grants::Then;
 use super::poll::{Interrupted, Patience};
+use super::running::RunningKey;
 use super::state::State;
 use super::tasks::check_size;
+use super::{CoreWorker, Notification};
 use crate::memory_store::WaiterId;
 use crate::object_ref_stream::item_id;
 use crate::peer_message::{Kind, Returned, StreamItem};
@@ -49,6 +50,8 @@ struct Producer {
     held: bool,
     stopped: bool,
     waiters: Vec<WaiterId>,
+    /// The call in an event loop that is to be told when it may go on.
+    awaited: Option<RunningKey>,
 }
 
 impl Producer {
@@ -93,6 +96,7 @@ impl ItemSender {
             held: false,
             stopped: false,
             waiters: Vec::new(),
+            awaited: None,
         };
         core.lock().producers.running.insert(task_id, producer);
         Some(Self { core: Arc::clone(core), task_id, attempt, caller, next: 0 })
@@ -151,6 +155,16 @@ impl ItemSender {
         self.core.lock().flow(self.task_id)
     }
 
+    /// Whether the task may go on. If it has to wait, [`Notification::ResumeCall`] tells when to ask again.
+    pub fn flow_of_call(&self, call: RunningKey) -> Flow {
+        let mut state = self.core.lock();
+        let flow = state.flow(self.task_id);
+        if let Some(producer) = state.producers.running.get_mut(&self.task_id) {
+            producer.awaited = (flow == Flow::Wait).then_some(call);
+        }
+        flow
+    }
+
     /// Waits until the task may go on, or has to stop.
     ///
     /// # Errors
@@ -201,6 +215,7 @@ impl Drop for ItemSender {
         if state.producers.running.remove(&self.task_id).is_some_and(|producer| producer.actor_limit > 0) {
             state.wake_producers(|_| true);
             self.core.nudge_poller(&state);
+            self.core.stir(&mut state);
         }
     }
 }
@@ -249,14 +264,13 @@ impl State {
 
     /// Has producers look whether they may go on.
     fn wake_producers(&mut self, which: impl Fn(&(&TaskId, &mut Producer)) -> bool) {
-        let woken: Vec<WaiterId> = self
-            .producers
-            .running
-            .iter_mut()
-            .filter(which)
-            .flat_map(|(_, producer)| std::mem::take(&mut producer.waiters))
-            .collect();
+        let (mut woken, mut resumed) = (Vec::new(), Vec::new());
+        for (_, producer) in self.producers.running.iter_mut().filter(which) {
+            woken.append(&mut producer.waiters);
+            resumed.extend(producer.awaited.take());
+        }
         woken.into_iter().for_each(|waiter| self.tell_waiter(waiter));
+        resumed.into_iter().for_each(|call| self.notify(Notification::ResumeCall(call)));
     }
 
     /// The caller of a generator task has read some of its items.

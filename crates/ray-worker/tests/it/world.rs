@@ -253,6 +253,7 @@ impl Driver {
                 Notification::Log { .. }
                 | Notification::Interrupt
                 | Notification::CancelCall(_)
+                | Notification::ResumeCall(_)
                 | Notification::StartThreads { .. }
                 | Notification::Pending(_)
                 | Notification::UnhandledError { .. } => None,

@@ -208,6 +208,10 @@ class _Executor:
         if self._event_loops is not None:
             self._event_loops.cancel(key)
 
+    def resume_call(self, key: int) -> None:
+        if self._event_loops is not None:
+            self._event_loops.resume(key)
+
     def encode_error(self, error: BaseException, task_name: str) -> bytes:
         actor_id = self.core.current_actor_id() if self.core is not None else None
         return serialization.encode_error(error, task_name, actor_id.hex() if actor_id is not None else None)

@@ -17,7 +17,11 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from ray_rust import _internal
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import AsyncGenerator, Coroutine, Sequence
+
+# What `StartedCall.send` and `flow` say beside "go on".
+_WAIT = 1
+_STOP = 2
 
 _key: contextvars.ContextVar[Optional[int]] = contextvars.ContextVar("ray_rust_running_call", default=None)
 
@@ -32,6 +36,8 @@ class EventLoops:
         # Replies that were not written when a call ended, by loop: they are, when the loop has done what it can.
         self._unwritten: set[str] = set()
         self._tasks: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = {}
+        # Generator calls that wait for their readers.
+        self._paused: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = {}
         asyncio.set_event_loop(self._loops[""])
         _internal.set_task_variable(_key)
 
@@ -62,7 +68,12 @@ class EventLoops:
             result = method(*args, **kwargs)
             if isinstance(result, types.CoroutineType):
                 result = await result
-            call.succeed(result)
+            if not call.is_generator:
+                call.succeed(result)
+            elif await self._produce(call, result):
+                call.succeed(None)
+            else:
+                call.stop()
         except GeneratorExit:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the caller's
@@ -72,6 +83,49 @@ class EventLoops:
             if group not in self._unwritten:
                 self._unwritten.add(group)
                 self._loops[group].call_soon(self._write, group)
+
+    async def _produce(self, call: _internal.StartedCall, iterated: Any) -> bool:
+        """Sends what a method yields. Returns whether that was all; else nobody wants the rest.
+
+        Between two items of an asynchronous generator, and while its reader falls behind, other calls go on.
+        """
+        items = _items_of(iterated)
+        stats: Any = None
+        try:
+            while True:
+                try:
+                    value = await items.asend(stats)
+                except StopAsyncIteration:
+                    return True
+                flow, stats = call.send(value)
+                # Nothing refers to what was sent while the next is awaited.
+                del value
+                if flow == _WAIT:
+                    flow = await self._flow_after_wait(call)
+                if flow == _STOP:
+                    return False
+        finally:
+            await items.aclose()
+
+    async def _flow_after_wait(self, call: _internal.StartedCall) -> int:
+        loop = asyncio.get_running_loop()
+        while True:
+            resumed = loop.create_future()
+            self._paused[call.key] = (loop, resumed)
+            try:
+                flow = call.flow()
+                if flow != _WAIT:
+                    return flow
+                await resumed
+            finally:
+                self._paused.pop(call.key, None)
+
+    def resume(self, key: int) -> None:
+        """A generator that has waited may look whether it can go on; from any thread."""
+        found = self._paused.get(key)
+        if found is not None:
+            loop, resumed = found
+            loop.call_soon_threadsafe(_resolve, resumed)
 
     def _write(self, group: str) -> None:
         self._unwritten.discard(group)
@@ -128,6 +182,46 @@ def _start_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, 
     if queue:
         queue.pop()._run()  # noqa: SLF001
     return task
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _items_of(iterated: Any) -> AsyncGenerator[Any, Any]:
+    """What a method has returned, as an asynchronous generator."""
+    if isinstance(iterated, types.AsyncGeneratorType):
+        return iterated
+    if hasattr(iterated, "__anext__"):
+        return _from_async_iterator(iterated)
+    if hasattr(iterated, "__next__"):
+        return _from_iterator(iterated)
+    raise ValueError(
+        'it was called as a generator (num_returns is "streaming" or "dynamic"), and so has to yield or return an '
+        f"iterator, but it returned a value of type {type(iterated).__name__}"
+    )
+
+
+async def _from_async_iterator(iterator: Any) -> AsyncGenerator[Any, Any]:
+    async for value in iterator:
+        yield value
+
+
+async def _from_iterator(iterator: Any) -> AsyncGenerator[Any, Any]:
+    stats: Any = None
+    try:
+        while True:
+            try:
+                # While it is amid a `yield from` of what is no generator, nothing can be sent into it.
+                takes = isinstance(iterator, types.GeneratorType) and iterator.gi_yieldfrom is None
+                value = iterator.send(stats) if takes else next(iterator)
+            except StopIteration:
+                return
+            stats = yield value
+    finally:
+        if isinstance(iterator, types.GeneratorType):
+            iterator.close()
 
 
 async def _construct(actor_class: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
