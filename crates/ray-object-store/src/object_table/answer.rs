@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ray_core::error::RayError;
-use ray_core::id::ObjectId;
+use ray_core::id::{NodeId, ObjectId};
 use thiserror::Error;
 
 /// One client of the store: a connection, not a process that may come again.
@@ -47,6 +47,14 @@ pub enum Effect {
     RemoveSpilled {
         /// The copy.
         url: String,
+    },
+    /// The object is gone: these nodes, which have pulled it from here, have to drop their copies. Nothing is
+    /// reported back.
+    Recall {
+        /// The object.
+        object_id: ObjectId,
+        /// The nodes.
+        nodes: Vec<NodeId>,
     },
 }
 

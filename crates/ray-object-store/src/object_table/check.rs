@@ -38,6 +38,7 @@ impl ObjectTable {
             }
             let is_kept = entry.pins > 0 || entry.place.is_busy() || !entry.is_doomed;
             assert!(is_kept, "a deleted object goes when nobody uses it");
+            assert!(entry.copy_of.is_none() || entry.owner.is_nil(), "nobody here owns a copy");
             let is_owned = self.owned.get(&entry.owner).is_some_and(|owned| owned.contains(id));
             assert_eq!(is_owned, !entry.owner.is_nil());
         }
@@ -53,6 +54,11 @@ impl ObjectTable {
     }
 
     fn check_clients(&self) {
+        for (id, nodes) in &self.lent {
+            assert!(!nodes.is_empty());
+            let entry = self.entries.get(id).filter(|entry| !entry.is_doomed);
+            assert!(entry.is_some(), "copies of what is gone are recalled");
+        }
         for (id, entry) in &self.entries {
             let pins: u64 = self.clients.values().filter_map(|client| client.pins.get(id)).sum();
             assert_eq!(entry.pins, pins, "pins of {id}");
@@ -102,6 +108,7 @@ impl ObjectTable {
             && self.creates.is_empty()
             && self.restores.is_empty()
             && self.owned.is_empty()
+            && self.lent.is_empty()
             && self.clients.is_empty()
             && self.arena.free_extents() == 1
             && (self.spilled, self.spilling, self.disk_jobs) == (0, 0, 0)

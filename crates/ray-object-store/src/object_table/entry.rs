@@ -1,6 +1,6 @@
 //! One object of the table.
 
-use ray_core::id::WorkerId;
+use ray_core::id::{NodeId, WorkerId};
 
 use super::answer::ClientId;
 
@@ -68,6 +68,8 @@ impl Place {
 pub(super) enum Rank {
     /// Nobody refers to it: it is dropped.
     Garbage,
+    /// Another node has it: it is dropped.
+    Copy,
     /// It lies on disk too: its memory is dropped.
     Clean,
     /// It can be spilled.
@@ -78,6 +80,8 @@ pub(super) enum Rank {
 pub(super) struct Entry {
     pub(super) size: u64,
     pub(super) owner: WorkerId,
+    /// The node that it was pulled from, if it is a copy.
+    pub(super) copy_of: Option<NodeId>,
     /// At 0 the object goes when its space is needed.
     pub(super) references: u64,
     /// Its owner has deleted it: it goes as soon as nobody uses it.
@@ -90,10 +94,16 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Whether it is a copy, written to its end, of an object of this node.
+    pub(super) fn is_copy_of(&self, node_id: NodeId) -> bool {
+        self.copy_of == Some(node_id) && self.place.is_sealed()
+    }
+
     pub(super) fn rank(&self) -> Option<Rank> {
         match self.place {
             _ if self.pins > 0 || self.is_doomed => None,
             Place::Memory { .. } | Place::Both { .. } if self.references == 0 => Some(Rank::Garbage),
+            Place::Memory { .. } if self.copy_of.is_some() => Some(Rank::Copy),
             Place::Both { .. } => Some(Rank::Clean),
             Place::Memory { .. } => Some(Rank::Dirty),
             Place::Writing { .. } | Place::Spilling { .. } | Place::Disk { .. } | Place::Restoring { .. } => {

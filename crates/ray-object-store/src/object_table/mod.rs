@@ -16,7 +16,7 @@
 //! # Room
 //! Creates that do not fit wait in a queue, first come first served, and restores in another one that is
 //! served before it. Space comes from, in this order: free ranges; unpinned objects that nobody refers to;
-//! memory of unpinned objects that also lie on disk (a spilled object's file is kept after a restore, so
+//! unpinned copies of other nodes' objects; memory of unpinned objects that also lie on disk (a spilled object's file is kept after a restore, so
 //! that this costs nothing); unpinned objects that are spilled first, least recently used first.
 //!
 //! # Why nothing waits for ever
@@ -33,6 +33,7 @@
 mod answer;
 #[cfg(test)]
 mod check;
+mod copies;
 mod entry;
 #[cfg(test)]
 mod programs;
@@ -44,7 +45,7 @@ mod waiting;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use ray_core::id::{ObjectId, WorkerId};
+use ray_core::id::{NodeId, ObjectId, WorkerId};
 use ray_core::traits::{ObjectInfo, StoreUsage};
 use rustc_hash::FxHashMap;
 
@@ -107,6 +108,8 @@ pub struct ObjectTable {
     clients: FxHashMap<ClientId, Client>,
     /// The objects by owner, those with a living owner only.
     owned: FxHashMap<WorkerId, BTreeSet<ObjectId>>,
+    /// The nodes that have pulled an object from here.
+    lent: FxHashMap<ObjectId, BTreeSet<NodeId>>,
     waiters: FxHashMap<ObjectId, Vec<Waiter>>,
     waiter_count: usize,
     /// What can make way: by rank, then least recently used first.
@@ -136,6 +139,7 @@ impl ObjectTable {
             entries: FxHashMap::default(),
             clients: FxHashMap::default(),
             owned: FxHashMap::default(),
+            lent: FxHashMap::default(),
             waiters: FxHashMap::default(),
             waiter_count: 0,
             candidates: BTreeSet::new(),
@@ -159,7 +163,8 @@ impl ObjectTable {
     /// A client wants to write an object; the answer is `Created`, `Exists` or `Refused`.
     ///
     /// The object has one reference. It ends with its `owner`; nil for one without an owner. An object that
-    /// was deleted and is still read is taken up again, since the same id always names the same bytes.
+    /// was deleted and is still read is taken up again, since the same id always names the same bytes; so is
+    /// a copy, which is one no longer.
     pub fn on_create(
         &mut self,
         now: Instant,
@@ -170,7 +175,12 @@ impl ObjectTable {
         out: &mut Vec<Effect>,
     ) {
         let deadline = now + self.config.full_grace;
-        let create = WaitingCreate { client, request, object_id, size, owner, deadline };
+        let create = WaitingCreate { client, request, object_id, size, owner, copy_of: None, deadline };
+        self.on_wanted_room(now, create, out);
+    }
+
+    fn on_wanted_room(&mut self, now: Instant, create: WaitingCreate, out: &mut Vec<Effect>) {
+        let size = create.size;
         if let Some(outcome) = self.readmit(&create) {
             create.answer(outcome, out);
         } else if size > self.arena.capacity() {
@@ -220,7 +230,7 @@ impl ObjectTable {
         let written = self.written_by(client, object_id);
         let waiting = self.creates.len();
         match written {
-            Ok(_) => self.drop_unsealed(client, object_id),
+            Ok(_) => self.drop_unsealed(client, object_id, out),
             Err(_) => self.creates.retain(|create| (create.client, create.object_id) != (client, object_id)),
         }
         let withdrawn = self.creates.len() < waiting;
@@ -294,7 +304,7 @@ impl ObjectTable {
             self.forget_waiter(client, request, object_id);
         }
         for object_id in writing {
-            self.drop_unsealed(client, object_id);
+            self.drop_unsealed(client, object_id, out);
         }
         self.clients.remove(&client);
         for (object_id, count) in pins {
@@ -397,6 +407,7 @@ impl ObjectTable {
         let Some(entry) = self.entries.get_mut(&object_id) else { return false };
         let was_alive = !entry.is_doomed;
         entry.is_doomed = true;
+        self.recall(object_id, out);
         self.touch(object_id);
         self.settle(object_id, out);
         was_alive
@@ -435,18 +446,20 @@ impl ObjectTable {
         self.touch(object_id);
     }
 
-    fn drop_unsealed(&mut self, client: ClientId, object_id: ObjectId) {
+    fn drop_unsealed(&mut self, client: ClientId, object_id: ObjectId, out: &mut Vec<Effect>) {
         if let Some(entry) = self.clients.get_mut(&client) {
             entry.writing.remove(&object_id);
         }
-        // It has no pins and no copy on disk, so nothing else has to be told.
+        // It has no pins and no copy on disk, so nobody else has to be told.
+        self.recall(object_id, out);
         self.remove(object_id);
     }
 
     fn admit(&mut self, create: &WaitingCreate, offset: u64) {
-        let WaitingCreate { client, object_id, size, owner, .. } = *create;
+        let WaitingCreate { client, object_id, size, owner, copy_of, .. } = *create;
         let place = Place::Writing { offset, writer: client };
-        let entry = Entry { size, owner, references: 1, is_doomed: false, pins: 0, place, candidate: None };
+        let (references, is_doomed, pins, candidate) = (1, false, 0, None);
+        let entry = Entry { size, owner, copy_of, references, is_doomed, pins, place, candidate };
         self.entries.insert(object_id, entry);
         self.clients.entry(client).or_default().writing.insert(object_id);
         if !owner.is_nil() {
@@ -459,7 +472,9 @@ impl ObjectTable {
         let entry = self.entries.get_mut(&create.object_id)?;
         let (sealed, size) = (entry.place.is_sealed(), entry.size);
         entry.references = entry.references.max(1);
-        if std::mem::take(&mut entry.is_doomed) {
+        let is_made_here = sealed && create.copy_of.is_none() && entry.copy_of.is_some();
+        if std::mem::take(&mut entry.is_doomed) || is_made_here {
+            entry.copy_of = create.copy_of;
             let before = std::mem::replace(&mut entry.owner, create.owner);
             self.disown(before, create.object_id);
             if !create.owner.is_nil() {
@@ -486,6 +501,7 @@ impl ObjectTable {
         let is_forgotten = entry.references == 0 && matches!(entry.place, Place::Disk { .. });
         if (entry.is_doomed || is_forgotten) && entry.pins == 0 && !entry.place.is_busy() {
             let url = entry.place.url().map(str::to_owned);
+            self.recall(object_id, out);
             self.remove(object_id);
             out.extend(url.map(|url| Effect::RemoveSpilled { url }));
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use ray_core::id::{ObjectId, WorkerId};
+use ray_core::id::{NodeId, ObjectId, WorkerId};
 
 use super::*;
 
@@ -16,10 +16,15 @@ const CAPACITY: u64 = 16 * 4096;
 const CLIENTS: u64 = 4;
 const OBJECTS: u8 = 8;
 const OWNERS: u8 = 3;
+const NODES: u8 = 2;
 
 #[derive(Debug, Clone)]
 enum Step {
     Create { client: u64, object: u8, size: u64, owner: u8 },
+    CreateCopy { client: u64, object: u8, size: u64, from: u8 },
+    Lend { client: u64, object: u8, to: u8 },
+    Recall { from: u8, objects: Vec<u8> },
+    LoseNode { node: u8 },
     Seal { client: u64, pick: usize },
     Abort { client: u64, pick: usize },
     Get { client: u64, objects: Vec<u8>, maps_files: bool },
@@ -45,6 +50,12 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(client, object, size, owner)| Step::Create { client, object, size, owner }),
         8 => (client.clone(), object.clone(), 1..CAPACITY / 3, 0..OWNERS)
             .prop_map(|(client, object, size, owner)| Step::Create { client, object, size, owner }),
+        4 => (client.clone(), object.clone(), 1..CAPACITY / 3, 0..NODES)
+            .prop_map(|(client, object, size, from)| Step::CreateCopy { client, object, size, from }),
+        4 => (client.clone(), object.clone(), 0..NODES)
+            .prop_map(|(client, object, to)| Step::Lend { client, object, to }),
+        1 => (0..NODES, objects()).prop_map(|(from, objects)| Step::Recall { from, objects }),
+        1 => (0..NODES).prop_map(|node| Step::LoseNode { node }),
         10 => (client.clone(), any::<usize>()).prop_map(|(client, pick)| Step::Seal { client, pick }),
         1 => (client.clone(), any::<usize>()).prop_map(|(client, pick)| Step::Abort { client, pick }),
         8 => (client.clone(), objects(), any::<bool>())
@@ -71,6 +82,10 @@ fn owner(owner: u8) -> WorkerId {
     if owner == 0 { WorkerId::NIL } else { WorkerId::from_bytes([owner; 16]) }
 }
 
+fn node(node: u8) -> NodeId {
+    NodeId::from_bytes([node; 16])
+}
+
 /// Where a reader looks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Sight {
@@ -95,6 +110,8 @@ struct World {
     open_creates: BTreeSet<(u64, u64)>,
     /// Gets and waits that are not answered.
     open_gets: BTreeSet<(u64, u64, ObjectId)>,
+    /// What other nodes have pulled and were not told to drop.
+    lent: BTreeSet<(ObjectId, NodeId)>,
 }
 
 impl World {
@@ -119,6 +136,7 @@ impl World {
             pins: BTreeMap::new(),
             open_creates: BTreeSet::new(),
             open_gets: BTreeSet::new(),
+            lent: BTreeSet::new(),
         }
     }
 
@@ -131,6 +149,25 @@ impl World {
             Step::Create { client, object, size, owner: by } => {
                 self.open_creates.insert((client, request));
                 self.table.on_create(now, (ClientId(client), request), id(object), size, owner(by), &mut out);
+            }
+            Step::CreateCopy { client, object, size, from } => {
+                self.open_creates.insert((client, request));
+                let (client, from) = (ClientId(client), node(from));
+                self.table.on_create_copy(now, (client, request), id(object), size, from, &mut out);
+            }
+            Step::Lend { client, object, to } => {
+                let (by, to) = ((ClientId(client), request), node(to));
+                if self.table.on_lend(now, by, id(object), Reader::Arena, Some(to), &mut out) {
+                    self.open_gets.insert((client, request, id(object)));
+                    self.lent.insert((id(object), to));
+                }
+            }
+            Step::Recall { from, objects } => {
+                self.table.on_recall(now, node(from), objects.into_iter().map(id), &mut out);
+            }
+            Step::LoseNode { node: lost } => {
+                self.lent.retain(|&(_, to)| to != node(lost));
+                self.table.on_node_lost(now, node(lost), &mut out);
             }
             Step::Seal { client, pick } => {
                 if let Some(object_id) = self.end_writing(client, pick) {
@@ -252,6 +289,12 @@ impl World {
                 Effect::Answer(answer) => self.hear(answer),
                 Effect::Spill { .. } | Effect::Restore { .. } => self.jobs.push(effect),
                 Effect::RemoveSpilled { url } => assert!(self.disk.remove(&url).is_some(), "removed once"),
+                Effect::Recall { object_id, nodes } => {
+                    assert!(!nodes.is_empty());
+                    for node_id in nodes {
+                        assert!(self.lent.remove(&(object_id, node_id)), "recalled once");
+                    }
+                }
             }
         }
     }
@@ -315,6 +358,7 @@ impl World {
             self.run(Step::Disk { pick: 0, luck: 15 });
         }
         assert!(self.table.is_pristine(), "{:?}", self.table);
+        assert!(self.lent.is_empty(), "every copy is recalled");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use ray_core::id::{ObjectId, WorkerId};
+use ray_core::id::{NodeId, ObjectId, WorkerId};
 
 use super::answer::{Answer, ClientId, DiskFailure, Effect, Outcome, Refusal};
 use super::entry::{Place, Rank};
@@ -22,6 +22,8 @@ pub(super) struct WaitingCreate {
     pub(super) object_id: ObjectId,
     pub(super) size: u64,
     pub(super) owner: WorkerId,
+    /// The node that it is pulled from, if it will be a copy.
+    pub(super) copy_of: Option<NodeId>,
     /// When its client's patience ends, if nobody but clients can help.
     pub(super) deadline: Instant,
 }
@@ -322,6 +324,9 @@ impl ObjectTable {
             match rank {
                 Rank::Garbage => {
                     self.doom(object_id, "nobody referred to it and its space was needed", out);
+                }
+                Rank::Copy => {
+                    self.doom(object_id, "it was a copy and its space was needed", out);
                 }
                 Rank::Clean => self.drop_memory_if_unpinned(object_id, out),
                 Rank::Dirty => return None,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ray_core::id::{ObjectId, WorkerId};
+use ray_core::id::{NodeId, ObjectId, WorkerId};
 
 use super::*;
 
@@ -514,4 +514,116 @@ fn references_to_an_object_on_disk_that_run_out_remove_it() {
     assert_eq!(effects, [Effect::RemoveSpilled { url: url(1) }]);
     assert_eq!(bench.table.usage().objects, 0);
     assert_eq!(bench.table.on_add_reference(id(1)), None);
+}
+
+const NORTH: NodeId = NodeId::from_bytes([1; 16]);
+const SOUTH: NodeId = NodeId::from_bytes([2; 16]);
+
+impl Bench {
+    /// Writes a copy of an object of that node.
+    fn put_copy(&mut self, n: u8, size: u64, from: NodeId) {
+        let effects = self.step(|table, now, out| {
+            table.on_create_copy(now, (ANN, u64::from(n)), id(n), size, from, out);
+        });
+        assert!(matches!(&effects[..], [Effect::Answer(Answer { outcome: Outcome::Created { .. }, .. })]));
+        self.seal(ANN, n);
+    }
+
+    fn lend(&mut self, n: u8, to: NodeId) -> Vec<Effect> {
+        self.step(|table, now, out| {
+            assert!(table.on_lend(now, (BOB, 100), id(n), Reader::Arena, Some(to), out));
+        })
+    }
+
+    fn recall(&mut self, n: u8, from: NodeId) -> Vec<Effect> {
+        self.step(|table, now, out| table.on_recall(now, from, [id(n)], out))
+    }
+}
+
+#[test]
+fn a_copy_makes_way_before_anything_is_spilled_unless_it_is_read() {
+    let mut bench = Bench::new();
+    bench.put(ANN, 1, HALF / 2);
+    bench.put_copy(2, HALF, NORTH);
+    assert_eq!(bench.create(ANN, 3, HALF), [created(ANN, 3, HALF / 2)]);
+    assert!(!bench.table.contains(&id(2)), "it is dropped, not spilled");
+    bench.seal(ANN, 3);
+    bench.delete(3);
+    bench.put_copy(2, HALF, NORTH);
+    bench.get(BOB, 2, Reader::Arena);
+    let effects = bench.create(ANN, 3, HALF);
+    assert!(matches!(&effects[..], [Effect::Spill { .. }]), "the original goes to disk: {effects:?}");
+}
+
+#[test]
+fn a_copy_goes_when_its_original_does_and_its_readers_finish() {
+    let mut bench = Bench::new();
+    bench.put_copy(1, HALF, NORTH);
+    bench.get(BOB, 1, Reader::Arena);
+    assert_eq!(bench.recall(1, SOUTH), [], "it is no copy of an object of that node");
+    assert!(bench.table.contains(&id(1)));
+    assert_eq!(bench.recall(1, NORTH), []);
+    assert_eq!(bench.recall(1, NORTH), [], "it may be told twice");
+    assert!(!bench.table.contains(&id(1)));
+    assert!(bench.table.usage().used_bytes >= HALF, "someone reads it");
+    bench.release(BOB, 1);
+    assert_eq!(bench.table.usage().used_bytes, 0);
+}
+
+#[test]
+fn nodes_that_have_pulled_an_object_are_told_when_it_goes() {
+    let mut bench = Bench::new();
+    bench.put(ANN, 1, HALF);
+    bench.lend(1, NORTH);
+    bench.lend(1, SOUTH);
+    bench.lend(1, SOUTH);
+    let effects = bench.delete(1);
+    assert_eq!(effects, [Effect::Recall { object_id: id(1), nodes: vec![NORTH, SOUTH] }]);
+    assert_eq!(bench.delete(1), []);
+    let mut out = Vec::new();
+    let lent = bench.table.on_lend(bench.now, (BOB, 101), id(1), Reader::Arena, Some(NORTH), &mut out);
+    assert!(!lent, "it is only kept for those who read it");
+}
+
+#[test]
+fn a_dead_node_is_told_nothing_and_its_objects_are_gone() {
+    let mut bench = Bench::new();
+    bench.put(ANN, 1, HALF / 2);
+    bench.lend(1, NORTH);
+    bench.put_copy(2, HALF / 2, NORTH);
+    bench.put_copy(3, HALF / 2, SOUTH);
+    assert_eq!(bench.step(|table, now, out| table.on_node_lost(now, NORTH, out)), []);
+    assert!(!bench.table.contains(&id(2)) && bench.table.contains(&id(3)));
+    assert_eq!(bench.delete(1), []);
+}
+
+/// A task that runs again on another node makes its results there, where a copy may lie.
+#[test]
+fn a_copy_of_what_is_made_here_is_a_copy_no_longer() {
+    let mut bench = Bench::new();
+    bench.put_copy(1, HALF, NORTH);
+    let owner = WorkerId::from_bytes([9; 16]);
+    let effects = bench.step(|table, now, out| table.on_create(now, (ANN, 1), id(1), HALF, owner, out));
+    assert_eq!(effects, [answer(ANN, 1, 1, Outcome::Exists { sealed: true, size: HALF })]);
+    assert_eq!(bench.recall(1, NORTH), []);
+    assert!(bench.table.contains(&id(1)));
+    assert_eq!(bench.table.owner_of(&id(1)), Some(owner));
+    bench.step(|table, now, out| table.on_owner_lost(now, owner, out));
+    assert!(!bench.table.contains(&id(1)));
+}
+
+#[test]
+fn one_request_is_refused_when_what_it_waits_for_will_not_come() {
+    let mut bench = Bench::new();
+    bench.get(ANN, 1, Reader::Arena);
+    bench.get(BOB, 1, Reader::Arena);
+    assert!(bench.table.is_awaited_by(ANN, 100, id(1)));
+    let refusal = Refusal::Lost { cause: "its node is dead".to_owned() };
+    let refuse = |table: &mut ObjectTable, _, out: &mut _| {
+        table.on_unavailable((ANN, 100), id(1), &refusal, out);
+        table.on_unavailable((ANN, 100), id(1), &refusal, out);
+    };
+    let effects = bench.step(refuse);
+    assert_eq!(effects, [answer(ANN, 100, 1, Outcome::Refused(refusal))]);
+    assert!(!bench.table.is_awaited_by(ANN, 100, id(1)) && bench.table.is_awaited_by(BOB, 100, id(1)));
 }

@@ -73,6 +73,21 @@ impl ObjectTable {
         self.make_progress(now, out);
     }
 
+    /// An object that this request waits for will not come. Nothing if it does not wait for it.
+    pub fn on_unavailable(
+        &mut self,
+        (client, request): (ClientId, u64),
+        object_id: ObjectId,
+        refusal: &Refusal,
+        out: &mut Vec<Effect>,
+    ) {
+        let of_request = |waiter: &&Waiter| (waiter.client, waiter.request) == (client, request);
+        let waiter = self.waiters.get(&object_id).and_then(|waiters| waiters.iter().find(of_request)).cloned();
+        if let Some(waiter) = waiter {
+            self.answer_waiter(object_id, &waiter, Outcome::Refused(refusal.clone()), out);
+        }
+    }
+
     pub(super) fn on_wanted(
         &mut self,
         now: Instant,
