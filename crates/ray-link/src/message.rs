@@ -115,6 +115,9 @@ pub enum ToRaylet {
         request: u64,
         /// The objects.
         object_ids: Vec<ObjectId>,
+        /// Those of them that are on other nodes, as far as the speaker knows: unless they are here already, the
+        /// node pulls them.
+        elsewhere: Vec<Elsewhere>,
     },
     /// Takes back what is not answered yet of a [`ToRaylet::GetObjects`].
     CancelGet {
@@ -204,6 +207,17 @@ pub enum ToRaylet {
         /// Why, for the log.
         reason: String,
     },
+}
+
+/// An object that another node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// The object.
+    pub object_id: ObjectId,
+    /// The node.
+    pub node_id: NodeId,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// Who a client of the link is.

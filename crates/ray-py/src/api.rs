@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyTuple};
 use ray_core::id::ObjectId;
 use ray_worker::CoreWorker;
 use rustc_hash::FxHashSet;
@@ -76,19 +76,20 @@ pub(crate) fn wait<'py>(
         None => Some(1),
         Some(count) => count.cast_exact::<PyInt>().ok().and_then(|count| count.extract::<usize>().ok()),
     };
-    if let (Some(core), None, Some(count)) = (ready_core(), timeout_ms, count)
+    let fetched = fetch_local.map_or(Some(true), |value| Some(value.cast_exact::<PyBool>().ok()?.is_true()));
+    if let (Some(core), None, Some(count), Some(fetched)) = (ready_core(), timeout_ms, count, fetched)
         && let Ok(references) = ray_waitables.cast_exact::<PyList>()
         && (1..=references.len()).contains(&count)
         && let Some(timeout) = plain_timeout(timeout)
         && are_different(&core, references)
     {
         let id = |at| references.get_item(at).ok()?.cast::<PyObjectRef>().ok().map(|item| item.get().id());
-        let ready = match core.first_ready((0..references.len()).map_while(id), count) {
+        let ready = match core.first_ready((0..references.len()).map_while(id), count, fetched) {
             Some(ready) => ready,
             None => {
                 let ids: Vec<ObjectId> = (0..references.len()).map_while(id).collect();
                 let mut signals = Signals::default();
-                let waited = py.detach(|| core.wait(&ids, count, timeout, &mut || signals.check()));
+                let waited = py.detach(|| core.wait(&ids, count, timeout, fetched, &mut || signals.check()));
                 signals.settle(py, waited)?
             }
         };

@@ -216,15 +216,14 @@ impl PyCoreWorker {
         timeout: Option<f64>,
         fetch_local: bool,
     ) -> PyResult<Bound<'py, PyTuple>> {
-        // On one node every object that is ready is local.
-        let _ = fetch_local;
         follow_context();
         // Dropped when the wait is over; a generator is as ready as its next item.
         let mut places = Vec::new();
         let ids = self.ids_of_waitables(refs, &mut places)?;
         let timeout = patience(timeout)?;
         let mut signals = Signals::default();
-        let result = py.detach(|| self.core.wait(&ids, num_returns, timeout, &mut || signals.check()));
+        let waited = || self.core.wait(&ids, num_returns, timeout, fetch_local, &mut || signals.check());
+        let result = py.detach(waited);
         let ready = signals.settle(py, result)?;
         split(&refs.try_iter()?.collect::<PyResult<Vec<_>>>().and_then(|refs| PyList::new(py, refs))?, &ready)
     }

@@ -28,11 +28,15 @@ use crate::node::gcs_port::address;
 use crate::node::groups::ReserveOrder;
 use crate::node::handle::{Command, NodeHandle};
 use crate::node::object_store::NodeObjectStore;
-use crate::node::store_port::PinnedObject;
+use crate::node::store_port::{PinnedObject, StoreCommand};
 use crate::task_table::{TaskSpec, TaskState};
 
 /// Longest time for which a call waits, whatever the caller asks for.
 const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a transfer waits for its object to be written to its end, or read from disk.
+const LEND_LIMIT: Duration = Duration::from_secs(10);
+/// How long a transfer waits for its reader to take a chunk.
+const READ_LIMIT: Duration = Duration::from_secs(30);
 /// Chunks of one transfer that may wait for the network.
 const CHUNKS_AHEAD: usize = 4;
 
@@ -137,9 +141,11 @@ async fn send_chunks(
     loop {
         let end = offset.saturating_add(chunk_bytes).min(total_bytes);
         let data = object[offset as usize..end as usize].to_vec();
-        let sent = chunks.send(Ok(pb::ObjectChunk { offset, total_bytes, data })).await;
+        let sent = chunks.send(Ok(pb::ObjectChunk { offset, total_bytes, data }));
+        // A reader that has stopped would keep the object where it is; it can ask again for the rest.
+        let sent = tokio::time::timeout(READ_LIMIT, sent).await;
         offset = end;
-        if sent.is_err() || offset >= total_bytes {
+        if !matches!(sent, Ok(Ok(()))) || offset >= total_bytes {
             return;
         }
     }
@@ -288,11 +294,9 @@ impl RayletService for RayletGrpc {
     ) -> Result<Response<Self::TransferObjectStream>, Status> {
         let request = request.into_inner();
         let object_id: ObjectId = wire::id("object_id", &request.object_id)?;
-        if !self.objects.contains(&object_id).await? {
-            return Err(RayError::NotFound { what: format!("object {object_id}") }.into());
-        }
-        // Pinned until the stream ends; one that lies on disk is restored first.
-        let object = self.objects.pin(object_id, MAX_WAIT).await?;
+        let to = if request.node_id.is_empty() { None } else { Some(wire::id("node_id", &request.node_id)?) };
+        // Pinned until the stream ends.
+        let object = self.objects.lend(object_id, to, LEND_LIMIT).await?;
         if request.offset > object.len() as u64 {
             let reason = format!("{} is beyond the object's end at {}", request.offset, object.len());
             return Err(WireError::Invalid { field: "offset", reason }.into());
@@ -301,6 +305,19 @@ impl RayletService for RayletGrpc {
         // It ends by itself with the stream: as soon as nobody reads, sending fails.
         drop(tokio::spawn(send_chunks(object, request.offset, self.chunk_bytes, chunks)));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn recall_objects(
+        &self,
+        request: Request<pb::RecallObjectsRequest>,
+    ) -> Result<Response<pb::RecallObjectsReply>, Status> {
+        let request = request.into_inner();
+        let from = wire::id("node_id", &request.node_id)?;
+        let listed = request.object_ids.iter().map(|object_id| wire::id("object_ids", object_id));
+        let object_ids = if request.all { None } else { Some(listed.collect::<Result<_, _>>()?) };
+        let recalled = |answer| Command::Store(StoreCommand::Recalled { from, object_ids, answer });
+        self.node.call(recalled).await?;
+        Ok(Response::new(pb::RecallObjectsReply {}))
     }
 
     async fn get_resources(

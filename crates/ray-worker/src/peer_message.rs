@@ -420,6 +420,8 @@ pub enum ArgValue<'a> {
         owner: Owner,
         /// The node whose memory holds it.
         node_id: NodeId,
+        /// Its size in bytes.
+        size: u64,
     },
 }
 
@@ -437,12 +439,13 @@ pub fn write_arg(out: &mut Vec<u8>, keyword: Option<&str>, value: &ArgValue<'_>)
             out.push(flag | 1);
             out.extend_from_slice(object_id.as_bytes());
         }
-        ArgValue::Stored { object_id, owner, node_id } => {
+        ArgValue::Stored { object_id, owner, node_id, size } => {
             out.push(flag | 2);
             out.extend_from_slice(object_id.as_bytes());
             out.extend_from_slice(owner.worker_id.as_bytes());
             out.extend_from_slice(owner.node_id.as_bytes());
             out.extend_from_slice(node_id.as_bytes());
+            out.extend_from_slice(&size.to_le_bytes());
         }
     }
     if let Some(keyword) = keyword {
@@ -494,6 +497,7 @@ pub fn read_args(bytes: &[u8]) -> RayResult<Vec<Arg<'_>>> {
                 object_id: fields.id(ObjectId::LEN)?,
                 owner: Owner { worker_id: fields.id(WorkerId::LEN)?, node_id: fields.id(NodeId::LEN)? },
                 node_id: fields.id(NodeId::LEN)?,
+                size: fields.u64()?,
             },
             other => return Err(damaged(format!("an argument of kind {other}"))),
         };
@@ -743,7 +747,12 @@ mod tests {
             });
             let header = TaskHeader { generator, retry_exceptions, ..header(target) };
             let owner = Owner { worker_id: WorkerId::random(), node_id: NodeId::random() };
-            let stored = ArgValue::Stored { object_id: ObjectId::nil(), owner, node_id: NodeId::random() };
+            let stored = ArgValue::Stored {
+                object_id: ObjectId::nil(),
+                owner,
+                node_id: NodeId::random(),
+                size: 1 << 40,
+            };
             let args = [
                 Arg { keyword: None, value: ArgValue::Inline(b"one") },
                 Arg { keyword: Some("two"), value: ArgValue::Reference(ObjectId::nil()) },

@@ -295,6 +295,7 @@ impl RayletService for FakeRaylet {
         release_lease(ReleaseLeaseRequest) -> ReleaseLeaseReply;
         wait_object(WaitObjectRequest) -> WaitObjectReply;
         get_object_locations(GetObjectLocationsRequest) -> GetObjectLocationsReply;
+        recall_objects(RecallObjectsRequest) -> RecallObjectsReply;
         get_resources(GetResourcesRequest) -> GetResourcesReply;
         inspect(InspectRequest) -> InspectReply;
         shutdown(ShutdownRequest) -> ShutdownReply;

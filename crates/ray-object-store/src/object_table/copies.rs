@@ -86,6 +86,18 @@ impl ObjectTable {
         self.on_recall_all(now, node_id, out);
     }
 
+    /// A client does not want to write an object after all; what still waits for room is withdrawn, without an answer.
+    pub fn on_withdraw(
+        &mut self,
+        now: Instant,
+        client: ClientId,
+        object_id: ObjectId,
+        out: &mut Vec<Effect>,
+    ) {
+        self.creates.retain(|create| (create.client, create.object_id) != (client, object_id));
+        self.make_progress(now, out);
+    }
+
     /// Whether a request still waits for an object.
     pub fn is_awaited_by(&self, client: ClientId, request: u64, object_id: ObjectId) -> bool {
         self.clients.get(&client).is_some_and(|entry| entry.waiting.contains(&(request, object_id)))

@@ -82,7 +82,8 @@ impl ObjectTable {
         out: &mut Vec<Effect>,
     ) {
         let of_request = |waiter: &&Waiter| (waiter.client, waiter.request) == (client, request);
-        let waiter = self.waiters.get(&object_id).and_then(|waiters| waiters.iter().find(of_request)).cloned();
+        let waiter =
+            self.waiters.get(&object_id).and_then(|waiters| waiters.iter().find(of_request)).cloned();
         if let Some(waiter) = waiter {
             self.answer_waiter(object_id, &waiter, Outcome::Refused(refusal.clone()), out);
         }

@@ -282,9 +282,8 @@ impl Services {
         let settings = &config.config.object_store;
         let folder = settings.spill_directory.clone().unwrap_or_else(|| session.folder().join("spilled"));
         let spill: Arc<dyn SpillBackend> = Arc::new(FileSpill::new(folder)?);
-        let (bytes, max_spill_bytes) = (hardware.store_bytes, settings.max_spill_bytes);
-        let store = StorePort::new(bytes, max_spill_bytes, Some(spill), Handle::current(), handle.clone())?;
-        let node_id = NodeId::random();
+        let (node_id, bytes) = (NodeId::random(), hardware.store_bytes);
+        let store = StorePort::new(node_id, bytes, settings, Some(spill), Handle::current(), handle.clone())?;
         let identity = NodeIdentity {
             node_id,
             gcs_address: gcs_address.clone(),

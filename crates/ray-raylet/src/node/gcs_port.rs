@@ -32,6 +32,8 @@ use super::groups::{GroupNews, GroupState};
 use super::handle::{Command, NodeHandle};
 use super::hardware::hostname;
 use super::machine::NodeMachine;
+use super::pulls::NodeNews;
+use super::store_port::StoreCommand;
 use super::whereabouts::Neighbour;
 
 /// Calls of clients that may be under way at once.
@@ -478,6 +480,13 @@ impl GcsPort {
         if node.node_id == own && node.state() == gcs::node_info::State::Dead {
             let reason = format!("the control plane holds this node for dead: {}", node.death_reason);
             drop(self.node.send(Command::Shutdown(reason)).await);
+        }
+        if let Ok(node_id) = wire::id("node_id", &node.node_id) {
+            let news = match node.state() {
+                gcs::node_info::State::Alive => NodeNews::Alive(node.raylet_address.clone()),
+                _ => NodeNews::Dead(node.death_reason.clone()),
+            };
+            drop(self.node.send(Command::Store(StoreCommand::Node(node_id, news))).await);
         }
         if let Some(node) = neighbour(node.clone()) {
             drop(self.node.send(Command::Neighbour(node)).await);

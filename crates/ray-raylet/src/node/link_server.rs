@@ -482,7 +482,8 @@ impl LinkServer {
             }
             Command::Metrics { answer } => {
                 let usage = self.parts.store.usage();
-                reply(answer, node_metrics::render(&self.parts.machine, &usage, &self.metrics));
+                let received = self.parts.store.received_bytes();
+                reply(answer, node_metrics::render(&self.parts.machine, &usage, received, &self.metrics));
             }
             Command::Shutdown(reason) => self.shut_down(now, reason),
         }

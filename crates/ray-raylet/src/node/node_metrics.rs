@@ -11,7 +11,12 @@ use super::machine::NodeMachine;
 const PREFIX: &str = "ray_";
 
 /// All metrics as Prometheus reads them.
-pub(super) fn render(machine: &NodeMachine, usage: &StoreUsage, programs: &MetricTable) -> String {
+pub(super) fn render(
+    machine: &NodeMachine,
+    usage: &StoreUsage,
+    received: u64,
+    programs: &MetricTable,
+) -> String {
     let mut own = MetricTable::new(usize::MAX);
     let node = machine.node_id().hex();
     let mut gauge = |name: &str, description: &str, tags: &[(&str, &str)], value: f64| {
@@ -51,6 +56,8 @@ pub(super) fn render(machine: &NodeMachine, usage: &StoreUsage, programs: &Metri
     let capacity = "Bytes that the node's store may hold in memory";
     gauge("object_store_capacity_bytes", capacity, &[], usage.capacity_bytes as f64);
     gauge("object_store_num_local_objects", "Objects in the node's store", &[], usage.objects as f64);
+    let moved = "Bytes of objects that other nodes have sent";
+    gauge("object_manager_bytes", moved, &[("Type", "Received")], received as f64);
     let mut text = String::new();
     own.render(PREFIX, &mut text);
     programs.render(PREFIX, &mut text);
@@ -90,7 +97,7 @@ mod tests {
             boundaries: Vec::new(),
         };
         programs.record(&metric, &Vec::new(), 3.0);
-        let text = render(&machine, &usage, &programs);
+        let text = render(&machine, &usage, 7, &programs);
         let node = NodeId::from_bytes([7; 16]).hex();
         for line in [
             format!("ray_resources{{Name=\"CPU\",State=\"AVAILABLE\",NodeId=\"{node}\"}} 4.0"),

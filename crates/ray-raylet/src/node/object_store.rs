@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::ObjectId;
+use ray_core::id::{NodeId, ObjectId};
 use ray_core::traits::{ObjectInfo, ObjectStore, StoreUsage};
 use ray_object_store::object_table::Reader;
 use tokio::sync::{mpsc, oneshot};
@@ -69,15 +69,40 @@ impl NodeObjectStore {
         self.pin_as(Reader::ArenaOrFile, object_id, timeout).await
     }
 
+    /// The object, pinned where it is, for a node that keeps a copy of it; it is told when the object goes.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such object and nobody is writing it, `Unavailable` if this node does not know the
+    /// other; else as [`ObjectStore::get`].
+    pub(crate) async fn lend(
+        &self,
+        object_id: ObjectId,
+        to: Option<NodeId>,
+        timeout: Duration,
+    ) -> RayResult<PinnedObject> {
+        let command = |request, answer| StoreCommand::Lend { request, object_id, to, answer };
+        self.pinned_by(command, object_id, timeout).await
+    }
+
     async fn pin_as(
         &self,
         reader: Reader,
         object_id: ObjectId,
         timeout: Duration,
     ) -> RayResult<PinnedObject> {
+        let command = |request, answer| StoreCommand::Get { request, object_id, reader, answer };
+        self.pinned_by(command, object_id, timeout).await
+    }
+
+    async fn pinned_by(
+        &self,
+        command: impl FnOnce(u64, oneshot::Sender<RayResult<PinnedObject>>) -> StoreCommand + Send,
+        object_id: ObjectId,
+        timeout: Duration,
+    ) -> RayResult<PinnedObject> {
         let request = self.node.next_request();
         let asked = Asked::new(&self.node, request);
-        let mut answer = pin!(self.ask(|answer| StoreCommand::Get { request, object_id, reader, answer }));
+        let mut answer = pin!(self.ask(|answer| command(request, answer)));
         let answered = match tokio::time::timeout(timeout, answer.as_mut()).await {
             Ok(answered) => Some(answered),
             Err(_) => {
@@ -245,6 +270,7 @@ mod tests {
     use std::task::Context;
     use std::time::Instant;
 
+    use ray_core::config::ObjectStoreConfig;
     use ray_core::id::TaskId;
     use ray_link::{Interest, Poller, Waker};
     use ray_object_store::spill::{FileSpill, SpillBackend};
@@ -279,7 +305,9 @@ mod tests {
     fn start_with(capacity: u64, spill: Option<Arc<dyn SpillBackend>>) -> NodeObjectStore {
         let waker = Arc::new(Waker::new().unwrap());
         let (node, mut inbox) = NodeHandle::new(Arc::clone(&waker));
-        let mut port = StorePort::new(capacity, 0, spill, Handle::current(), node.clone()).unwrap();
+        let (own, settings) = (NodeId::random(), ObjectStoreConfig::default());
+        let mut port =
+            StorePort::new(own, capacity, &settings, spill, Handle::current(), node.clone()).unwrap();
         std::thread::spawn(move || {
             let poller = Poller::new().unwrap();
             poller.add(&*waker, 0, Interest::Read).unwrap();

@@ -1,18 +1,20 @@
 //! The node's shared objects: the books, the memory, and who is told what.
 //!
-//! [`ObjectTable`] decides; this does what it decides. Answers go to clients as messages and to tokio as
+//! [`ObjectTable`] decides, and for objects of other nodes [`super::pull_table`]; this does what it decides. Answers go to clients as messages and to tokio as
 //! values; copies to and from disk are made by tokio, which reports back by commands.
 
+use std::collections::VecDeque;
 use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use ray_core::config::ObjectStoreConfig;
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::{ObjectId, TaskId, WorkerId};
+use ray_core::id::{NodeId, ObjectId, TaskId, WorkerId};
 use ray_core::traits::{ObjectInfo, StoreUsage};
-use ray_link::message::StoreError;
+use ray_link::message::{Elsewhere, StoreError};
 use ray_link::{FromRaylet, ToRaylet};
 use ray_object_store::object_table::{
     self, Answer, DiskFailure, Misuse, ObjectTable, Outcome, Reader, Refusal, TableConfig,
@@ -22,13 +24,17 @@ use ray_object_store::spill::{SpillBackend, SpillError, local_path};
 use rustc_hash::FxHashMap;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::effect::ClientId;
 use super::handle::{Command, NodeHandle};
+use super::pull_table::{Asker, FetchEnd, Origin, PullEffect};
+use super::pulls::{Fetch, NodeNews, PullPort};
 
 /// The client that stands for the node itself. No connection has this number.
 const NODE: object_table::ClientId = object_table::ClientId(1);
+/// The client that writes what is pulled from other nodes.
+const PULLS: object_table::ClientId = object_table::ClientId(2);
 /// At most so much memory is touched before anyone writes there, in bytes.
 const MAX_WARM_AHEAD: u64 = 128 << 20;
 
@@ -46,6 +52,21 @@ pub(crate) enum StoreCommand {
         reader: Reader,
         answer: oneshot::Sender<RayResult<PinnedObject>>,
     },
+    /// The object, pinned, for another node that keeps a copy of it. Nobody waits for one that is not there.
+    Lend {
+        request: u64,
+        object_id: ObjectId,
+        to: Option<NodeId>,
+        answer: oneshot::Sender<RayResult<PinnedObject>>,
+    },
+    /// Objects of this node are gone, all if none are listed: copies of them have to go, too.
+    Recalled { from: NodeId, object_ids: Option<Vec<ObjectId>>, answer: oneshot::Sender<()> },
+    /// An attempt to fetch an object of another node has ended, with so many bytes in its room.
+    Fetched { object_id: ObjectId, attempt: u64, offset: u64, end: FetchEnd, room: Room },
+    /// A node was told to drop copies.
+    RecallTold { node_id: NodeId, taken: bool },
+    /// What is known of another node.
+    Node(NodeId, NodeNews),
     /// Tell each object that can be read. The channel has room for all.
     Wait { request: u64, object_ids: Vec<ObjectId>, arrived: mpsc::Sender<ObjectId> },
     /// Copy objects to disk and tell where. The channel has room for all.
@@ -75,8 +96,8 @@ pub(crate) enum StoreDrop {
     Pin(ObjectId),
     /// It waits for the answer no more.
     Request(u64),
-    /// It does not write the object to its end.
-    Write(ObjectId),
+    /// This client does not write the object to its end.
+    Write(object_table::ClientId, ObjectId),
 }
 
 /// A sealed object that stays where it is as long as this lives.
@@ -109,18 +130,32 @@ impl Drop for PinnedObject {
     }
 }
 
-/// Room for an object of the node's own. The object goes with this, wherever this is when it goes,
+/// Room for an object that the node itself writes. The object goes with this, wherever this is when it goes,
 /// unless the order to seal it was given.
 #[derive(Debug)]
 pub(crate) struct Room {
     // The slice goes first: only then may the range be written again.
     slice: Option<ShmSliceMut>,
+    client: object_table::ClientId,
     object_id: ObjectId,
     node: NodeHandle,
     kept: bool,
 }
 
 impl Room {
+    /// Writes a part of the object. False if it does not lie in it.
+    pub(crate) fn write_at(&mut self, offset: u64, data: &[u8]) -> bool {
+        let start = usize::try_from(offset).ok();
+        let range = start.and_then(|start| Some(start..start.checked_add(data.len())?));
+        match range.and_then(|range| self.slice.as_mut()?.get_mut(range)) {
+            Some(place) => {
+                place.copy_from_slice(data);
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Writes the object.
     pub(crate) fn fill(mut self, data: &[u8]) -> Self {
         if let Some(mut slice) = self.slice.take() {
@@ -139,7 +174,7 @@ impl Drop for Room {
     fn drop(&mut self) {
         drop(self.slice.take());
         if !self.kept {
-            self.node.note_drop(StoreDrop::Write(self.object_id));
+            self.node.note_drop(StoreDrop::Write(self.client, self.object_id));
         }
     }
 }
@@ -173,6 +208,7 @@ struct Deferred {
     object_id: ObjectId,
     size: u64,
     owner: WorkerId,
+    copy_of: Option<NodeId>,
 }
 
 /// The objects of a node.
@@ -182,6 +218,11 @@ pub(crate) struct StorePort {
     spill: Option<Arc<dyn SpillBackend>>,
     runtime: Handle,
     node: NodeHandle,
+    pulls: PullPort,
+    /// What is still to be done for pulls.
+    pull_effects: VecDeque<PullEffect>,
+    /// It is being done.
+    in_pull_effects: bool,
     pending: FxHashMap<u64, Pending>,
     /// Sizes and owners of creates of clients under way, in case they are to be tried again.
     creates: FxHashMap<(object_table::ClientId, u64), Deferred>,
@@ -201,8 +242,9 @@ impl StorePort {
     /// # Errors
     /// If there is no such memory.
     pub(crate) fn new(
+        node_id: NodeId,
         capacity: u64,
-        max_spill_bytes: u64,
+        settings: &ObjectStoreConfig,
         spill: Option<Arc<dyn SpillBackend>>,
         runtime: Handle,
         node: NodeHandle,
@@ -211,12 +253,27 @@ impl StorePort {
         let table = ObjectTable::new(TableConfig {
             capacity_bytes: region.capacity(),
             spill_place: spill.as_ref().map(|spill| spill.place()),
-            max_spill_bytes,
+            max_spill_bytes: settings.max_spill_bytes,
             ..TableConfig::default()
         });
         let (pending, creates) = (FxHashMap::default(), FxHashMap::default());
-        let deferred = Vec::new();
-        Ok(Self { table, region, spill, runtime, node, pending, creates, deferred, warming: false })
+        let (deferred, pull_effects) = (Vec::new(), VecDeque::new());
+        let pulls = PullPort::new(node_id, settings, runtime.clone(), node.clone());
+        let warming = false;
+        Ok(Self {
+            table,
+            region,
+            spill,
+            runtime,
+            node,
+            pulls,
+            pull_effects,
+            in_pull_effects: false,
+            pending,
+            creates,
+            deferred,
+            warming,
+        })
     }
 
     /// The shared memory, for clients to map.
@@ -229,6 +286,11 @@ impl StorePort {
         self.table.usage()
     }
 
+    /// Bytes of objects that other nodes have sent.
+    pub(crate) const fn received_bytes(&self) -> u64 {
+        self.pulls.table.received_bytes()
+    }
+
     /// Size of the shared memory in bytes.
     pub(crate) fn capacity(&self) -> u64 {
         self.region.capacity()
@@ -236,13 +298,19 @@ impl StorePort {
 
     /// When [`Self::on_tick`] has something to do next, if nothing else happens before.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.table.next_deadline()
+        self.table.next_deadline().into_iter().chain(self.pulls.next_deadline()).min()
     }
 
     /// Does what is due by now.
     pub(crate) fn on_tick(&mut self, now: Instant, out: &mut Vec<StoreOutput>) {
         if self.table.next_deadline().is_some_and(|deadline| deadline <= now) {
             self.step(out, |table, effects| table.on_tick(now, effects));
+        }
+        if self.pulls.next_deadline().is_some_and(|deadline| deadline <= now) {
+            self.pull_step(now, out, |pulls, effects| pulls.table.on_tick(now, effects));
+            let mut tells = Vec::new();
+            self.pulls.recalls.on_tick(now, &mut tells);
+            self.pulls.tell(tells);
         }
     }
 
@@ -262,7 +330,7 @@ impl StorePort {
         let client = object_table::ClientId(client.0);
         match message {
             ToRaylet::CreateObject { request, object_id, size, owner } => {
-                self.create(now, Deferred { client, request, object_id, size, owner }, out);
+                self.create(now, Deferred { client, request, object_id, size, owner, copy_of: None }, out);
             }
             ToRaylet::SealObject { object_id } => {
                 self.step(out, |table, effects| complain(table.on_seal(now, client, object_id, effects)));
@@ -274,11 +342,16 @@ impl StorePort {
                 self.step(out, |table, effects| complain(table.on_abort(now, client, object_id, effects)));
                 self.retry_deferred(now, out);
             }
-            ToRaylet::GetObjects { request, object_ids } => self.step(out, |table, effects| {
-                table.on_get(now, (client, request), &object_ids, Reader::Arena, effects);
-            }),
+            ToRaylet::GetObjects { request, object_ids, elsewhere } => {
+                self.step(out, |table, effects| {
+                    table.on_get(now, (client, request), &object_ids, Reader::Arena, effects);
+                });
+                self.pull(now, Asker { client, request }, elsewhere, out);
+            }
             ToRaylet::CancelGet { request } => {
                 self.step(out, |table, effects| table.on_cancel(now, client, request, effects));
+                let asker = Asker { client, request };
+                self.pull_step(now, out, |pulls, effects| pulls.table.on_cancelled(now, asker, effects));
             }
             ToRaylet::ReleaseObject { object_id, count } => self.step(out, |table, effects| {
                 complain(table.on_release(now, client, object_id, u64::from(count), effects));
@@ -295,8 +368,8 @@ impl StorePort {
         match command {
             StoreCommand::Create { request, object_id, size, answer } => {
                 self.pending.insert(request, Pending::Create(size, answer));
-                let owner = WorkerId::nil();
-                self.create(now, Deferred { client: NODE, request, object_id, size, owner }, out);
+                let (client, owner, copy_of) = (NODE, WorkerId::nil(), None);
+                self.create(now, Deferred { client, request, object_id, size, owner, copy_of }, out);
             }
             StoreCommand::Seal { object_id, answer } => {
                 self.step(out, |table, effects| complain(table.on_seal(now, NODE, object_id, effects)));
@@ -309,6 +382,32 @@ impl StorePort {
                     table.on_get(now, (NODE, request), &[object_id], reader, effects);
                 });
             }
+            StoreCommand::Lend { request, object_id, to, answer } => {
+                self.lend(now, request, object_id, to, answer, out);
+            }
+            StoreCommand::Recalled { from, object_ids, answer } => {
+                self.step(out, |table, effects| match &object_ids {
+                    Some(object_ids) => table.on_recall(now, from, object_ids.iter().copied(), effects),
+                    None => table.on_recall_all(now, from, effects),
+                });
+                self.pull_step(now, out, |pulls, effects| {
+                    pulls.table.on_recalled(now, from, object_ids.as_deref(), effects);
+                });
+                let _ = answer.send(());
+            }
+            StoreCommand::Fetched { object_id, attempt, offset, end, room } => {
+                self.pull_step(now, out, |pulls, effects| {
+                    if pulls.table.on_fetched(now, object_id, attempt, offset, end, effects) {
+                        pulls.on_fetched(object_id, room);
+                    }
+                });
+            }
+            StoreCommand::RecallTold { node_id, taken } => {
+                let mut tells = Vec::new();
+                self.pulls.recalls.on_told(now, node_id, taken, &mut tells);
+                self.pulls.tell(tells);
+            }
+            StoreCommand::Node(node_id, news) => self.on_node(now, node_id, &news, out),
             StoreCommand::Wait { request, object_ids, arrived } => {
                 self.pending.insert(request, Pending::Wait(arrived));
                 self.step(out, |table, effects| table.on_wait(now, (NODE, request), &object_ids, effects));
@@ -374,21 +473,188 @@ impl StorePort {
                     let create = self.creates.remove(&(NODE, request));
                     self.deferred.retain(|other| (other.client, other.request) != (NODE, request));
                     if let Some(create) = create {
-                        self.on_dropped(now, StoreDrop::Write(create.object_id), out);
+                        self.on_dropped(now, StoreDrop::Write(NODE, create.object_id), out);
                     }
                 }
                 self.step(out, |table, effects| table.on_cancel(now, NODE, request, effects));
             }
-            StoreDrop::Write(object_id) => {
-                self.step(out, |table, effects| {
-                    // It may have been refused, or be there already.
-                    if let Err(misuse) = table.on_abort(now, NODE, object_id, effects) {
-                        debug!(%misuse, "nothing to abort");
-                    }
+            StoreDrop::Write(client, object_id) => self.abort(now, client, object_id, out),
+        }
+    }
+
+    /// The node itself does not write an object to its end.
+    fn abort(
+        &mut self,
+        now: Instant,
+        client: object_table::ClientId,
+        object_id: ObjectId,
+        out: &mut Vec<StoreOutput>,
+    ) {
+        self.step(out, |table, effects| {
+            // It may have been refused, or be there already.
+            if let Err(misuse) = table.on_abort(now, client, object_id, effects) {
+                debug!(%misuse, "nothing to abort");
+            }
+        });
+        self.retry_deferred(now, out);
+    }
+
+    /// Pulls what a client wants of other nodes' objects, unless it is here.
+    fn pull(&mut self, now: Instant, asker: Asker, elsewhere: Vec<Elsewhere>, out: &mut Vec<StoreOutput>) {
+        for Elsewhere { object_id, node_id, size } in elsewhere {
+            let is_here = node_id == self.pulls.own() || self.table.contains(&object_id);
+            if !is_here && self.table.is_awaited_by(asker.client, asker.request, object_id) {
+                let origin = Origin { node_id, size };
+                self.pull_step(now, out, |pulls, effects| {
+                    pulls.table.on_wanted(now, asker, object_id, origin, effects);
                 });
-                self.retry_deferred(now, out);
             }
         }
+    }
+
+    /// Reads an object for another node.
+    fn lend(
+        &mut self,
+        now: Instant,
+        request: u64,
+        object_id: ObjectId,
+        to: Option<NodeId>,
+        answer: oneshot::Sender<RayResult<PinnedObject>>,
+        out: &mut Vec<StoreOutput>,
+    ) {
+        if let Some(node_id) = to.filter(|&node_id| !self.pulls.table.is_alive(node_id)) {
+            // It could not be told when the object goes.
+            let peer = format!("node {node_id}");
+            let cause = "the node that has the object has not heard of it".to_owned();
+            let _ = answer.send(Err(RayError::Unavailable { peer, cause }));
+            return;
+        }
+        self.pending.insert(request, Pending::Get(answer));
+        let mut found = false;
+        self.step(out, |table, effects| {
+            // This process can map the copy of a spilled object, and so needs no room to read it.
+            let reader = Reader::ArenaOrFile;
+            found = table.on_lend(now, (NODE, request), object_id, reader, to, effects);
+        });
+        if !found && let Some(Pending::Get(answer)) = self.pending.remove(&request) {
+            let _ = answer.send(Err(RayError::NotFound { what: format!("object {object_id}") }));
+        }
+    }
+
+    fn on_node(&mut self, now: Instant, node_id: NodeId, news: &NodeNews, out: &mut Vec<StoreOutput>) {
+        if node_id == self.pulls.own() {
+            return;
+        }
+        match news {
+            NodeNews::Alive(address) => {
+                if self.pulls.on_address(node_id, address) {
+                    self.pull_step(now, out, |pulls, effects| {
+                        pulls.table.on_node_alive(now, node_id, effects);
+                    });
+                }
+            }
+            NodeNews::Dead(reason) => {
+                self.pulls.on_node_lost(node_id);
+                self.step(out, |table, effects| table.on_node_lost(now, node_id, effects));
+                self.pull_step(now, out, |pulls, effects| {
+                    pulls.table.on_node_lost(now, node_id, reason, effects);
+                });
+            }
+        }
+    }
+
+    /// Takes a step of the pulls and does what follows from it.
+    fn pull_step(
+        &mut self,
+        now: Instant,
+        out: &mut Vec<StoreOutput>,
+        step: impl FnOnce(&mut PullPort, &mut Vec<PullEffect>),
+    ) {
+        let mut effects = Vec::new();
+        step(&mut self.pulls, &mut effects);
+        self.pull_effects.extend(effects);
+        self.run_pull_effects(now, out);
+    }
+
+    /// What follows from one effect comes after the others, however many there are.
+    fn run_pull_effects(&mut self, now: Instant, out: &mut Vec<StoreOutput>) {
+        if std::mem::replace(&mut self.in_pull_effects, true) {
+            return;
+        }
+        while let Some(effect) = self.pull_effects.pop_front() {
+            match effect {
+                PullEffect::Reserve { object_id, origin: Origin { node_id, size }, attempt } => {
+                    let (client, request, owner) = (PULLS, attempt, WorkerId::nil());
+                    let copy_of = Some(node_id);
+                    self.create(now, Deferred { client, request, object_id, size, owner, copy_of }, out);
+                }
+                PullEffect::Fetch { object_id, origin, attempt, offset } => {
+                    if !self.pulls.fetch(Fetch { object_id, origin, attempt, offset }) {
+                        error!(%object_id, "an object that is to be pulled has no room");
+                        let (end, mut effects) =
+                            (FetchEnd::Broken("its room is gone".to_owned()), Vec::new());
+                        let table = &mut self.pulls.table;
+                        table.on_fetched(now, object_id, attempt, offset, end, &mut effects);
+                        self.pull_effects.extend(effects);
+                    }
+                }
+                PullEffect::Seal { object_id } => {
+                    if let Some(room) = self.pulls.take_room(object_id) {
+                        // Nobody writes there any more.
+                        room.keep();
+                        self.step(out, |table, effects| {
+                            complain(table.on_seal(now, PULLS, object_id, effects));
+                        });
+                        self.retry_deferred(now, out);
+                    }
+                }
+                PullEffect::Drop { object_id } => {
+                    self.pulls.stop(object_id);
+                    // What still waits for room; what has some is given up by whoever has it.
+                    self.creates.retain(|_, create| (create.client, create.object_id) != (PULLS, object_id));
+                    self.deferred.retain(|create| (create.client, create.object_id) != (PULLS, object_id));
+                    self.step(out, |table, effects| table.on_withdraw(now, PULLS, object_id, effects));
+                }
+                PullEffect::Refuse { asker: Asker { client, request }, object_id, refusal } => {
+                    self.step(out, |table, effects| {
+                        table.on_unavailable((client, request), object_id, &refusal, effects);
+                    });
+                }
+            }
+        }
+        self.in_pull_effects = false;
+    }
+
+    /// There is room for an object of another node, or it is here, or there is none.
+    fn answer_pull(&mut self, answer: Answer) {
+        let Answer { request, object_id, outcome, .. } = answer;
+        let Some(create) = self.creates.remove(&(PULLS, request)) else { return };
+        if matches!(outcome, Outcome::Exists { sealed: false, .. }) {
+            // Somebody else writes it, or a pull that was given up is about to let go.
+            return self.deferred.push(create);
+        }
+        let (now, mut effects) = (Instant::now(), Vec::new());
+        let mut room = None;
+        let outcome = match outcome {
+            Outcome::Exists { .. } => {
+                self.pulls.table.on_present(now, object_id, request, &mut effects);
+                return self.pull_effects.extend(effects);
+            }
+            Outcome::Created { offset } => match self.region.slice_mut(offset, create.size) {
+                Ok(slice) => {
+                    let (client, node) = (PULLS, self.node.clone());
+                    room = Some(Room { slice: Some(slice), client, object_id, node, kept: false });
+                    Ok(())
+                }
+                Err(error) => Err(Refusal::Lost { cause: error.to_string() }),
+            },
+            Outcome::Refused(refusal) => Err(refusal),
+            _ => return,
+        };
+        if self.pulls.table.on_room(now, object_id, request, outcome, &mut effects) {
+            room.into_iter().for_each(|room| self.pulls.keep_room(object_id, room));
+        }
+        self.pull_effects.extend(effects);
     }
 
     /// Stores the result of a task that the node itself called.
@@ -402,8 +668,8 @@ impl StorePort {
         let object_id = ObjectId::for_return(task_id, 0);
         let (request, size) = (self.node.next_request(), data.len() as u64);
         self.pending.insert(request, Pending::Result(task_id, data));
-        let owner = WorkerId::nil();
-        self.create(now, Deferred { client: NODE, request, object_id, size, owner }, out);
+        let (client, owner, copy_of) = (NODE, WorkerId::nil(), None);
+        self.create(now, Deferred { client, request, object_id, size, owner, copy_of }, out);
     }
 
     /// What this client held is free.
@@ -412,6 +678,7 @@ impl StorePort {
         self.creates.retain(|(other, _), _| *other != client);
         self.deferred.retain(|create| create.client != client);
         self.step(out, |table, effects| table.on_client_lost(now, client, effects));
+        self.pull_step(now, out, |pulls, effects| pulls.table.on_client_lost(now, client, effects));
         self.retry_deferred(now, out);
     }
 
@@ -421,10 +688,11 @@ impl StorePort {
     }
 
     fn create(&mut self, now: Instant, create: Deferred, out: &mut Vec<StoreOutput>) {
-        let Deferred { client, request, object_id, size, owner } = create;
+        let Deferred { client, request, object_id, size, owner, copy_of } = create;
         self.creates.insert((client, request), create);
-        self.step(out, |table, effects| {
-            table.on_create(now, (client, request), object_id, size, owner, effects);
+        self.step(out, |table, effects| match copy_of {
+            None => table.on_create(now, (client, request), object_id, size, owner, effects),
+            Some(from) => table.on_create_copy(now, (client, request), object_id, size, from, effects),
         });
         self.warm_ahead();
     }
@@ -449,6 +717,7 @@ impl StorePort {
                 object_table::Effect::Answer(answer) if answer.client == NODE => {
                     self.answer_node(answer, out)
                 }
+                object_table::Effect::Answer(answer) if answer.client == PULLS => self.answer_pull(answer),
                 object_table::Effect::Answer(answer) => self.answer_client(answer, out),
                 object_table::Effect::Spill { object_id, offset, size } => {
                     self.spill(object_id, offset, size)
@@ -457,7 +726,15 @@ impl StorePort {
                     self.restore(object_id, url, offset, size);
                 }
                 object_table::Effect::RemoveSpilled { url } => self.remove_spilled(url),
+                object_table::Effect::Recall { object_id, nodes } => {
+                    let mut tells = Vec::new();
+                    self.pulls.recalls.on_gone(Instant::now(), object_id, &nodes, &mut tells);
+                    self.pulls.tell(tells);
+                }
             }
+        }
+        if !self.pull_effects.is_empty() {
+            self.run_pull_effects(Instant::now(), out);
         }
     }
 
@@ -513,7 +790,7 @@ impl StorePort {
             Some(Pending::Create(size, answer)) => {
                 let room = |slice| {
                     let node = self.node.clone();
-                    Room { slice: Some(slice), object_id, node, kept: false }
+                    Room { slice: Some(slice), client: NODE, object_id, node, kept: false }
                 };
                 // If nobody waits any more, the room is dropped, and the object with it.
                 drop(answer.send(self.created(object_id, size, outcome).map(|slice| slice.map(room))));

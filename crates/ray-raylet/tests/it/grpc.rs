@@ -84,7 +84,7 @@ fn a_task_by_grpc_runs_and_its_result_is_transferred() {
     assert_eq!(locations.node_ids, [world.info.node_id.to_binary()]);
     assert_eq!(locations.size_bytes, 3_000_000);
     let received = runtime.block_on(async {
-        let request = pb::TransferObjectRequest { object_id: object, offset: 1 };
+        let request = pb::TransferObjectRequest { object_id: object, offset: 1, ..Default::default() };
         let mut chunks = client.transfer_object(request).await.unwrap().into_inner();
         let mut received = Vec::new();
         while let Some(chunk) = chunks.message().await.unwrap() {
@@ -258,7 +258,7 @@ fn an_object_put_by_grpc_is_read_in_shared_memory_by_a_process_of_the_node() {
     let memory = driver.memory.take().expect("it came with the welcome");
     let memory = ShmRegion::from_fd(memory, Access::ReadOnly).unwrap();
     let object_id = ObjectId::for_put(TaskId::random(), 0);
-    driver.tell(ToRaylet::GetObjects { request: 1, object_ids: vec![object_id] });
+    driver.tell(ToRaylet::GetObjects { request: 1, object_ids: vec![object_id], elsewhere: Vec::new() });
     let runtime = Runtime::new().unwrap();
     let address = format!("http://{}", world.info.gcs_address);
     let mut client = runtime.block_on(ObjectStoreServiceClient::connect(address)).unwrap();

@@ -6,5 +6,6 @@ mod hostile;
 mod leases;
 mod node_end;
 mod objects;
+mod pulls;
 mod survival;
 mod world;

@@ -40,7 +40,7 @@ fn an_object_written_by_one_process_is_read_by_another() {
     let FromRaylet::Registered { store_capacity, .. } = writer.registered else { panic!("welcome") };
     let (written, read) = (memory(&mut writer), memory(&mut reader));
     assert_eq!(written.capacity(), store_capacity);
-    reader.tell(ToRaylet::GetObjects { request: 1, object_ids: vec![object(1)] });
+    reader.tell(ToRaylet::GetObjects { request: 1, object_ids: vec![object(1)], elsewhere: Vec::new() });
     let offset = create(&mut writer, 5, object(1), 5).unwrap();
     written.slice_mut(offset, 5).unwrap().copy_from_slice(b"hello");
     writer.tell(ToRaylet::SealObject { object_id: object(1) });
@@ -56,7 +56,7 @@ fn memory_is_used_again_once_nobody_reads_it() {
     let half = 9 << 20;
     create(&mut client, 1, object(1), half).unwrap();
     client.tell(ToRaylet::SealObject { object_id: object(1) });
-    client.tell(ToRaylet::GetObjects { request: 3, object_ids: vec![object(1)] });
+    client.tell(ToRaylet::GetObjects { request: 3, object_ids: vec![object(1)], elsewhere: Vec::new() });
     ready(&mut client, 3);
     client.tell(ToRaylet::DeleteObjects { object_ids: vec![object(1)] });
     let Err(StoreError::Full { requested_bytes, holders, .. }) = create(&mut client, 4, object(2), half)
@@ -78,9 +78,9 @@ fn what_a_lost_process_held_is_free_and_what_it_owned_is_gone() {
     let half = 9 << 20;
     create(&mut lost, 1, object(1), half).unwrap();
     lost.tell(ToRaylet::SealObject { object_id: object(1) });
-    lost.tell(ToRaylet::GetObjects { request: 2, object_ids: vec![object(1)] });
+    lost.tell(ToRaylet::GetObjects { request: 2, object_ids: vec![object(1)], elsewhere: Vec::new() });
     ready(&mut lost, 2);
-    client.tell(ToRaylet::GetObjects { request: 3, object_ids: vec![object(1)] });
+    client.tell(ToRaylet::GetObjects { request: 3, object_ids: vec![object(1)], elsewhere: Vec::new() });
     ready(&mut client, 3);
     client.tell(ToRaylet::ReleaseObject { object_id: object(1), count: 1 });
     let worker_id = lost.worker_id;
@@ -89,8 +89,8 @@ fn what_a_lost_process_held_is_free_and_what_it_owned_is_gone() {
     create(&mut client, 4, object(2), half).unwrap();
     client.tell(ToRaylet::SealObject { object_id: object(2) });
     // Were it still there, it would be answered at once.
-    client.tell(ToRaylet::GetObjects { request: 5, object_ids: vec![object(1)] });
-    client.tell(ToRaylet::GetObjects { request: 6, object_ids: vec![object(2)] });
+    client.tell(ToRaylet::GetObjects { request: 5, object_ids: vec![object(1)], elsewhere: Vec::new() });
+    client.tell(ToRaylet::GetObjects { request: 6, object_ids: vec![object(2)], elsewhere: Vec::new() });
     let answered = client.wait_for("the first answer", |message| match message {
         FromRaylet::ObjectReady { request, .. } => Some(*request),
         _ => None,
@@ -112,7 +112,11 @@ fn what_does_not_fit_is_spilled_and_restored_when_it_is_read() {
     }
     for number in 0..4u8 {
         let id = object(u64::from(number));
-        client.tell(ToRaylet::GetObjects { request: 20 + u64::from(number), object_ids: vec![id] });
+        client.tell(ToRaylet::GetObjects {
+            request: 20 + u64::from(number),
+            object_ids: vec![id],
+            elsewhere: Vec::new(),
+        });
         let (offset, size) = ready(&mut client, 20 + u64::from(number));
         assert!(region.slice(offset, size).unwrap().iter().all(|&byte| byte == number));
         client.tell(ToRaylet::ReleaseObject { object_id: id, count: 1 });

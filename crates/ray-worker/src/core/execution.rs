@@ -26,7 +26,7 @@ use super::CoreWorker;
 use super::concurrent::{Concurrency, Concurrent, QueuedCall, StartedCall};
 use super::grants::Then;
 use super::peers::keep;
-use super::pins::ReadyValue;
+use super::pins::{ReadyValue, Sought};
 use super::poll::{End, Patience};
 use super::reports::Ended;
 use super::running::{Called, Running, RunningKey, RunningTasks, work_for, works_for};
@@ -462,7 +462,7 @@ impl CoreWorker {
         let mut pinned: FxHashMap<ObjectId, ReadyValue> = FxHashMap::default();
         if !stored.is_empty() {
             let values = self.pin_args(&stored)?;
-            pinned.extend(stored.iter().map(|&(object_id, _)| object_id).zip(values));
+            pinned.extend(stored.iter().map(|sought| sought.object_id).zip(values));
         }
         args.into_iter()
             .map(|Arg { keyword, value }| {
@@ -805,10 +805,12 @@ impl State {
     }
 }
 
-/// The object of shared memory that is this argument, and its owner.
-fn stored_in(arg: &Arg<'_>) -> Option<(ObjectId, Option<WorkerId>)> {
+/// The object of shared memory that is this argument.
+fn stored_in(arg: &Arg<'_>) -> Option<Sought> {
     match arg.value {
-        ArgValue::Stored { object_id, owner, .. } => Some((object_id, Some(owner.worker_id))),
+        ArgValue::Stored { object_id, owner, node_id, size } => {
+            Some(Sought { object_id, owner: Some(owner.worker_id), stored: Some((node_id, size)) })
+        }
         ArgValue::Inline(_) | ArgValue::Reference(_) => None,
     }
 }

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Arc, Condvar, PoisonError};
 
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::{ObjectId, WorkerId};
+use ray_core::id::ObjectId;
 use ray_link::message::ToRaylet;
 use ray_link::{Interest, Poller, Waker};
 use rustc_hash::FxHashMap;
@@ -313,8 +313,7 @@ impl State {
                 Err(failure) => Heard::Failed(object_id, failure),
                 Ok(None) if self.memory.get(object_id).is_none() => lost(object_id),
                 Ok(None) => {
-                    let owner = self.references.borrowed_from(object_id).map(|owner| owner.worker_id);
-                    self.ask_pin(id, object_id, owner);
+                    self.ask_pin(id, object_id);
                     return None;
                 }
             },
@@ -343,12 +342,13 @@ impl State {
         }
     }
 
-    fn ask_pin(&mut self, id: ListenerId, object_id: ObjectId, owner: Option<WorkerId>) {
-        if let Some((_, failure)) = self.first_orphan(&[(object_id, owner)]) {
+    fn ask_pin(&mut self, id: ListenerId, object_id: ObjectId) {
+        let sought = self.sought(object_id);
+        if let Some((_, failure)) = self.first_orphan(&[sought]) {
             self.on_listener_placed(id, Err(failure));
             return;
         }
-        let request = self.request_pin_for(id, object_id, owner);
+        let request = self.request_pin_for(id, sought);
         if let Some(listener) = self.inboxes.listeners.get_mut(&id) {
             listener.request = Some(request);
         }

@@ -9,7 +9,8 @@ use crate::value::Value;
 /// Where an object is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// Nodes whose shared memory has it; none for a small one, which is in its owner's memory.
+    /// The node whose shared memory has it, and the own one if a copy is read here; none for a small one, which is in
+    /// its owner's memory.
     pub nodes: Vec<NodeId>,
     /// Size of the encoded value in bytes; `None` while there is no value, and if there will be none.
     pub size: Option<u64>,
@@ -24,7 +25,11 @@ impl CoreWorker {
         let state = self.lock();
         let (nodes, size) = match state.memory.get(object_id) {
             Some(Value::Inline(bytes)) => (Vec::new(), Some(bytes.len() as u64)),
-            Some(&Value::Stored { node_id, size }) => (vec![node_id], Some(size)),
+            Some(&Value::Stored { node_id, size }) => {
+                let own = self.me.node_id;
+                let has_copy = node_id != own && state.pins.is_read(object_id);
+                (has_copy.then_some(own).into_iter().chain([node_id]).collect(), Some(size))
+            }
             Some(Value::Failed(_)) => (Vec::new(), None),
             None if state.references.is_owned(object_id) => (Vec::new(), None),
             None => return None,

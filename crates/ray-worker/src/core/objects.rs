@@ -1,12 +1,12 @@
 //! Values, whichever way they come, and references to them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::{ActorId, LeaseId, ObjectId, TaskId, WorkerId};
+use ray_core::id::{ActorId, LeaseId, NodeId, ObjectId, TaskId, WorkerId};
 use ray_link::message::{StoreError, ToRaylet};
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -14,7 +14,7 @@ use super::CoreWorker;
 use super::grants::Then;
 use super::pins::ReadyValue;
 use super::poll::{End, Interrupted, Patience};
-use super::state::{Answer, State};
+use super::state::{Answer, State, Waiter};
 use crate::memory_store::{Told, WaiterId};
 use crate::peer_message::{Kind, PeerMessage, Returned};
 use crate::reference_counter::Owner;
@@ -28,7 +28,9 @@ pub(super) struct SharedObjects {
     /// Owned objects of which a copy was written to disk once.
     pub(super) spilled: FxHashSet<ObjectId>,
     /// Owned objects of shared memory that nobody refers to any more.
-    pub(super) freed: Vec<ObjectId>,
+    freed: Vec<ObjectId>,
+    /// Such objects of other nodes.
+    freed_elsewhere: BTreeMap<NodeId, Vec<ObjectId>>,
     /// Tasks whose arguments all have values since the last settling.
     pub(super) ready_tasks: VecDeque<TaskId>,
     /// Leases that this process holds, and whom they let it use.
@@ -172,8 +174,7 @@ impl CoreWorker {
             Ok(state) => state,
             Err(failed) => return Ok(Err(failed)),
         };
-        let owner = |state: &State, object_id| Some(state.references.borrowed_from(object_id)?.worker_id);
-        self.read_values(state, object_ids, owner, timeout, &mut patience)
+        self.read_values(state, object_ids, State::sought, timeout, &mut patience)
     }
 
     /// Waits until each object has a value, or one has failed.
@@ -239,20 +240,22 @@ impl CoreWorker {
     }
 
     /// The places of the first `num_returns` objects that have a value or failed, in order, if so many
-    /// have by now.
+    /// have by now. With `fetch_local`, values have to be on this node.
     pub fn first_ready(
         &self,
         object_ids: impl Iterator<Item = ObjectId>,
         num_returns: usize,
+        fetch_local: bool,
     ) -> Option<Vec<usize>> {
         let state = self.lock();
         state.check_open().ok()?;
-        let ready = state.first_ready(object_ids, num_returns);
+        let ready = state.first_ready(object_ids, num_returns, fetch_local);
         (ready.len() == num_returns).then_some(ready)
     }
 
     /// Waits until `num_returns` objects have a value or failed, or the time is over. Returns the
-    /// places of those, in order, at most `num_returns`.
+    /// places of those, in order, at most `num_returns`. With `fetch_local`, values of other nodes are brought to
+    /// this one, and are ready when they are here.
     ///
     /// # Errors
     /// What ended this process's membership.
@@ -261,17 +264,21 @@ impl CoreWorker {
         object_ids: &[ObjectId],
         num_returns: usize,
         timeout: Option<Duration>,
+        fetch_local: bool,
         interrupted: Interrupted<'_>,
     ) -> RayResult<Vec<usize>> {
         let mut patience = Patience::until(timeout, interrupted);
         let mut state = self.lock();
         state.check_open()?;
         state.ensure_values(self, object_ids);
-        let ready = object_ids.iter().filter(|&&object_id| state.memory.get(object_id).is_some()).count();
-        if ready < num_returns {
-            let waiter = state.add_waiter(num_returns - ready);
+        let mut ready = state.first_ready(object_ids.iter().copied(), num_returns, fetch_local);
+        if ready.len() < num_returns {
+            let waiter = state.add_waiter(num_returns - ready.len());
+            state.waiter(waiter).fetches = fetch_local;
             for &object_id in object_ids {
-                state.memory.wait(object_id, waiter);
+                if !state.memory.wait(object_id, waiter) && fetch_local && state.is_distant(object_id) {
+                    state.fetch_for(waiter, object_id);
+                }
             }
             let blocked = state.on_block(self);
             let (woken, end) = self.wait_for(state, waiter, &mut patience);
@@ -283,10 +290,11 @@ impl CoreWorker {
             if end != End::Timeout {
                 self.refuse(&state, end, "an object", timeout.unwrap_or_default())?;
             }
+            ready = state.first_ready(object_ids.iter().copied(), num_returns, fetch_local);
         } else {
             self.stir(&mut state);
         }
-        Ok(state.first_ready(object_ids.iter().copied(), num_returns))
+        Ok(ready)
     }
 
     /// Adds a handle to an object that came as a reference, in an argument or a value.
@@ -381,8 +389,14 @@ impl State {
     /// An object has its value now.
     pub(super) fn set_value(&mut self, object_id: ObjectId, value: Value) {
         let failed = matches!(value, Value::Failed(_));
+        let is_elsewhere = matches!(value, Value::Stored { node_id, .. } if node_id != self.me.node_id);
         let told = self.memory.set(object_id, value);
         for waiter in told.threads {
+            let fetches = |waiter: &Option<Waiter>| waiter.as_ref().is_some_and(|waiter| waiter.fetches);
+            if is_elsewhere && self.is_distant(object_id) && fetches(&self.waiters[waiter]) {
+                self.fetch_for(waiter, object_id);
+                continue;
+            }
             if failed && self.waiters[waiter].as_ref().is_some_and(|waiter| waiter.fail_fast) {
                 self.waiter(waiter).remaining = 1;
             }
@@ -403,6 +417,13 @@ impl State {
         value: Value,
         contained: &[Contained],
     ) {
+        if let Value::Stored { node_id, .. } = value
+            && node_id != self.me.node_id
+            && self.references.is_owned(object_id)
+        {
+            // By its end that node learns of the end of this process, with which the object goes.
+            self.visit_node(core, node_id);
+        }
         if contained.is_empty() {
             if self.references.contains(object_id) {
                 self.set_value(object_id, value);
@@ -442,18 +463,27 @@ impl State {
 
     /// The result of a task of this process came, with references that were granted to it.
     pub(super) fn take_result(&mut self, core: &CoreWorker, object_id: ObjectId, result: Returned) {
-        if let Value::Stored { .. } = result.value
+        if let Value::Stored { node_id, .. } = result.value
             && !self.references.contains(object_id)
         {
             // Nobody has waited for it.
-            self.shared.freed.push(object_id);
+            self.free_stored(object_id, node_id);
         }
         self.take_value(core, object_id, result.value, &result.contained);
     }
 
-    /// The places of objects that have a value or failed, the first `most` of them.
-    fn first_ready(&self, object_ids: impl Iterator<Item = ObjectId>, most: usize) -> Vec<usize> {
-        let is_ready = |&(_, object_id): &(usize, ObjectId)| self.memory.get(object_id).is_some();
+    /// The places of objects that have a value, here if `fetch_local`, or failed; the first `most` of them.
+    fn first_ready(
+        &self,
+        object_ids: impl Iterator<Item = ObjectId>,
+        most: usize,
+        fetch_local: bool,
+    ) -> Vec<usize> {
+        let is_ready = |&(_, object_id): &(usize, ObjectId)| match self.memory.get(object_id) {
+            Some(Value::Stored { .. }) => !fetch_local || !self.is_distant(object_id),
+            Some(Value::Inline(_) | Value::Failed(_)) => true,
+            None => false,
+        };
         object_ids.enumerate().filter(is_ready).map(|(at, _)| at).take(most).collect()
     }
 
@@ -469,6 +499,7 @@ impl State {
         self.waiters[waiter] = None;
         for &object_id in object_ids {
             self.memory.forget_waiter(object_id, waiter);
+            self.forget_fetch_waiter(object_id, waiter);
         }
     }
 
@@ -481,11 +512,24 @@ impl State {
         self.shared.answer_peers.extend(told.peers.into_iter().map(|peer| (peer, object_id)));
     }
 
-    /// Tells the node of the objects that nobody refers to any more.
-    pub(super) fn delete_freed(&mut self) {
+    /// Nobody refers any more to this owned object of the shared memory of that node.
+    pub(super) fn free_stored(&mut self, object_id: ObjectId, node_id: NodeId) {
+        if node_id == self.me.node_id {
+            self.shared.freed.push(object_id);
+        } else {
+            self.shared.freed_elsewhere.entry(node_id).or_default().push(object_id);
+        }
+    }
+
+    /// Tells the nodes of the objects that nobody refers to any more.
+    pub(super) fn delete_freed(&mut self, core: &CoreWorker) {
         if !self.shared.freed.is_empty() {
             let object_ids = std::mem::take(&mut self.shared.freed);
             self.tell_node(&ToRaylet::DeleteObjects { object_ids });
+        }
+        while let Some((node_id, object_ids)) = self.shared.freed_elsewhere.pop_first() {
+            // If it cannot be reached, they are gone with it.
+            self.tell_node_at(core, node_id, &ToRaylet::DeleteObjects { object_ids });
         }
     }
 
@@ -503,7 +547,7 @@ impl State {
     /// Answers the borrowers that waited for values which are there now.
     pub(super) fn answer_next_peer(&mut self, core: &CoreWorker) -> bool {
         let Some((worker_id, object_id)) = self.shared.answer_peers.pop_front() else { return false };
-        let to = Owner { worker_id, node_id: ray_core::id::NodeId::nil() };
+        let to = Owner { worker_id, node_id: NodeId::nil() };
         self.answer_peer(core, to, object_id);
         true
     }

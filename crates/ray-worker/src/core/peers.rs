@@ -478,7 +478,7 @@ impl State {
                 break;
             }
         }
-        self.delete_freed();
+        self.delete_freed(core);
         self.leave_if_unneeded();
     }
 
@@ -487,16 +487,16 @@ impl State {
         for effect in effects {
             match effect {
                 Effect::Free(object_id) => {
-                    self.release_idle_pin(object_id);
+                    self.forget_pins(object_id);
                     let (value, told) = self.memory.remove(object_id);
                     self.tell_in_vain(object_id, told);
                     if let Some(actor_id) = self.shared.handles.remove(&object_id) {
                         self.shared.unreferenced_actors.push_back(actor_id);
                     }
                     match value {
-                        Some(Value::Stored { .. }) => {
+                        Some(Value::Stored { node_id, .. }) => {
                             self.shared.spilled.remove(&object_id);
-                            self.shared.freed.push(object_id);
+                            self.free_stored(object_id, node_id);
                             self.flush_soon();
                         }
                         Some(Value::Failed(failure)) => self.on_failure_dropped(object_id, *failure),
@@ -516,7 +516,7 @@ impl State {
     }
 
     fn forget_borrowed(&mut self, object_id: ObjectId) {
-        self.release_idle_pin(object_id);
+        self.forget_pins(object_id);
         let (_, told) = self.memory.remove(object_id);
         self.tell_in_vain(object_id, told);
         self.shared.fetching.remove(&object_id);

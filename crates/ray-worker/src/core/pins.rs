@@ -10,16 +10,19 @@
 //! A pin that nobody needs any more is kept for a moment, as long as this process refers to the object or
 //! has tasks queued, which may have the same argument: who reads an object again and again asks the node
 //! once.
+//!
+//! An object that another node has is pulled by the node and read as any other. `wait` has it fetched without reading
+//! it: such a fetch goes on when the wait is over, so that who looks again and again gets it in the end.
 
 use std::sync::{Arc, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ray_core::error::RayResult;
-use ray_core::id::{ObjectId, WorkerId};
-use ray_link::message::{StoreError, ToRaylet};
+use ray_core::id::{NodeId, ObjectId, WorkerId};
+use ray_link::message::{Elsewhere, StoreError, ToRaylet};
 use ray_object_store::shm::ShmSlice;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::CoreWorker;
 use super::objects::Got;
@@ -88,6 +91,28 @@ pub(super) struct Pins {
     /// Objects that are read no longer, but may be again.
     idle: FxHashMap<ObjectId, Idle>,
     requests: FxHashMap<u64, PinRequest>,
+    /// Objects of other nodes that are fetched for `wait`.
+    fetches: FxHashMap<ObjectId, Fetch>,
+    /// Objects of other nodes that were fetched for `wait`, or cannot be: their reader is told why.
+    fetched: FxHashSet<ObjectId>,
+}
+
+/// A request for an object that nobody reads yet.
+#[derive(Debug)]
+struct Fetch {
+    request: u64,
+    /// Who waits for it right now.
+    waiters: Vec<WaiterId>,
+}
+
+/// An object of shared memory that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Sought {
+    pub(super) object_id: ObjectId,
+    /// Its owner, as far as known.
+    pub(super) owner: Option<WorkerId>,
+    /// The node that has it, as far as known, and its size.
+    pub(super) stored: Option<(NodeId, u64)>,
 }
 
 /// A pin without a reader.
@@ -113,8 +138,8 @@ impl Pins {
 #[derive(Debug)]
 struct PinRequest {
     who: Who,
-    /// Not answered yet, with the owner as far as known.
-    missing: Vec<(ObjectId, Option<WorkerId>)>,
+    /// Not answered yet.
+    missing: Vec<Sought>,
     got: Vec<(ObjectId, Placed)>,
 }
 
@@ -122,6 +147,8 @@ struct PinRequest {
 enum Who {
     Thread(WaiterId),
     Listener(ListenerId),
+    /// `wait`, as often as it is called.
+    Fetch,
 }
 
 /// Offset and size of an object in shared memory, or why it is not there.
@@ -133,7 +160,7 @@ impl CoreWorker {
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
         object_ids: &[ObjectId],
-        owner_of: impl Fn(&State, ObjectId) -> Option<WorkerId>,
+        sought: impl Fn(&State, ObjectId) -> Sought,
         timeout: Option<Duration>,
         patience: &mut Patience<'_>,
     ) -> RayResult<Got<Vec<ReadyValue>>> {
@@ -149,7 +176,7 @@ impl CoreWorker {
                 }
             };
             if value.is_none() {
-                missing.push((object_id, owner_of(&state, object_id)));
+                missing.push(sought(&state, object_id));
             }
             values.push(value);
         }
@@ -173,7 +200,7 @@ impl CoreWorker {
     fn pin<'a>(
         self: &'a Arc<Self>,
         mut state: MutexGuard<'a, State>,
-        missing: Vec<(ObjectId, Option<WorkerId>)>,
+        missing: Vec<Sought>,
         timeout: Option<Duration>,
         patience: &mut Patience<'_>,
     ) -> RayResult<Got<FxHashMap<ObjectId, Arc<Pinned>>>> {
@@ -182,10 +209,7 @@ impl CoreWorker {
         }
         let request = state.next_request();
         let waiter = state.add_waiter(missing.len());
-        let object_ids = missing.iter().map(|&(object_id, _)| object_id).collect();
-        let who = Who::Thread(waiter);
-        state.pins.requests.insert(request, PinRequest { who, missing, got: Vec::new() });
-        state.tell_node(&ToRaylet::GetObjects { request, object_ids });
+        state.request_pins(request, Who::Thread(waiter), missing);
         let (mut state, end) = self.wait_for(state, waiter, patience);
         let asked = state.pins.requests.remove(&request).expect("it is removed here only");
         if !asked.missing.is_empty() {
@@ -224,15 +248,14 @@ impl CoreWorker {
     }
 
     /// The values of arguments that lie in shared memory.
-    pub(super) fn pin_args(
-        self: &Arc<Self>,
-        args: &[(ObjectId, Option<WorkerId>)],
-    ) -> Result<Vec<ReadyValue>, Failure> {
+    pub(super) fn pin_args(self: &Arc<Self>, args: &[Sought]) -> Result<Vec<ReadyValue>, Failure> {
         let mut never = || false;
         let mut patience = Patience::endless(&mut never);
-        let object_ids: Vec<ObjectId> = args.iter().map(|&(object_id, _)| object_id).collect();
-        let owner = |_: &State, wanted| args.iter().find(|&&(object_id, _)| object_id == wanted)?.1;
-        let read = self.read_values(self.lock(), &object_ids, owner, None, &mut patience);
+        let object_ids: Vec<ObjectId> = args.iter().map(|sought| sought.object_id).collect();
+        let sought = |_: &State, wanted| {
+            *args.iter().find(|sought| sought.object_id == wanted).expect("only arguments are read")
+        };
+        let read = self.read_values(self.lock(), &object_ids, sought, None, &mut patience);
         read.map_err(|error| Failure::System(error.chain()))?.map_err(|(_, failure)| failure)
     }
 }
@@ -272,13 +295,19 @@ impl State {
         let last = self.pins.alive.get(&object_id).is_some_and(|pin| pin.strong_count() == 0);
         if last {
             self.pins.alive.remove(&object_id);
-            let may_be_read_again = self.references.contains(object_id) || self.execution.has_queued();
-            if may_be_read_again && !self.pins.idle.contains_key(&object_id) {
-                self.pins.idle.insert(object_id, Idle { place, since });
-                return;
-            }
+            return self.keep_idle(object_id, place, since);
         }
         self.tell_node(&ToRaylet::ReleaseObject { object_id, count: 1 });
+    }
+
+    /// Keeps a pin without a reader for a moment, if there may be one again.
+    fn keep_idle(&mut self, object_id: ObjectId, place: (u64, u64), since: Instant) {
+        let may_be_read_again = self.references.contains(object_id) || self.execution.has_queued();
+        if may_be_read_again && !self.pins.idle.contains_key(&object_id) {
+            self.pins.idle.insert(object_id, Idle { place, since });
+        } else {
+            self.tell_node(&ToRaylet::ReleaseObject { object_id, count: 1 });
+        }
     }
 
     /// Gives back the pins that nobody has used for long enough.
@@ -308,11 +337,8 @@ impl State {
     }
 
     /// An object whose owner is dead: the node has dropped it, or is about to.
-    pub(super) fn first_orphan(
-        &self,
-        wanted: &[(ObjectId, Option<WorkerId>)],
-    ) -> Option<(ObjectId, Failure)> {
-        wanted.iter().find_map(|&(object_id, owner)| {
+    pub(super) fn first_orphan(&self, wanted: &[Sought]) -> Option<(ObjectId, Failure)> {
+        wanted.iter().find_map(|&Sought { object_id, owner, .. }| {
             let owner = owner.filter(|&owner| self.references.is_dead(owner))?;
             let cause = self.cause_of(owner).unwrap_or("its process ended").to_owned();
             Some((object_id, Failure::OwnerDied { object_id, owner, cause }))
@@ -321,7 +347,8 @@ impl State {
 
     /// Those who wait for objects in shared memory of a dead owner wait no longer.
     pub(super) fn give_up_pins(&mut self, owner: WorkerId) {
-        let of_owner = |request: &&PinRequest| request.missing.iter().any(|&(_, other)| other == Some(owner));
+        let of_owner =
+            |request: &&PinRequest| request.missing.iter().any(|sought| sought.owner == Some(owner));
         let requests = self.pins.requests.iter().filter(|(_, request)| of_owner(request));
         for (request, who) in requests.map(|(&number, request)| (number, request.who)).collect::<Vec<_>>() {
             match who {
@@ -335,27 +362,97 @@ impl State {
                         self.on_listener_placed(listener, Err(failure));
                     }
                 }
+                Who::Fetch => {
+                    for Sought { object_id, .. } in self.forget_pin_request(request) {
+                        self.on_fetched(object_id);
+                    }
+                }
             }
         }
     }
 
     /// Asks the node to pin an object for a listener. Returns the number of the request.
-    pub(super) fn request_pin_for(
-        &mut self,
-        listener: ListenerId,
-        object_id: ObjectId,
-        owner: Option<WorkerId>,
-    ) -> u64 {
+    pub(super) fn request_pin_for(&mut self, listener: ListenerId, sought: Sought) -> u64 {
         let request = self.next_request();
-        let who = Who::Listener(listener);
-        let missing = vec![(object_id, owner)];
-        self.pins.requests.insert(request, PinRequest { who, missing, got: Vec::new() });
-        self.tell_node(&ToRaylet::GetObjects { request, object_ids: vec![object_id] });
+        self.request_pins(request, Who::Listener(listener), vec![sought]);
         request
     }
 
+    fn request_pins(&mut self, request: u64, who: Who, missing: Vec<Sought>) {
+        let own = self.me.node_id;
+        let elsewhere = |&Sought { object_id, stored, .. }: &Sought| {
+            let (node_id, size) = stored.filter(|&(node_id, _)| node_id != own)?;
+            Some(Elsewhere { object_id, node_id, size })
+        };
+        let object_ids = missing.iter().map(|sought| sought.object_id).collect();
+        let elsewhere = missing.iter().filter_map(elsewhere).collect();
+        self.pins.requests.insert(request, PinRequest { who, missing, got: Vec::new() });
+        self.tell_node(&ToRaylet::GetObjects { request, object_ids, elsewhere });
+    }
+
+    /// What is known of an object that is to be read.
+    pub(super) fn sought(&self, object_id: ObjectId) -> Sought {
+        let owner = self.references.borrowed_from(object_id).map(|owner| owner.worker_id);
+        let stored = match self.memory.get(object_id) {
+            Some(&Value::Stored { node_id, size }) => Some((node_id, size)),
+            Some(Value::Inline(_) | Value::Failed(_)) | None => None,
+        };
+        Sought { object_id, owner, stored }
+    }
+
+    /// Whether the object lies on another node, and was not brought here yet.
+    pub(super) fn is_distant(&self, object_id: ObjectId) -> bool {
+        matches!(self.memory.get(object_id), Some(Value::Stored { node_id, .. }) if *node_id != self.me.node_id)
+            && !self.pins.is_read(object_id)
+            && !self.pins.idle.contains_key(&object_id)
+            && !self.pins.fetched.contains(&object_id)
+    }
+
+    /// Has a distant object brought here. The waiter is told when it is.
+    pub(super) fn fetch_for(&mut self, waiter: WaiterId, object_id: ObjectId) {
+        if let Some(fetch) = self.pins.fetches.get_mut(&object_id) {
+            fetch.waiters.push(waiter);
+            return;
+        }
+        let (sought, request) = (self.sought(object_id), self.next_request());
+        self.pins.fetches.insert(object_id, Fetch { request, waiters: vec![waiter] });
+        match self.first_orphan(&[sought]) {
+            Some(_) => self.on_fetched(object_id),
+            None => self.request_pins(request, Who::Fetch, vec![sought]),
+        }
+    }
+
+    /// A waiter need not be told.
+    pub(super) fn forget_fetch_waiter(&mut self, object_id: ObjectId, waiter: WaiterId) {
+        if !self.pins.fetches.is_empty()
+            && let Some(fetch) = self.pins.fetches.get_mut(&object_id)
+        {
+            fetch.waiters.retain(|&other| other != waiter);
+        }
+    }
+
+    /// An object was brought here, or will not come, which its reader will be told.
+    fn on_fetched(&mut self, object_id: ObjectId) {
+        let Some(fetch) = self.pins.fetches.remove(&object_id) else { return };
+        self.pins.fetched.insert(object_id);
+        fetch.waiters.into_iter().for_each(|waiter| self.tell_waiter(waiter));
+    }
+
+    /// This process refers to the object no more.
+    pub(super) fn forget_pins(&mut self, object_id: ObjectId) {
+        self.release_idle_pin(object_id);
+        if self.pins.fetched.is_empty() && self.pins.fetches.is_empty() {
+            return;
+        }
+        self.pins.fetched.remove(&object_id);
+        if let Some(fetch) = self.pins.fetches.remove(&object_id) {
+            self.forget_pin_request(fetch.request);
+            fetch.waiters.into_iter().for_each(|waiter| self.tell_waiter(waiter));
+        }
+    }
+
     /// A request is not needed any more. Returns what was not answered.
-    pub(super) fn forget_pin_request(&mut self, request: u64) -> Vec<(ObjectId, Option<WorkerId>)> {
+    pub(super) fn forget_pin_request(&mut self, request: u64) -> Vec<Sought> {
         let Some(asked) = self.pins.requests.remove(&request) else { return Vec::new() };
         if !asked.missing.is_empty() {
             self.tell_node(&ToRaylet::CancelGet { request });
@@ -371,7 +468,7 @@ impl State {
     pub(super) fn on_object_pinned(&mut self, request: u64, object_id: ObjectId, result: Placed) {
         let pending = self.pins.requests.get_mut(&request);
         let pending = pending.and_then(|pending| {
-            let at = pending.missing.iter().position(|&(missing, _)| missing == object_id)?;
+            let at = pending.missing.iter().position(|sought| sought.object_id == object_id)?;
             pending.missing.swap_remove(at);
             Some(pending)
         });
@@ -384,6 +481,13 @@ impl State {
                 Who::Listener(listener) => {
                     self.pins.requests.remove(&request);
                     self.on_listener_placed(listener, Ok(result));
+                }
+                Who::Fetch => {
+                    self.pins.requests.remove(&request);
+                    if let Ok(place) = result {
+                        self.keep_idle(object_id, place, now());
+                    }
+                    self.on_fetched(object_id);
                 }
             }
         } else if result.is_ok() {

@@ -161,6 +161,8 @@ pub(super) struct Waiter {
     pub(super) parked: bool,
     /// The first failure ends the wait.
     pub(super) fail_fast: bool,
+    /// A value of another node does not count before it is here.
+    pub(super) fetches: bool,
 }
 
 #[derive(Debug)]
@@ -324,7 +326,8 @@ impl State {
     }
 
     pub(super) fn add_waiter(&mut self, remaining: usize) -> WaiterId {
-        let waiter = Waiter { remaining, condvar: Arc::new(Condvar::new()), parked: false, fail_fast: false };
+        let condvar = Arc::new(Condvar::new());
+        let waiter = Waiter { remaining, condvar, parked: false, fail_fast: false, fetches: false };
         if let Some(free) = self.waiters.iter().position(Option::is_none) {
             self.waiters[free] = Some(waiter);
             return free;

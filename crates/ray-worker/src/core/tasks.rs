@@ -307,9 +307,9 @@ impl State {
             let value = match arg.value {
                 ArgValue::Reference(object_id) => match self.memory.get(object_id) {
                     Some(Value::Inline(bytes)) => ArgValue::Inline(bytes),
-                    Some(&Value::Stored { node_id, .. }) => {
+                    Some(&Value::Stored { node_id, size }) => {
                         let owner = self.references.borrowed_from(object_id).unwrap_or(self.me);
-                        ArgValue::Stored { object_id, owner, node_id }
+                        ArgValue::Stored { object_id, owner, node_id, size }
                     }
                     // A task is not ready before its arguments have values, and fails with them.
                     Some(Value::Failed(_)) | None => ArgValue::Reference(object_id),

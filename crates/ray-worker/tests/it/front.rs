@@ -414,6 +414,6 @@ impl Front {
     /// The places of the first so many of these that are ready, after waiting for them.
     pub(crate) fn wait(&self, refs: &[&Ref], count: usize, timeout: Duration) -> Vec<usize> {
         let ids: Vec<ObjectId> = refs.iter().map(|object| object.id).collect();
-        self.core.wait(&ids, count, Some(timeout), &mut never).unwrap()
+        self.core.wait(&ids, count, Some(timeout), true, &mut never).unwrap()
     }
 }

@@ -16,7 +16,9 @@ use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
 use ray_core::serialize::{self, Container, Plain, ValueParts, ZeroCopyWrite as _};
 use ray_link::frame::VERSION;
-use ray_link::message::{GcsMethod, JobDescription, LeasedWorker, Role, StoreError, Unschedulable};
+use ray_link::message::{
+    Elsewhere, GcsMethod, JobDescription, LeasedWorker, Role, StoreError, Unschedulable,
+};
 use ray_link::{FromRaylet, ToRaylet};
 use ray_worker::peer_message::{
     ArgValue, DefineFunction, GeneratorSpec, GroupContext, Hello, Kind, PeerMessage, RetryExceptions,
@@ -171,7 +173,14 @@ fn to_raylet(seeds: &mut Seeds) {
         ("kill-worker", ToRaylet::KillWorker { lease_id: LEASE, reason: reason() }),
         ("create", ToRaylet::CreateObject { request: 1, object_id: OBJECT, size: 1 << 40, owner: WORKER }),
         ("seal", ToRaylet::SealObject { object_id: OBJECT }),
-        ("get", ToRaylet::GetObjects { request: 2, object_ids: vec![OBJECT; 3] }),
+        (
+            "get",
+            ToRaylet::GetObjects {
+                request: 2,
+                object_ids: vec![OBJECT; 3],
+                elsewhere: vec![Elsewhere { object_id: OBJECT, node_id: NODE, size: 1 << 33 }],
+            },
+        ),
         ("cancel-get", ToRaylet::CancelGet { request: 2 }),
         ("release", ToRaylet::ReleaseObject { object_id: OBJECT, count: 2 }),
         ("delete", ToRaylet::DeleteObjects { object_ids: vec![OBJECT; 2] }),
@@ -335,7 +344,7 @@ fn peer_messages(seeds: &mut Seeds) {
 fn tasks(seeds: &mut Seeds) {
     let function = Target::Function(FunctionId::of(b"pickled"));
     let method = Target::Method { actor_id: ACTOR, sequence: 7, name: "add", group: "io" };
-    let stored = ArgValue::Stored { object_id: OBJECT, owner: OWNER, node_id: NODE };
+    let stored = ArgValue::Stored { object_id: OBJECT, owner: OWNER, node_id: NODE, size: 1 << 33 };
     let args = [
         (None, ArgValue::Inline(b"one")),
         (None, ArgValue::Reference(OBJECT)),

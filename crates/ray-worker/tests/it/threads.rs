@@ -92,7 +92,7 @@ fn threads_that_give_up_leave_the_reading_to_those_who_wait() {
     // With nobody waiting, the background thread answers those who ask this process.
     let object = driver.put(&Value::new("answered")).unwrap();
     let read = driver.submit(Call::new("read").holding("", &[&object]));
-    crate::world::eventually("an answer", || driver.core.first_ready([read.id].into_iter(), 1));
+    crate::world::eventually("an answer", || driver.core.first_ready([read.id].into_iter(), 1, true));
     gate.open();
 }
 

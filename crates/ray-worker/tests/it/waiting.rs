@@ -77,7 +77,7 @@ fn a_wait_that_need_not_wait_still_asks_for_the_rest() {
     let borrowed = driver.get(&put).refs.remove(0);
     crate::world::eventually("the borrowed value", || {
         assert_eq!(driver.wait(&[&there, &borrowed], 1, LIMIT), [0]);
-        driver.core.first_ready([there.id, borrowed.id].into_iter(), 2)
+        driver.core.first_ready([there.id, borrowed.id].into_iter(), 2, true)
     });
 }
 
