@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import threading
+import time
 import urllib.request
 
 import numpy as np
@@ -57,6 +58,11 @@ class Worker:
     def put(self, number, size=2 * MB):
         return [ray_rust.put(np.full(size, number, dtype=np.uint8))]
 
+    def make_after(self, path, size):
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        return np.zeros(size, dtype=np.uint8)
+
     def items(self, count, size=2 * MB):
         for number in range(count):
             yield np.full(size, number, dtype=np.uint8)
@@ -86,6 +92,16 @@ class AsyncWorker:
 class Sleeper:
     def sleep(self):
         threading.Event().wait(600)
+
+
+@ray_rust.remote(num_cpus=0)
+class Caller:
+    def call(self, method, *args):
+        self.result = method.remote(*args)
+        return os.getpid()
+
+    def wait(self):
+        return len(ray_rust.wait([self.result], fetch_local=False)[0])
 
 
 def worker_on(node, cls=Worker):
@@ -380,3 +396,29 @@ time.sleep(1000)
     assert used(north) - before[1] > 19 * MB and used(head) - before[0] > 9 * MB
     started.process.kill()
     usage_falls_to(before, head, north)
+
+
+@pytest.mark.parametrize("heard_of_it", [True, False])
+def test_what_a_worker_that_is_killed_owned_elsewhere_is_freed(new_cluster, tmp_path, heard_of_it):
+    head, north = new_cluster({})
+    maker, caller = worker_on(north), worker_on(head, Caller)
+    ray_rust.get(maker.drop.remote())
+    before = used(north)
+    gate = tmp_path / "gate"
+    pid = ray_rust.get(caller.call.remote(maker.make_after, str(gate), 10 * MB))
+    if heard_of_it:
+        gate.touch()
+        assert ray_rust.get(caller.wait.remote()) == 1
+    else:
+        os.kill(pid, signal.SIGSTOP)
+        gate.touch()
+    wait_until(lambda: used(north) - before > 9 * MB)
+    kill_quietly(pid)
+    usage_falls_to((before,), north)
+
+
+def test_where_a_borrowed_object_is_can_be_asked_without_reading_it(new_cluster):
+    head, north = new_cluster({})
+    [borrowed] = ray_rust.get(worker_on(north).put.remote(1, 5 * MB))
+    assert get_object_locations([borrowed])[borrowed]["node_ids"] == [north.node_id]
+    assert received(head) == 0

@@ -650,6 +650,10 @@ impl State {
     }
 
     fn set_actor_state(&mut self, core: &CoreWorker, actor_id: ActorId, version: u64, state: ActorState) {
+        if let ActorState::Alive { at, .. } = &state {
+            // What its calls return is stored there: by the end of the link that node learns of the owner's end.
+            self.visit_node(core, at.node_id);
+        }
         let Some(actor) = self.actors.get_mut(&actor_id) else { return };
         let was_dead = matches!(actor.calls.state(), ActorState::Dead { .. });
         let mut out = Vec::new();

@@ -28,7 +28,8 @@ def get_object_locations(obj_refs: Sequence[ObjectRef], timeout_ms: int = -1) ->
     unknown = [ref for ref in obj_refs if core.location_of(ref) is None]
     if unknown:
         timeout = timeout_ms / 1000 if timeout_ms >= 0 else None
-        _, missing = ray_rust.wait(_unique(unknown), num_returns=len(_unique(unknown)), timeout=timeout)
+        unknown = _unique(unknown)
+        _, missing = ray_rust.wait(unknown, num_returns=len(unknown), timeout=timeout, fetch_local=False)
         if missing:
             raise ray_rust.exceptions.GetTimeoutError(
                 f"the owners of {len(missing)} object(s), among them {missing[0].hex()}, have not said where "
