@@ -333,6 +333,14 @@ pub enum FromRaylet {
         /// Why.
         reason: String,
     },
+    /// Leases of this class may be asked of these nodes besides, as a visitor; of others, no more than are held. Said
+    /// to clients of the node alone.
+    LeaseElsewhere {
+        /// The speaker's number for the class.
+        class: u64,
+        /// The nodes, and how many leases each may be asked for.
+        nodes: Vec<(NodeId, Allowance)>,
+    },
     /// Others wait for what leases of this class take, or do so no longer: idle ones should be given
     /// back at once meanwhile, and busy ones after a while.
     LeaseContention {
@@ -471,6 +479,15 @@ pub enum FromRaylet {
         /// The object.
         object_id: ObjectId,
     },
+}
+
+/// How many leases another node may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Allowance {
+    /// So many more than are held there.
+    Waiting(u32),
+    /// So many in all.
+    Held(u32),
 }
 
 /// Why something can never run.

@@ -8,8 +8,9 @@ import pytest
 import ray_rust
 from conftest import is_running, processes_of, wait_until
 from ray_rust.cluster_utils import Cluster
-from ray_rust.exceptions import ActorDiedError
-from ray_rust.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray_rust.exceptions import ActorDiedError, RayError, TaskUnschedulableError
+from ray_rust.util.placement_group import placement_group, placement_group_table, remove_placement_group
+from ray_rust.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 
 @pytest.fixture
@@ -212,3 +213,183 @@ def test_output_of_actors_on_other_nodes_reaches_the_driver(run_script):
         "from node 0",
         "from node 1",
     ]
+
+
+# Tasks on other nodes
+
+
+@ray_rust.remote
+def place():
+    return where()
+
+
+class Gate:
+    """Holds tasks up until it is opened, and knows which have begun."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def begun(self):
+        return {name: (self.folder / name).read_text() for name in os.listdir(self.folder) if name != "open"}
+
+    def open(self):
+        (self.folder / "open").touch()
+
+
+@pytest.fixture
+def gate(tmp_path):
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    return Gate(folder)
+
+
+@ray_rust.remote
+def hold(folder, name):
+    """Says where it runs, and goes on when the gate is open."""
+    draft = folder.parent / name
+    draft.write_text(f"{where()} {os.getpid()}")
+    draft.rename(folder / name)
+    wait_until((folder / "open").exists)
+    return where()
+
+
+def held(gate, count):
+    """The nodes of the first `count` tasks that wait."""
+    wait_until(lambda: len(gate.begun()) >= count, what=f"the begin of {count} tasks")
+    return sorted(text.split()[0] for text in gate.begun().values())
+
+
+def test_a_task_runs_on_the_node_that_it_asks_for(new_cluster):
+    cluster, first, second = new_cluster(1, {}, {})
+    for node in [first, cluster.head_node, second, first]:
+        assert ray_rust.get(place.options(scheduling_strategy=on(node)).remote(), timeout=20) == node.node_id
+
+
+def test_a_task_that_asks_for_resources_of_another_node_goes_there(new_cluster):
+    _, other = new_cluster(1, {"resources": {"gizmo": 2}})
+    refs = [place.options(resources={"gizmo": 1}).remote() for _ in range(5)]
+    assert set(ray_rust.get(refs, timeout=20)) == {other.node_id}
+    wait_until(lambda: ray_rust.available_resources().get("gizmo") == 2, what="the return of what was taken")
+
+
+def test_a_task_goes_where_its_labels_are(new_cluster):
+    _, other, third = new_cluster(1, {"labels": {"region": "eu"}}, {"labels": {"region": "us"}})
+    assert ray_rust.get(place.options(label_selector={"region": "us"}).remote(), timeout=20) == third.node_id
+    assert ray_rust.get(place.options(label_selector={"region": "eu"}).remote(), timeout=20) == other.node_id
+
+
+def test_what_finds_no_room_at_home_goes_to_another_node(new_cluster, gate):
+    cluster, other = new_cluster(1, {"num_cpus": 1})
+    refs = [hold.remote(gate.folder, str(number)) for number in range(3)]
+    assert held(gate, 2) == sorted([cluster.head_node.node_id, other.node_id])
+    gate.open()
+    assert set(ray_rust.get(refs, timeout=20)) <= {cluster.head_node.node_id, other.node_id}
+    wait_until(lambda: ray_rust.available_resources().get("CPU") == 2, what="the return of all leases")
+
+
+def test_a_head_without_processors_has_others_work(new_cluster):
+    _, first, second = new_cluster(0, {}, {})
+    nodes = ray_rust.get([place.remote() for _ in range(200)], timeout=30)
+    assert set(nodes) <= {first.node_id, second.node_id}
+
+
+def test_spread_tasks_run_on_different_nodes(new_cluster, gate):
+    cluster, first, second = new_cluster(2, {"num_cpus": 2}, {"num_cpus": 2})
+    task = hold.options(scheduling_strategy="SPREAD")
+    refs = [task.remote(gate.folder, str(number)) for number in range(3)]
+    assert held(gate, 3) == sorted(node.node_id for node in cluster.list_all_nodes())
+    refs += [task.remote(gate.folder, str(number)) for number in range(3, 6)]
+    assert held(gate, 6) == sorted(2 * [node.node_id for node in (cluster.head_node, first, second)])
+    gate.open()
+    ray_rust.get(refs, timeout=20)
+
+
+def test_tasks_of_tasks_run_on_other_nodes(new_cluster):
+    cluster, other = new_cluster(1, {"num_cpus": 1})
+
+    @ray_rust.remote
+    def parent(node):
+        return ray_rust.get(place.options(scheduling_strategy=node).remote())
+
+    far = parent.options(scheduling_strategy=on(other)).remote(on(cluster.head_node))
+    near = parent.options(scheduling_strategy=on(cluster.head_node)).remote(on(other))
+    assert ray_rust.get([far, near], timeout=20) == [cluster.head_node.node_id, other.node_id]
+
+
+def test_a_strict_node_that_is_not_there_is_refused(new_cluster):
+    _, other = new_cluster(1, {})
+    ref = place.options(scheduling_strategy=on(other)).remote()
+    assert ray_rust.get(ref, timeout=20) == other.node_id
+    os.kill(other.pid, signal.SIGTERM)
+    wait_until(lambda: not next(node for node in ray_rust.nodes() if node["NodeID"] == other.node_id)["Alive"])
+    ref = place.options(scheduling_strategy=on(other)).remote()
+    with pytest.raises(TaskUnschedulableError, match=f"{other.node_id}.*not alive"):
+        ray_rust.get(ref, timeout=20)
+    assert ray_rust.get(place.options(scheduling_strategy=on(other, soft=True)).remote(), timeout=20) == where()
+
+
+def test_small_values_are_read_by_tasks_on_other_nodes(new_cluster):
+    _, other = new_cluster(1, {})
+
+    @ray_rust.remote
+    def add(one, two):
+        return one + two
+
+    there = add.options(scheduling_strategy=on(other))
+    chain = there.remote(ray_rust.put(1), 1)
+    for _ in range(5):
+        chain = there.remote(chain, 1)
+    assert ray_rust.get(chain, timeout=20) == 7
+
+
+# Placement groups over several nodes
+
+
+@pytest.mark.parametrize("strategy", ["STRICT_SPREAD", "SPREAD"])
+def test_tasks_run_in_bundles_on_different_nodes(new_cluster, strategy):
+    cluster, *_ = new_cluster(1, {}, {})
+    group = placement_group([{"CPU": 1}] * 3, strategy=strategy)
+    assert group.wait(20)
+
+    def task(index):
+        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+        return place.options(scheduling_strategy=strategy).remote()
+
+    nodes = ray_rust.get([task(index) for index in range(3)], timeout=20)
+    assert sorted(nodes) == sorted(node.node_id for node in cluster.list_all_nodes())
+    table = placement_group_table(group)["bundles_to_node_id"]
+    assert nodes == [table[index] for index in range(3)]
+    remove_placement_group(group)
+
+
+def test_any_bundle_of_a_group_takes_a_task(new_cluster, gate):
+    cluster, other = new_cluster(1, {"num_cpus": 1})
+    group = placement_group([{"CPU": 1}] * 2, strategy="STRICT_SPREAD")
+    assert group.wait(20)
+    task = hold.options(scheduling_strategy=PlacementGroupSchedulingStrategy(group))
+    refs = [task.remote(gate.folder, str(number)) for number in range(2)]
+    assert held(gate, 2) == sorted([cluster.head_node.node_id, other.node_id])
+    gate.open()
+    ray_rust.get(refs, timeout=20)
+
+
+def test_a_removed_group_ends_its_tasks_on_other_nodes(new_cluster, gate):
+    _, other = new_cluster(0, {"num_cpus": 1})
+    group = placement_group([{"CPU": 1}])
+    assert group.wait(20)
+    strategy = PlacementGroupSchedulingStrategy(group)
+    running = hold.options(scheduling_strategy=strategy, max_retries=0).remote(gate.folder, "1")
+    waiting = place.options(scheduling_strategy=strategy).remote()
+    assert held(gate, 1) == [other.node_id]
+    remove_placement_group(group)
+    with pytest.raises(RayError, match="removed"):
+        ray_rust.get(running, timeout=20)
+    with pytest.raises(RayError, match="removed"):
+        ray_rust.get(waiting, timeout=20)
+
+
+def test_a_strict_pack_that_no_node_holds_waits_and_says_so(new_cluster):
+    new_cluster(1, {"num_cpus": 1})
+    group = placement_group([{"CPU": 1}] * 2, strategy="STRICT_PACK")
+    assert not group.wait(0.5)
+    assert placement_group_table(group)["state"] == "PENDING"

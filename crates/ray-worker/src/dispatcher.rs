@@ -19,13 +19,19 @@
 //! While others wait for the node's resources, its leases are *contended*: an idle one goes back at
 //! once, and a busy one once it has been held for a [`TURN`], whatever waits here; then this process
 //! stands in line again. So nobody waits for long behind a long queue of somebody else.
+//!
+//! Each node gives out its own leases. The own one is told of all tasks that wait, and says which others may be asked
+//! besides, and for how many; which of them grants first is served by the same queue, and what comes too late goes
+//! back at once.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use ray_core::constraint::Shape;
-use ray_core::id::{LeaseId, TaskId};
+use ray_core::constraint::Strategy;
+use ray_core::id::{LeaseId, NodeId, TaskId};
 use ray_core::runtime_env::RuntimeEnv;
+use ray_link::message::Allowance;
 use rustc_hash::FxHashMap;
 
 /// Work that a lease holds at most beyond the task that runs.
@@ -50,10 +56,12 @@ pub enum Action {
         /// The task.
         task_id: TaskId,
     },
-    /// Tell the node how many leases of this class to hold in all.
+    /// Tell a node how many of its leases of this class to hold in all.
     SetDemand {
         /// The class.
         class: u64,
+        /// The node; `None`: the own one.
+        node: Option<NodeId>,
         /// How many.
         target: u32,
     },
@@ -86,19 +94,51 @@ struct Class {
     queue: VecDeque<TaskId>,
     leases: Vec<LeaseId>,
     in_flight: usize,
-    /// What the node was told last.
-    demand: usize,
+    /// The nodes that are asked for leases, or were; the own one first.
+    places: Vec<Place>,
+    /// Each lease is to be on another node: none is kept for tasks to come, and the own node is told of all tasks.
+    spreads: bool,
     /// Mean execution time in microseconds, once there is one.
     execution_us: Option<f64>,
     /// No lease had room when last looked, and none has got any since.
     saturated: bool,
-    /// Others wait for what its leases take.
+}
+
+/// What a class has and wants on one node.
+#[derive(Debug)]
+struct Place {
+    /// `None`: the own one.
+    node: Option<NodeId>,
+    /// What may be asked of it; of no meaning for the own node.
+    allowance: Option<Allowance>,
+    held: usize,
+    in_flight: usize,
+    /// What the node was told last.
+    demand: usize,
+    /// Others wait there for what its leases take.
     contended: bool,
+}
+
+impl Place {
+    const fn new(node: Option<NodeId>) -> Self {
+        Self { node, allowance: None, held: 0, in_flight: 0, demand: 0, contended: false }
+    }
+
+    /// How many leases may be asked of another node in all.
+    fn limit(&self) -> usize {
+        match self.allowance {
+            None => self.held,
+            Some(Allowance::Waiting(more)) => self.held.saturating_add(more as usize),
+            Some(Allowance::Held(all)) => self.held.max(all as usize),
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Lease {
     class: u64,
+    /// Its place among those of its class.
+    place: usize,
     /// In the order in which they were sent, which is the order in which they run.
     in_flight: VecDeque<TaskId>,
     idle_since: Option<Instant>,
@@ -141,10 +181,10 @@ impl Dispatcher {
             queue: VecDeque::new(),
             leases: Vec::new(),
             in_flight: 0,
-            demand: 0,
+            places: vec![Place::new(None)],
+            spreads: shape.constraint.strategy == Strategy::Spread,
             execution_us: None,
             saturated: false,
-            contended: false,
         });
         class
     }
@@ -183,14 +223,52 @@ impl Dispatcher {
         &self.classes[class as usize].runtime_env
     }
 
-    /// The node will grant no lease of this class, and has dropped the demand: its environment cannot be set up, or it
+    /// A node will grant no lease of this class, and has dropped the demand: its environment cannot be set up, or it
     /// may be nowhere. Returns the tasks that wait for one, which have failed with it; leases that are held stay. Tasks
     /// that come later ask anew.
-    pub fn on_class_failed(&mut self, class: u64) -> VecDeque<TaskId> {
-        let Some(waiting) = self.classes.get_mut(class as usize) else { return VecDeque::new() };
-        // The node has forgotten the demand.
-        waiting.demand = waiting.leases.len();
-        std::mem::take(&mut waiting.queue)
+    pub fn on_class_failed(
+        &mut self,
+        class: u64,
+        node: Option<NodeId>,
+        out: &mut Vec<Action>,
+    ) -> VecDeque<TaskId> {
+        if class as usize >= self.classes.len() {
+            return VecDeque::new();
+        }
+        let waiting = self.class(class);
+        let queue = std::mem::take(&mut waiting.queue);
+        // That node has forgotten the demand; others are told.
+        if let Some(at) = waiting.places.iter().position(|place| place.node == node) {
+            let held = self.base(class, at).0;
+            self.class(class).places[at].demand = held;
+        }
+        self.settle(class, out);
+        queue
+    }
+
+    /// The own node says what other nodes may be asked for leases of this class; those that it does not name, for none.
+    pub fn on_elsewhere(&mut self, class: u64, nodes: &[(NodeId, Allowance)], out: &mut Vec<Action>) {
+        if class as usize >= self.classes.len() {
+            return;
+        }
+        let waiting = self.class(class);
+        for place in waiting.places.iter_mut().skip(1) {
+            place.allowance = None;
+        }
+        for &(node_id, allowance) in nodes {
+            let at = waiting.place_for(node_id);
+            waiting.places[at].allowance = Some(allowance);
+        }
+        self.settle(class, out);
+    }
+
+    /// Another node is lost: nothing can be asked of it. The loss of each of its leases is told besides.
+    pub fn on_node_lost(&mut self, node_id: NodeId) {
+        let places = self.classes.iter_mut().flat_map(|class| &mut class.places);
+        for place in places.filter(|place| place.node == Some(node_id)) {
+            place.allowance = None;
+            place.demand = place.held;
+        }
     }
 
     /// Takes a task that can run; `first` puts it before those that wait.
@@ -215,14 +293,27 @@ impl Dispatcher {
         was_there
     }
 
-    /// The node has granted a lease.
-    pub fn on_lease_granted(&mut self, class: u64, lease_id: LeaseId, now: Instant, out: &mut Vec<Action>) {
+    /// A node has granted a lease; `None`: the own one.
+    pub fn on_lease_granted(
+        &mut self,
+        class: u64,
+        node: Option<NodeId>,
+        lease_id: LeaseId,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         if class as usize >= self.classes.len() {
             out.push(Action::Return { lease_id });
             return;
         }
+        let waiting = self.class(class);
+        let place = node.map_or(0, |node_id| waiting.place_for(node_id));
+        waiting.leases.push(lease_id);
+        waiting.places[place].held += 1;
+        waiting.saturated = false;
         let lease = Lease {
             class,
+            place,
             in_flight: VecDeque::new(),
             idle_since: Some(now),
             stalled: false,
@@ -230,12 +321,14 @@ impl Dispatcher {
             leaving: false,
         };
         self.leases.insert(lease_id, lease);
-        let waiting = self.class(class);
-        waiting.leases.push(lease_id);
-        waiting.saturated = false;
         self.fill(lease_id, out);
         self.settle(class, out);
-        self.pass_on(lease_id, now, out);
+        if place == 0 {
+            self.pass_on(lease_id, now, out);
+        } else {
+            // Another node was faster.
+            self.return_if(lease_id, |_| true, out);
+        }
     }
 
     /// A task came back done, after this many microseconds of its own code.
@@ -254,12 +347,13 @@ impl Dispatcher {
         if lease.in_flight.is_empty() {
             lease.idle_since = Some(now);
         }
-        let class = lease.class;
+        let (class, place) = (lease.class, lease.place);
         let waiting = self.class(class);
         waiting.in_flight -= 1;
+        waiting.places[place].in_flight -= 1;
         waiting.saturated = false;
         waiting.note_execution(execution_us);
-        if waiting.contended {
+        if waiting.places[place].contended {
             self.end_turn(lease_id, now);
         }
         self.fill(lease_id, out);
@@ -277,15 +371,11 @@ impl Dispatcher {
         out: &mut Vec<Action>,
     ) -> VecDeque<TaskId> {
         let Some(mut lease) = self.leases.remove(&lease_id) else { return VecDeque::new() };
-        let class = lease.class;
-        let waiting = self.class(class);
-        waiting.in_flight -= lease.in_flight.len();
-        waiting.leases.retain(|&other| other != lease_id);
-        waiting.note_execution(execution_us);
+        let (class, at) = (lease.class, lease.place);
+        self.class(class).note_execution(execution_us);
+        self.forget(lease_id, &lease);
         // Said first, as when a lease is returned.
-        waiting.demand = waiting.leases.len();
-        let target = waiting.demand as u32;
-        out.push(Action::SetDemand { class, target });
+        self.lower_demand(class, at, out);
         out.push(Action::Retire { lease_id });
         self.settle(class, out);
         lease.in_flight.retain(|&sent| sent != task_id);
@@ -308,9 +398,10 @@ impl Dispatcher {
         if lease.in_flight.is_empty() {
             lease.idle_since.get_or_insert(now);
         }
-        let class = lease.class;
+        let (class, place) = (lease.class, lease.place);
         let waiting = self.class(class);
         waiting.in_flight -= given_back;
+        waiting.places[place].in_flight -= given_back;
         waiting.saturated = false;
         self.settle(class, out);
         self.pass_on(lease_id, now, out);
@@ -319,22 +410,31 @@ impl Dispatcher {
     /// The worker of this lease is gone. Returns the tasks that it held, the one that ran first.
     pub fn on_lease_lost(&mut self, lease_id: LeaseId, out: &mut Vec<Action>) -> VecDeque<TaskId> {
         let Some(lease) = self.leases.remove(&lease_id) else { return VecDeque::new() };
-        let waiting = self.class(lease.class);
-        waiting.in_flight -= lease.in_flight.len();
-        waiting.leases.retain(|&other| other != lease_id);
+        self.forget(lease_id, &lease);
         // The node knows that the worker is gone, and counts the lease as held no longer.
-        waiting.demand = waiting.demand.min(waiting.leases.len());
+        let held = self.base(lease.class, lease.place).0;
+        let place = &mut self.class(lease.class).places[lease.place];
+        place.demand = place.demand.min(held);
         self.settle(lease.class, out);
         lease.in_flight
     }
 
-    /// Others wait for the resources that leases of this class take, or do so no longer.
-    pub fn on_contention(&mut self, class: u64, contended: bool, now: Instant, out: &mut Vec<Action>) {
-        if class as usize >= self.classes.len() {
-            return;
-        }
-        self.class(class).contended = contended;
+    /// Others wait on a node for the resources that leases of this class take there, or do so no longer.
+    pub fn on_contention(
+        &mut self,
+        class: u64,
+        node: Option<NodeId>,
+        contended: bool,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(waiting) = self.classes.get_mut(class as usize) else { return };
+        let Some(at) = waiting.places.iter().position(|place| place.node == node) else { return };
+        waiting.places[at].contended = contended;
         for lease_id in self.class(class).leases.clone() {
+            if self.leases.get(&lease_id).is_none_or(|lease| lease.place != at) {
+                continue;
+            }
             if contended {
                 self.end_turn(lease_id, now);
                 self.pass_on(lease_id, now, out);
@@ -355,11 +455,11 @@ impl Dispatcher {
         }
     }
 
-    /// Gives back a contended lease that has nothing to do, or gets nothing more.
+    /// Gives back a lease that has nothing to do, or gets nothing more, and is contended or not kept anyway.
     fn pass_on(&mut self, lease_id: LeaseId, now: Instant, out: &mut Vec<Action>) {
         let Some(lease) = self.leases.get(&lease_id) else { return };
-        let class = lease.class;
-        if self.class(class).contended {
+        let class = &self.classes[lease.class as usize];
+        if class.spreads || class.places[lease.place].contended {
             self.return_if(lease_id, |since| since <= now, out);
         }
     }
@@ -453,45 +553,103 @@ impl Dispatcher {
         let class = &mut self.classes[lease.class as usize];
         let task_id = class.queue.pop_front().expect("the caller has looked");
         class.in_flight += 1;
+        class.places[lease.place].in_flight += 1;
         lease.in_flight.push_back(task_id);
         lease.idle_since = None;
         out.push(Action::Send { lease_id, task_id });
     }
 
-    /// Tells the node how many leases are wanted, if that differs enough from what it was told.
+    /// Counts a lease no more that was taken out of the table.
+    fn forget(&mut self, lease_id: LeaseId, lease: &Lease) {
+        let waiting = self.class(lease.class);
+        waiting.in_flight -= lease.in_flight.len();
+        waiting.leases.retain(|&other| other != lease_id);
+        let place = &mut waiting.places[lease.place];
+        place.in_flight -= lease.in_flight.len();
+        place.held -= 1;
+    }
+
+    /// Tells a node that no more is wanted than is held.
+    fn lower_demand(&mut self, class: u64, at: usize, out: &mut Vec<Action>) {
+        let held = self.base(class, at).0;
+        let place = &mut self.class(class).places[at];
+        place.demand = held;
+        let node = place.node;
+        out.push(Action::SetDemand { class, node, target: held as u32 });
+    }
+
+    /// The leases that count for what a node is told, and the tasks on them.
+    fn base(&self, class: u64, place: usize) -> (usize, usize) {
+        let class = &self.classes[class as usize];
+        if place == 0 && class.spreads {
+            // It has to know of all, to say how many of them are to be elsewhere.
+            return (class.leases.len(), class.in_flight);
+        }
+        (class.places[place].held, class.places[place].in_flight)
+    }
+
+    /// Tells each node how many leases are wanted, if that differs enough from what it was told.
     fn settle(&mut self, class: u64, out: &mut Vec<Action>) {
+        for place in 0..self.classes[class as usize].places.len() {
+            self.settle_place(class, place, out);
+        }
+    }
+
+    fn settle_place(&mut self, class: u64, at: usize, out: &mut Vec<Action>) {
+        let (held, in_flight) = self.base(class, at);
         let waiting = self.class(class);
-        let held = waiting.leases.len();
-        let wanted = (waiting.queue.len() + waiting.in_flight).clamp(held, MAX_LEASES.max(held));
-        let target = if waiting.queue.is_empty() {
+        let queued = waiting.queue.len();
+        let place = &mut waiting.places[at];
+        let limit = if at == 0 { usize::MAX } else { place.limit() };
+        // On other nodes, what is held has its tasks, and each that waits may have one more.
+        let needed = if at == 0 { queued + in_flight } else { queued + held };
+        let wanted = needed.clamp(held, MAX_LEASES.max(held));
+        let target = if queued == 0 {
             // Nothing waits: requests that are not granted yet are withdrawn.
             held
-        } else if wanted > waiting.demand + waiting.demand / 4 {
-            wanted
+        } else if wanted.min(limit) > place.demand + place.demand / 4 {
+            wanted.min(limit)
         } else {
-            waiting.demand.max(held)
+            place.demand.max(held).min(limit)
         };
-        if target != waiting.demand {
-            waiting.demand = target;
-            out.push(Action::SetDemand { class, target: target as u32 });
+        if target != place.demand {
+            place.demand = target;
+            let node = place.node;
+            out.push(Action::SetDemand { class, node, target: target as u32 });
         }
     }
 
     fn return_if(&mut self, lease_id: LeaseId, due: impl Fn(Instant) -> bool, out: &mut Vec<Action>) {
         let Some(lease) = self.leases.get(&lease_id) else { return };
         if lease.in_flight.is_empty() && lease.idle_since.is_some_and(due) {
-            let class = lease.class;
-            self.leases.remove(&lease_id);
-            let waiting = self.class(class);
-            waiting.leases.retain(|&other| other != lease_id);
+            let (class, at) = (lease.class, lease.place);
+            let lease = self.leases.remove(&lease_id).expect("it was looked at");
+            self.forget(lease_id, &lease);
             // Said first, so that the node does not grant the lease anew when it comes back.
-            waiting.demand = waiting.leases.len();
-            let target = waiting.demand as u32;
-            out.push(Action::SetDemand { class, target });
+            self.lower_demand(class, at, out);
             out.push(Action::Return { lease_id });
             // What waits here still needs one.
             self.settle(class, out);
         }
+    }
+}
+
+impl Class {
+    /// Where what is held and wanted on another node is counted.
+    fn place_for(&mut self, node_id: NodeId) -> usize {
+        if let Some(known) = self.places.iter().position(|place| place.node == Some(node_id)) {
+            return known;
+        }
+        // One that nothing is held or wanted of any more makes room: nodes come and go.
+        let is_free = |place: &Place| {
+            place.node.is_some() && place.allowance.is_none() && place.demand + place.held == 0
+        };
+        let at = self.places.iter().position(is_free).unwrap_or(self.places.len());
+        if at == self.places.len() {
+            self.places.push(Place::new(None));
+        }
+        self.places[at] = Place::new(Some(node_id));
+        at
     }
 }
 
@@ -500,6 +658,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;
+    use proptest::strategy::Strategy;
     use ray_core::resource::Resources;
 
     use super::*;
@@ -531,9 +690,9 @@ mod tests {
         let (mut dispatcher, class, now) = dispatcher();
         let mut out = Vec::new();
         dispatcher.enqueue(class, task(1), false, &mut out);
-        assert_eq!(out, [Action::SetDemand { class, target: 1 }]);
+        assert_eq!(out, [Action::SetDemand { class, node: None, target: 1 }]);
         out.clear();
-        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(1), now, &mut out);
         assert_eq!(out, [Action::Send { lease_id: lease(1), task_id: task(1) }]);
     }
 
@@ -545,7 +704,7 @@ mod tests {
             dispatcher.enqueue(class, task(number), false, &mut out);
         }
         out.clear();
-        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(1), now, &mut out);
         assert_eq!(sent(&out), 1);
         out.clear();
         dispatcher.on_reply(lease(1), task(0), 10, now, &mut out);
@@ -556,7 +715,7 @@ mod tests {
     fn long_tasks_are_held_one_ahead_at_most() {
         let (mut dispatcher, class, now) = dispatcher();
         let mut out = Vec::new();
-        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(1), now, &mut out);
         dispatcher.enqueue(class, task(0), false, &mut out);
         dispatcher.on_reply(lease(1), task(0), 50_000, now, &mut out);
         out.clear();
@@ -570,7 +729,7 @@ mod tests {
     fn what_is_given_back_goes_elsewhere() {
         let (mut dispatcher, class, now) = dispatcher();
         let mut out = Vec::new();
-        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(1), now, &mut out);
         dispatcher.enqueue(class, task(0), false, &mut out);
         dispatcher.on_reply(lease(1), task(0), 1, now, &mut out);
         for number in 1..4 {
@@ -583,7 +742,7 @@ mod tests {
         assert_eq!(sent(&out), 0, "the stalled lease gets nothing: {out:?}");
         assert!(matches!(out.last(), Some(Action::SetDemand { target: 3, .. })), "{out:?}");
         out.clear();
-        dispatcher.on_lease_granted(class, lease(2), now, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(2), now, &mut out);
         assert_eq!(out[0], Action::Send { lease_id: lease(2), task_id: task(2) });
     }
 
@@ -591,8 +750,8 @@ mod tests {
     fn an_idle_lease_goes_back_in_time_or_when_others_wait() {
         let (mut dispatcher, class, now) = dispatcher();
         let mut out = Vec::new();
-        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
-        dispatcher.on_lease_granted(class, lease(2), now, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(1), now, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(2), now, &mut out);
         dispatcher.enqueue(class, task(0), false, &mut out);
         out.clear();
         assert_eq!(dispatcher.next_deadline(), Some(now + IDLE));
@@ -602,17 +761,20 @@ mod tests {
         assert_eq!(out.iter().filter(|action| matches!(action, Action::Return { .. })).count(), 1);
         out.clear();
         let busy = if dispatcher.lease_of(task(0)) == Some(lease(1)) { lease(1) } else { lease(2) };
-        dispatcher.on_contention(class, true, now, &mut out);
+        dispatcher.on_contention(class, None, true, now, &mut out);
         assert_eq!(out, []);
         dispatcher.on_reply(busy, task(0), 1, now, &mut out);
-        assert_eq!(out, [Action::SetDemand { class, target: 0 }, Action::Return { lease_id: busy }]);
+        assert_eq!(
+            out,
+            [Action::SetDemand { class, node: None, target: 0 }, Action::Return { lease_id: busy }]
+        );
     }
 
     #[test]
     fn a_worker_that_leaves_ends_its_lease_and_what_it_did_not_start_comes_back() {
         let (mut dispatcher, class, now) = dispatcher();
         let mut out = Vec::new();
-        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(1), now, &mut out);
         dispatcher.enqueue(class, task(0), false, &mut out);
         dispatcher.on_reply(lease(1), task(0), 1, now, &mut out);
         for number in 1..4 {
@@ -620,15 +782,22 @@ mod tests {
         }
         out.clear();
         assert_eq!(dispatcher.on_last_reply(lease(1), task(1), 1, &mut out), [task(2), task(3)]);
-        let ended = [Action::SetDemand { class, target: 0 }, Action::Retire { lease_id: lease(1) }];
+        let ended =
+            [Action::SetDemand { class, node: None, target: 0 }, Action::Retire { lease_id: lease(1) }];
         assert_eq!(out, ended);
         out.clear();
         for number in [3, 2] {
             dispatcher.enqueue(class, task(number), true, &mut out);
         }
-        assert_eq!(out, [Action::SetDemand { class, target: 1 }, Action::SetDemand { class, target: 2 }]);
+        assert_eq!(
+            out,
+            [
+                Action::SetDemand { class, node: None, target: 1 },
+                Action::SetDemand { class, node: None, target: 2 }
+            ]
+        );
         out.clear();
-        dispatcher.on_lease_granted(class, lease(2), now, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(2), now, &mut out);
         assert_eq!(out[0], Action::Send { lease_id: lease(2), task_id: task(2) });
         assert_eq!(dispatcher.on_last_reply(lease(1), task(1), 1, &mut out), [], "twice is once");
     }
@@ -641,8 +810,8 @@ mod tests {
         for number in 0..10 {
             dispatcher.enqueue(class, task(number), false, &mut out);
         }
-        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
-        dispatcher.on_contention(class, true, now, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(1), now, &mut out);
+        dispatcher.on_contention(class, None, true, now, &mut out);
         // One by one, for they take longer than a lease is filled for.
         let slow = WINDOW.as_micros() as u32 + 1;
         out.clear();
@@ -650,11 +819,12 @@ mod tests {
         assert_eq!(out, [Action::Send { lease_id: lease(1), task_id: task(1) }], "its turn is not over");
         out.clear();
         dispatcher.on_reply(lease(1), task(1), slow, now + TURN, &mut out);
-        let again = Action::SetDemand { class, target: 8 };
-        let returned = [Action::SetDemand { class, target: 0 }, Action::Return { lease_id: lease(1) }];
+        let again = Action::SetDemand { class, node: None, target: 8 };
+        let returned =
+            [Action::SetDemand { class, node: None, target: 0 }, Action::Return { lease_id: lease(1) }];
         assert_eq!(out, [&returned[..], &[again]].concat());
         out.clear();
-        dispatcher.on_lease_granted(class, lease(2), now + TURN, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(2), now + TURN, &mut out);
         assert_eq!(sent(&out), 1, "it goes on when it is its turn again");
     }
 
@@ -665,10 +835,10 @@ mod tests {
         for number in 0..5 {
             dispatcher.enqueue(class, task(number), false, &mut out);
         }
-        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
-        dispatcher.on_contention(class, true, now + TURN, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(1), now, &mut out);
+        dispatcher.on_contention(class, None, true, now + TURN, &mut out);
         out.clear();
-        dispatcher.on_contention(class, false, now + TURN, &mut out);
+        dispatcher.on_contention(class, None, false, now + TURN, &mut out);
         dispatcher.on_reply(lease(1), task(0), 1, now + TURN, &mut out);
         assert_eq!(sent(&out), 4);
         assert!(!out.contains(&Action::Return { lease_id: lease(1) }));
@@ -680,17 +850,18 @@ mod tests {
         let mut out = Vec::new();
         dispatcher.enqueue(class, task(1), false, &mut out);
         dispatcher.enqueue(class, task(2), false, &mut out);
-        assert_eq!(dispatcher.on_class_failed(class), [task(1), task(2)]);
         out.clear();
+        assert_eq!(dispatcher.on_class_failed(class, None, &mut out), [task(1), task(2)]);
+        assert_eq!(out, []);
         dispatcher.enqueue(class, task(3), false, &mut out);
-        assert_eq!(out, [Action::SetDemand { class, target: 1 }]);
+        assert_eq!(out, [Action::SetDemand { class, node: None, target: 1 }]);
     }
 
     #[test]
     fn a_lost_lease_names_its_tasks_in_order() {
         let (mut dispatcher, class, now) = dispatcher();
         let mut out = Vec::new();
-        dispatcher.on_lease_granted(class, lease(1), now, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(1), now, &mut out);
         dispatcher.enqueue(class, task(0), false, &mut out);
         dispatcher.on_reply(lease(1), task(0), 1, now, &mut out);
         for number in 1..4 {
@@ -700,10 +871,127 @@ mod tests {
         assert_eq!(dispatcher.next_deadline(), None);
     }
 
+    const OTHER: NodeId = NodeId::from_bytes([7; 16]);
+
+    fn demand(node: Option<NodeId>, target: u32) -> Action {
+        Action::SetDemand { class: 0, node, target }
+    }
+
+    #[test]
+    fn other_nodes_are_asked_besides_as_far_as_the_own_one_allows() {
+        let (mut dispatcher, class, now) = dispatcher();
+        let mut out = Vec::new();
+        for number in 0..5 {
+            dispatcher.enqueue(class, task(number), false, &mut out);
+        }
+        out.clear();
+        dispatcher.on_elsewhere(class, &[(OTHER, Allowance::Waiting(2))], &mut out);
+        assert_eq!(out, [demand(Some(OTHER), 2)], "what the own node was told stands");
+        out.clear();
+        dispatcher.on_lease_granted(class, Some(OTHER), lease(1), now, &mut out);
+        assert_eq!(out, [Action::Send { lease_id: lease(1), task_id: task(0) }, demand(Some(OTHER), 3)]);
+        out.clear();
+        dispatcher.on_elsewhere(class, &[], &mut out);
+        assert_eq!(out, [demand(Some(OTHER), 1)], "what is held there stays");
+    }
+
+    #[test]
+    fn an_allowance_of_all_counts_what_is_held() {
+        let (mut dispatcher, class, now) = dispatcher();
+        let mut out = Vec::new();
+        for number in 0..5 {
+            dispatcher.enqueue(class, task(number), false, &mut out);
+        }
+        dispatcher.on_elsewhere(class, &[(OTHER, Allowance::Held(1))], &mut out);
+        assert_eq!(out.last(), Some(&demand(Some(OTHER), 1)));
+        out.clear();
+        dispatcher.on_lease_granted(class, Some(OTHER), lease(1), now, &mut out);
+        assert_eq!(out, [Action::Send { lease_id: lease(1), task_id: task(0) }]);
+    }
+
+    #[test]
+    fn a_grant_of_another_node_that_comes_too_late_goes_back_at_once() {
+        let (mut dispatcher, class, now) = dispatcher();
+        let mut out = Vec::new();
+        dispatcher.enqueue(class, task(0), false, &mut out);
+        dispatcher.on_elsewhere(class, &[(OTHER, Allowance::Waiting(1))], &mut out);
+        out.clear();
+        dispatcher.on_lease_granted(class, None, lease(1), now, &mut out);
+        assert_eq!(out[1..], [demand(Some(OTHER), 0)], "nothing waits any more");
+        out.clear();
+        dispatcher.on_lease_granted(class, Some(OTHER), lease(2), now, &mut out);
+        assert_eq!(out.last(), Some(&Action::Return { lease_id: lease(2) }));
+        assert!(
+            !out.contains(&demand(None, 0)),
+            "the other node's grant is no matter of the own one: {out:?}"
+        );
+    }
+
+    #[test]
+    fn contention_is_a_matter_of_one_node() {
+        let (mut dispatcher, class, now) = dispatcher();
+        let mut out = Vec::new();
+        dispatcher.enqueue(class, task(0), false, &mut out);
+        dispatcher.enqueue(class, task(1), false, &mut out);
+        dispatcher.on_lease_granted(class, None, lease(1), now, &mut out);
+        dispatcher.on_lease_granted(class, Some(OTHER), lease(2), now, &mut out);
+        out.clear();
+        dispatcher.on_contention(class, Some(OTHER), true, now, &mut out);
+        dispatcher.on_reply(lease(1), task(0), 1, now, &mut out);
+        assert_eq!(out, []);
+        dispatcher.on_reply(lease(2), task(1), 1, now, &mut out);
+        assert_eq!(out, [demand(Some(OTHER), 0), Action::Return { lease_id: lease(2) }]);
+    }
+
+    #[test]
+    fn a_lost_node_is_asked_for_nothing_and_its_tasks_go_elsewhere() {
+        let (mut dispatcher, class, now) = dispatcher();
+        let mut out = Vec::new();
+        dispatcher.enqueue(class, task(0), false, &mut out);
+        dispatcher.enqueue(class, task(1), false, &mut out);
+        dispatcher.on_elsewhere(class, &[(OTHER, Allowance::Waiting(2))], &mut out);
+        dispatcher.on_lease_granted(class, Some(OTHER), lease(1), now, &mut out);
+        out.clear();
+        dispatcher.on_node_lost(OTHER);
+        for task_id in dispatcher.on_lease_lost(lease(1), &mut out) {
+            dispatcher.enqueue(class, task_id, true, &mut out);
+        }
+        assert!(
+            !out.iter().any(|action| matches!(action, Action::SetDemand { node: Some(_), .. })),
+            "{out:?}"
+        );
+        dispatcher.on_lease_granted(class, None, lease(2), now, &mut out);
+        assert_eq!(dispatcher.lease_of(task(0)), Some(lease(2)));
+    }
+
+    #[test]
+    fn what_is_spread_is_told_to_the_own_node_as_a_whole_and_no_lease_of_it_is_kept() {
+        let mut dispatcher = Dispatcher::new(256, IDLE);
+        let shape = Shape::from(Resources::new().with_cpu(1.0).unwrap())
+            .with_strategy(ray_core::constraint::Strategy::Spread);
+        let class = dispatcher.class_of(&shape, &RuntimeEnv::none());
+        let (mut out, now) = (Vec::new(), Instant::now());
+        dispatcher.enqueue(class, task(0), false, &mut out);
+        dispatcher.on_elsewhere(class, &[(OTHER, Allowance::Held(1))], &mut out);
+        dispatcher.on_lease_granted(class, Some(OTHER), lease(1), now, &mut out);
+        out.clear();
+        dispatcher.enqueue(class, task(1), false, &mut out);
+        assert_eq!(out, [demand(None, 2)], "one runs elsewhere, one waits");
+        out.clear();
+        dispatcher.on_reply(lease(1), task(0), 1, now, &mut out);
+        assert_eq!(out, [Action::Send { lease_id: lease(1), task_id: task(1) }, demand(None, 1)]);
+        out.clear();
+        dispatcher.on_reply(lease(1), task(1), 1, now, &mut out);
+        let returned = [demand(Some(OTHER), 0), Action::Return { lease_id: lease(1) }, demand(None, 0)];
+        assert_eq!(out, returned);
+    }
+
     #[derive(Debug, Clone)]
     enum Event {
         Enqueue,
         Grant,
+        GrantElsewhere,
+        Elsewhere(u32, bool),
         Reply(usize, u32),
         GiveBack(usize, bool),
         Lose(usize),
@@ -716,6 +1004,8 @@ mod tests {
         prop_oneof![
             6 => Just(Event::Enqueue),
             3 => Just(Event::Grant),
+            2 => Just(Event::GrantElsewhere),
+            1 => (0u32..4, any::<bool>()).prop_map(|(count, all)| Event::Elsewhere(count, all)),
             6 => (any::<usize>(), 0u32..10_000).prop_map(|(pick, us)| Event::Reply(pick, us)),
             1 => (any::<usize>(), any::<bool>()).prop_map(|(pick, keeps_one)| Event::GiveBack(pick, keeps_one)),
             1 => any::<usize>().prop_map(Event::Lose),
@@ -730,7 +1020,9 @@ mod tests {
         fn every_task_is_sent_once_at_a_time_and_all_get_done(events in prop::collection::vec(any_event(), 0..200)) {
             let (mut dispatcher, class, mut now) = dispatcher();
             let mut running: Vec<(LeaseId, VecDeque<TaskId>)> = Vec::new();
-            let (mut open, mut next, mut next_lease, mut demand) = (BTreeSet::new(), 0u32, 0u8, 0usize);
+            let (mut open, mut next, mut next_lease) = (BTreeSet::new(), 0u32, 0u8);
+            // What each node was told, and the leases that are the other's.
+            let (mut demand, mut abroad, mut of_other) = (0usize, 0usize, BTreeSet::new());
             let mut drain = events.into_iter();
             loop {
                 let mut out = Vec::new();
@@ -748,10 +1040,20 @@ mod tests {
                         dispatcher.enqueue(class, task(next), false, &mut out);
                         next += 1;
                     }
-                    Event::Grant if running.len() < demand && next_lease < 255 => {
+                    Event::GrantElsewhere if of_other.len() < abroad && next_lease < 255 => {
+                        next_lease += 1;
+                        of_other.insert(lease(next_lease));
+                        running.push((lease(next_lease), VecDeque::new()));
+                        dispatcher.on_lease_granted(class, Some(OTHER), lease(next_lease), now, &mut out);
+                    }
+                    Event::Elsewhere(count, all) => {
+                        let allowance = if all { Allowance::Held(count) } else { Allowance::Waiting(count) };
+                        dispatcher.on_elsewhere(class, &[(OTHER, allowance)], &mut out);
+                    }
+                    Event::Grant if running.len() - of_other.len() < demand && next_lease < 255 => {
                         next_lease += 1;
                         running.push((lease(next_lease), VecDeque::new()));
-                        dispatcher.on_lease_granted(class, lease(next_lease), now, &mut out);
+                        dispatcher.on_lease_granted(class, None, lease(next_lease), now, &mut out);
                     }
                     Event::Reply(pick, us) if !running.is_empty() => {
                         let at = pick % running.len();
@@ -775,6 +1077,7 @@ mod tests {
                     }
                     Event::Lose(pick) if !running.is_empty() => {
                         let (lease_id, tasks) = running.swap_remove(pick % running.len());
+                        of_other.remove(&lease_id);
                         let lost = dispatcher.on_lease_lost(lease_id, &mut out);
                         prop_assert_eq!(&lost, &tasks);
                         for task_id in lost {
@@ -787,6 +1090,7 @@ mod tests {
                         let tasks = &mut running.iter_mut().find(|(id, _)| *id == lease_id).unwrap().1;
                         let last = tasks.pop_front().unwrap();
                         open.remove(&last);
+                        of_other.remove(&lease_id);
                         let unstarted = dispatcher.on_last_reply(lease_id, last, 1, &mut out);
                         prop_assert_eq!(&unstarted, &*tasks);
                         tasks.clear();
@@ -794,11 +1098,12 @@ mod tests {
                             dispatcher.enqueue(class, task_id, true, &mut out);
                         }
                     }
-                    Event::Contend(contended) => dispatcher.on_contention(class, contended, now, &mut out),
+                    Event::Contend(contended) => dispatcher.on_contention(class, None, contended, now, &mut out),
                     Event::Tick(ms) => {
                         now += Duration::from_millis(ms);
                         dispatcher.tick(now, &mut out);
                     }
+                    Event::GrantElsewhere => {}
                     Event::Grant
                     | Event::Reply(..)
                     | Event::GiveBack(..)
@@ -815,8 +1120,10 @@ mod tests {
                             let (_, tasks) = running.iter_mut().find(|(id, _)| *id == lease_id).unwrap();
                             tasks.push_back(task_id);
                         }
-                        Action::SetDemand { target, .. } => demand = target as usize,
+                        Action::SetDemand { node: None, target, .. } => demand = target as usize,
+                        Action::SetDemand { node: Some(_), target, .. } => abroad = target as usize,
                         Action::Return { lease_id } | Action::Retire { lease_id } => {
+                            of_other.remove(&lease_id);
                             let at = running.iter().position(|(id, _)| *id == lease_id).unwrap();
                             prop_assert!(running[at].1.is_empty());
                             running.remove(at);

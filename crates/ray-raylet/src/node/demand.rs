@@ -3,19 +3,24 @@
 //! A client says how many leases of a class it wants to hold. The node keeps that number, queues at
 //! most as many requests as could be granted at once, and adds more as grants are made: a demand for
 //! a million leases costs as much as one for ten.
+//!
+//! A client of this node is told besides which other nodes it may ask, and for how many ([`super::shares`]): for what
+//! cannot be here, what is to be spread, and what finds no room here while another node has some. A visitor is never
+//! sent on: its own node knows better.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use ray_core::constraint::Shape;
-use ray_core::id::{JobId, LeaseId, PlacementGroupId, RuntimeEnvId, WorkerId};
+use ray_core::constraint::{Shape, Strategy};
+use ray_core::id::{JobId, LeaseId, NodeId, PlacementGroupId, RuntimeEnvId, WorkerId};
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::FromRaylet;
-use ray_link::message::Unschedulable;
+use ray_link::message::{Allowance, Unschedulable};
 use tracing::warn;
 
 use super::effect::{Effect, RemoteOutcome};
 use super::machine::{NodeMachine, START_RETRY};
+use super::shares::{self, Shares};
 use super::whereabouts::Whereabouts;
 use crate::lease_table::{Holder, LeaseState};
 use crate::resource_manager::Claim;
@@ -33,11 +38,28 @@ pub(super) struct Demand {
     pub(super) infeasible: bool,
     /// Why no leases are queued for it.
     pub(super) obstacle: Option<String>,
+    /// Why it waits for other nodes alone, if it does.
+    pub(super) abroad: Option<String>,
+    /// For how many leases its client was told to ask which node; of what is spread also this one.
+    pub(super) shares: Shares,
 }
 
 impl Demand {
     pub(super) const fn new(job_id: JobId, shape: Shape, runtime_env: RuntimeEnv, target: u32) -> Self {
-        Self { job_id, shape, runtime_env, target, infeasible: false, obstacle: None }
+        Self {
+            job_id,
+            shape,
+            runtime_env,
+            target,
+            infeasible: false,
+            obstacle: None,
+            abroad: None,
+            shares: Shares::new(),
+        }
+    }
+
+    fn is_spread(&self) -> bool {
+        self.shape.constraint.strategy == Strategy::Spread
     }
 
     pub(super) fn is_in(&self, group_id: PlacementGroupId) -> bool {
@@ -51,12 +73,14 @@ impl NodeMachine {
         let target = demand.target;
         self.mark_changed();
         if target == 0 {
+            self.share_out(key, Shares::new());
             self.demands.remove(&key);
             self.envs_released = true;
         } else {
             let known = self.demands.get(&key);
             let infeasible = known.is_some_and(|known| known.infeasible && known.shape == demand.shape);
-            self.demands.insert(key, Demand { infeasible, ..demand });
+            let shares = known.map(|known| known.shares.clone()).unwrap_or_default();
+            self.demands.insert(key, Demand { infeasible, shares, ..demand });
         }
         self.cancel_surplus(now, worker_id, class, target as usize);
         self.short.insert(key);
@@ -90,6 +114,9 @@ impl NodeMachine {
                 self.on_resources_taken(now, lease_id);
             }
             if !granted {
+                if self.cluster.has_others() {
+                    self.overflow();
+                }
                 self.tell_contention();
                 return;
             }
@@ -128,9 +155,24 @@ impl NodeMachine {
     fn top_up(&mut self, now: Instant) {
         while let Some(key) = self.short.pop_first() {
             let Some(demand) = self.demands.get(&key) else { continue };
-            let (shape, job_id, target) = (demand.shape.clone(), demand.job_id, demand.target as usize);
-            let pool = match self.whereabouts(&shape) {
+            let (shape, job_id, mut target) = (demand.shape.clone(), demand.job_id, demand.target as usize);
+            let visits = self.client_visits(key.0);
+            if let Some(own) = self.spread_out(key, visits) {
+                target = own as usize;
+                self.cancel_surplus(now, key.0, key.1, target);
+                if own == 0 {
+                    continue;
+                }
+            }
+            let whereabouts =
+                if visits { self.whereabouts_of_visitor(&shape) } else { self.whereabouts(&shape) };
+            let pool = match whereabouts {
                 Whereabouts::Here(pool) => pool,
+                Whereabouts::Elsewhere(nodes) => {
+                    self.cancel_surplus(now, key.0, key.1, 0);
+                    self.send_abroad(key, &nodes);
+                    continue;
+                }
                 Whereabouts::Nowhere(reason) => {
                     self.note_obstacle(key, reason);
                     continue;
@@ -147,6 +189,7 @@ impl NodeMachine {
             };
             let Some(demand) = self.demands.get_mut(&key) else { continue };
             demand.obstacle = None;
+            demand.abroad = None;
             let runtime_env = demand.runtime_env.clone();
             match self.want_env(now, &runtime_env) {
                 Standing::Ready => {}
@@ -187,10 +230,96 @@ impl NodeMachine {
         fits.clamp(1, limit.max(1))
     }
 
+    /// Has the demands that are to be on different nodes shared among these. Returns this node's share, if this is one.
+    fn spread_out(&mut self, key: (WorkerId, u64), visits: bool) -> Option<u32> {
+        let demand = self.demands.get(&key).filter(|demand| demand.is_spread())?;
+        if visits || !self.cluster.has_others() {
+            return None;
+        }
+        let (shape, target, before) = (demand.shape.clone(), demand.target, demand.shares.clone());
+        let sites = self.sites_to_spread(&shape);
+        if sites.is_empty() {
+            return None;
+        }
+        let shares = shares::spread(target, &sites, &before);
+        self.cluster.note_turns(&before, &shares);
+        let own = shares.get(&self.identity.node_id).copied().unwrap_or(0);
+        if let Some(demand) = self.demands.get_mut(&key) {
+            demand.obstacle = None;
+            demand.abroad = (own == 0).then(|| "it is to be on another node, to be spread".to_owned());
+        }
+        self.share_out(key, shares);
+        Some(own)
+    }
+
+    /// Has a client ask these nodes, for its leases cannot be here.
+    fn send_abroad(&mut self, key: (WorkerId, u64), nodes: &[NodeId]) {
+        let Some(demand) = self.demands.get(&key) else { return };
+        let (shape, target, before) = (demand.shape.clone(), demand.target, demand.shares.clone());
+        let sites = self.sites(&shape, target, |node_id| nodes.contains(node_id));
+        let shares = shares::abroad(target, sites, &before);
+        let reason = self.why_abroad(&shape, nodes);
+        if let Some(demand) = self.demands.get_mut(&key) {
+            demand.obstacle = None;
+            demand.abroad = Some(reason);
+        }
+        self.share_out(key, shares);
+    }
+
+    /// Has clients ask other nodes that have room for what this one has none for.
+    pub(super) fn overflow(&mut self) {
+        for key in self.demands.keys().copied().collect::<Vec<_>>() {
+            let Some(demand) = self.demands.get(&key) else { continue };
+            if demand.abroad.is_some() || demand.is_spread() || self.client_visits(key.0) {
+                continue;
+            }
+            let count = self.leases.count(&Holder::Client { worker_id: key.0, class: key.1 });
+            let granted = (count.starting + count.held) as u32;
+            let waits = count.queued > 0 && !demand.shape.resources.is_empty();
+            let lacking = if waits { demand.target.saturating_sub(granted) } else { 0 };
+            if lacking == 0 && demand.shares.is_empty() {
+                continue;
+            }
+            let (shape, before) = (demand.shape.clone(), demand.shares.clone());
+            let sites = if lacking == 0 { Vec::new() } else { self.sites_for_overflow(&shape, lacking) };
+            let shares = shares::overflow(lacking, sites, &before);
+            self.share_out(key, shares);
+        }
+    }
+
+    /// Tells a client what it may ask of other nodes, if that has changed.
+    fn share_out(&mut self, key: (WorkerId, u64), shares: Shares) {
+        let Some(demand) = self.demands.get_mut(&key) else { return };
+        let own = self.identity.node_id;
+        let others = |shares: &Shares| -> Vec<(NodeId, u32)> {
+            shares
+                .iter()
+                .filter(|(node_id, _)| **node_id != own)
+                .map(|(&node_id, &share)| (node_id, share))
+                .collect()
+        };
+        let is_spread = demand.is_spread();
+        let told = others(&std::mem::replace(&mut demand.shares, shares.clone()));
+        let others = others(&shares);
+        if told == others {
+            return;
+        }
+        let allowance = |share| if is_spread { Allowance::Held(share) } else { Allowance::Waiting(share) };
+        let nodes = others.into_iter().map(|(node_id, share)| (node_id, allowance(share))).collect();
+        self.send_to(key.0, FromRaylet::LeaseElsewhere { class: key.1, nodes });
+    }
+
+    /// Whether this process belongs to another node.
+    fn client_visits(&self, worker_id: WorkerId) -> bool {
+        self.by_worker.get(&worker_id).is_some_and(|&client| self.is_visitor(client))
+    }
+
     /// Notes why nothing is queued for a demand.
     fn note_obstacle(&mut self, key: (WorkerId, u64), reason: String) {
+        self.share_out(key, Shares::new());
         if let Some(demand) = self.demands.get_mut(&key) {
             demand.obstacle = Some(reason);
+            demand.abroad = None;
             self.mark_changed();
         }
     }
@@ -203,6 +332,7 @@ impl NodeMachine {
         kind: Unschedulable,
         reason: String,
     ) {
+        self.share_out(key, Shares::new());
         if self.demands.remove(&key).is_none() {
             return;
         }

@@ -19,6 +19,7 @@ use ray_core::pb::raylet::raylet_service_client::RayletServiceClient;
 use ray_core::pb::{common, gcs, raylet};
 use ray_core::wire;
 use ray_link::message::{GcsMethod, JobDescription, LeasedWorker};
+use ray_scheduler::Report;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -458,6 +459,9 @@ impl GcsPort {
                 for group in &snapshot.placement_groups {
                     self.on_group(group).await;
                 }
+                for usage in snapshot.usages {
+                    self.on_usage(usage).await;
+                }
                 let group_id = |group: &common::PlacementGroupInfo| {
                     wire::id("placement_group_id", &group.spec.as_ref()?.placement_group_id).ok()
                 };
@@ -471,8 +475,8 @@ impl GcsPort {
             Some(gcs::event::Event::Actor(actor)) => self.on_actor(&actor).await,
             Some(gcs::event::Event::PlacementGroup(group)) => self.on_group(&group).await,
             Some(gcs::event::Event::Job(job)) => self.on_job(&job).await,
-            // Leases are asked of this node only; where others are free is the control plane's matter.
-            Some(gcs::event::Event::Usage(_)) | None => {}
+            Some(gcs::event::Event::Usage(usage)) => self.on_usage(usage).await,
+            None => {}
         }
     }
 
@@ -490,6 +494,20 @@ impl GcsPort {
         }
         if let Some(node) = neighbour(node.clone()) {
             drop(self.node.send(Command::Neighbour(node)).await);
+        }
+    }
+
+    async fn on_usage(&self, usage: gcs::NodeUsage) {
+        let node_id = wire::id("node_id", &usage.node_id);
+        let (total, available) = (usage.total.unwrap_or_default(), usage.available.unwrap_or_default());
+        match (node_id, total.try_into(), available.try_into()) {
+            (Ok(node_id), Ok(total), Ok(available)) => {
+                let report = Report { version: usage.version, total, available };
+                drop(self.node.send(Command::Usage { node_id, report }).await);
+            }
+            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => {
+                warn!(%error, "what is said of a node's resources makes no sense");
+            }
         }
     }
 
@@ -556,6 +574,11 @@ fn group_news(group: &common::PlacementGroupInfo) -> Result<GroupNews, wire::Wir
         version: group.version,
         state,
         nodes: group.bundle_nodes.iter().map(node).collect::<Result<_, _>>()?,
+        bundles: spec
+            .bundles
+            .iter()
+            .map(|bundle| bundle.resources.clone().unwrap_or_default().try_into())
+            .collect::<Result<_, _>>()?,
         info: Bytes::from(group.encode_to_vec()),
     })
 }

@@ -86,6 +86,8 @@ pub struct GroupNews {
     pub state: GroupState,
     /// For each bundle its node, if it has one.
     pub nodes: Vec<Option<NodeId>>,
+    /// What each bundle has.
+    pub bundles: Vec<Resources>,
     /// The encoded `ray.common.PlacementGroupInfo`.
     pub info: Bytes,
 }

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use ray_core::constraint::{BundleId, LabelMatch, LabelSelector, NODE_ID_LABEL, Shape, Strategy, WhenBusy};
-use ray_core::id::{NodeId, PlacementGroupId};
+use ray_core::id::{NodeId, PlacementGroupId, WorkerId};
 use ray_core::pb::common::death_cause::Kind;
 use ray_core::resource::Resources;
 use ray_core::runtime_env::RuntimeEnv;
-use ray_link::message::Unschedulable;
+use ray_link::message::{Allowance, Role, Unschedulable};
 use ray_link::{FromRaylet, ToRaylet};
+use ray_scheduler::Report;
 
-use super::effect::{ActorOrder, ActorOutcome, Effect, ExitStatus};
+use super::effect::{ActorOrder, ActorOutcome, ClientId, Effect, ExitStatus};
 use super::groups::{GroupNews, GroupState, ReserveOrder};
 use super::machine_tests::{DRIVER, JOB, World, actor_order, cpus};
 use super::whereabouts::Neighbour;
@@ -36,6 +37,7 @@ fn news(version: u64, state: GroupState) -> GroupNews {
         version,
         state,
         nodes: vec![Some(OWN)],
+        bundles: vec![cpus(1.0)],
         info: Bytes::from(version.to_string()),
     }
 }
@@ -316,4 +318,158 @@ fn a_busy_node_can_be_given_up() {
     assert!(reason.contains("no room now: 1 of \"CPU\" asked, 0 free"), "{reason}");
     world.want(3, Shape::from(Resources::new()).with_strategy(strategy), 1);
     assert!(world.refused().is_empty());
+}
+
+// Leases of other nodes
+
+const VISITOR: ClientId = ClientId(300);
+
+impl World {
+    /// Another node with so many CPUs joins, or says how many are free.
+    fn other_node(&mut self, total: f64) {
+        let node = Neighbour { total: cpus(total), ..neighbour(OTHER, true) };
+        self.machine.on_neighbour(self.now, node);
+        self.settle();
+    }
+
+    fn other_has_free(&mut self, version: u64, total: f64, free: f64) {
+        let report = Report { version, total: cpus(total), available: cpus(free) };
+        self.machine.on_usage(self.now, OTHER, report);
+        self.settle();
+    }
+
+    fn visitor(&mut self) {
+        let (worker_id, role) = (WorkerId::from_bytes([33; 16]), Role::Visitor { drives: None });
+        self.machine.on_registered(self.now, VISITOR, worker_id, role, 7, "/visitor".to_owned());
+        self.settle();
+    }
+
+    /// What the driver was told last of other nodes, by class.
+    fn elsewhere(&mut self) -> Vec<(u64, Vec<(NodeId, Allowance)>)> {
+        let mut told = Vec::new();
+        self.said.retain(|(client, message)| match message {
+            FromRaylet::LeaseElsewhere { class, nodes } => {
+                assert_eq!(*client, DRIVER, "visitors are never sent on");
+                told.push((*class, nodes.clone()));
+                false
+            }
+            _ => true,
+        });
+        told
+    }
+}
+
+#[test]
+fn what_finds_no_room_is_asked_of_nodes_that_have_some_until_it_has() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.other_node(2.0);
+    world.demand(DRIVER, 1, cpus(1.0), 1);
+    world.start_workers();
+    assert_eq!(world.elsewhere(), [], "it has room here");
+    world.demand(DRIVER, 1, cpus(1.0), 5);
+    assert_eq!(world.elsewhere(), [(1, vec![(OTHER, Allowance::Waiting(2))])]);
+    world.other_has_free(1, 2.0, 0.0);
+    assert_eq!(world.elsewhere(), [], "it waits in line there");
+    world.demand(DRIVER, 1, cpus(1.0), 1);
+    assert_eq!(world.elsewhere(), [(1, Vec::new())]);
+}
+
+#[test]
+fn nothing_is_asked_of_a_node_without_room_before_it_says_that_it_has_some() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.other_node(1.0);
+    world.other_has_free(1, 1.0, 0.0);
+    world.demand(DRIVER, 1, cpus(1.0), 2);
+    world.start_workers();
+    assert_eq!(world.elsewhere(), []);
+    world.other_has_free(2, 1.0, 1.0);
+    assert_eq!(world.elsewhere(), [(1, vec![(OTHER, Allowance::Waiting(1))])]);
+    world.machine.on_neighbour(world.now, neighbour(OTHER, false));
+    world.settle();
+    assert_eq!(world.elsewhere(), [(1, Vec::new())], "it is dead");
+}
+
+#[test]
+fn what_only_another_node_can_hold_is_asked_of_it_and_of_nobody_when_it_dies() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.other_node(4.0);
+    world.demand(DRIVER, 1, cpus(3.0), 2);
+    assert_eq!(world.elsewhere(), [(1, vec![(OTHER, Allowance::Waiting(1))])]);
+    world.want(2, Shape::from(cpus(1.0)).with_strategy(Strategy::on_node(OTHER, false)), 2);
+    assert_eq!(world.elsewhere(), [(2, vec![(OTHER, Allowance::Waiting(2))])]);
+    assert_eq!(world.machine.counts().2, 0, "nothing is queued here");
+    world.machine.on_neighbour(world.now, neighbour(OTHER, false));
+    world.settle();
+    let mut told = world.elsewhere();
+    told.sort_unstable_by_key(|(class, _)| *class);
+    assert_eq!(told, [(1, Vec::new()), (2, Vec::new())]);
+    let refused = world.refused();
+    assert_eq!(refused.len(), 1);
+    assert_eq!((refused[0].0, refused[0].1), (2, Unschedulable::NoNode));
+    let infeasible =
+        |(_, message): &(_, FromRaylet)| matches!(message, FromRaylet::LeaseInfeasible { class: 1, .. });
+    assert!(world.said.iter().any(infeasible));
+}
+
+#[test]
+fn what_is_spread_is_shared_with_this_node() {
+    let mut world = World::with_driver(cpus(4.0));
+    world.other_node(4.0);
+    let shape = Shape::from(cpus(1.0)).with_strategy(Strategy::Spread);
+    for target in 1..=4 {
+        world.want(1, shape.clone(), target);
+    }
+    world.start_workers();
+    assert_eq!(world.granted(DRIVER).len(), 2);
+    assert_eq!(world.elsewhere().last(), Some(&(1, vec![(OTHER, Allowance::Held(2))])));
+    world.want(1, shape, 0);
+    assert_eq!(world.elsewhere(), [(1, Vec::new())]);
+}
+
+#[test]
+fn a_visitor_is_served_here_or_waits() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.other_node(4.0);
+    world.visitor();
+    world.demand(VISITOR, 1, cpus(1.0), 3);
+    let here = Shape::from(cpus(0.0)).with_strategy(Strategy::on_node(OWN, false));
+    let (job_id, runtime_env) = (JOB, RuntimeEnv::none());
+    world.tell(VISITOR, ToRaylet::SetLeaseDemand { class: 2, shape: here, job_id, runtime_env, target: 1 });
+    let there = Shape::from(cpus(3.0));
+    let runtime_env = RuntimeEnv::none();
+    world.tell(VISITOR, ToRaylet::SetLeaseDemand { class: 3, shape: there, job_id, runtime_env, target: 1 });
+    world.start_workers();
+    assert_eq!(world.granted(VISITOR).len(), 2);
+    assert_eq!(world.elsewhere(), []);
+    assert!(!world.said.iter().any(|(_, message)| matches!(message, FromRaylet::LeaseInfeasible { .. })));
+    world.machine.on_client_lost(world.now, VISITOR);
+    world.settle();
+    world.end_killed();
+    assert_eq!(world.free(), 1.0, "its leases end with its link");
+    assert!(world.said.iter().any(|(client, message)| *client == DRIVER
+        && matches!(message, FromRaylet::WorkerDied { worker_id, .. } if worker_id.as_bytes() == &[33; 16])));
+}
+
+#[test]
+fn tasks_in_a_group_are_asked_of_the_nodes_of_bundles_that_can_hold_them() {
+    let mut world = World::with_driver(cpus(2.0));
+    world.other_node(4.0);
+    let created = GroupNews {
+        nodes: vec![Some(OWN), Some(OTHER)],
+        bundles: vec![cpus(1.0), cpus(3.0)],
+        ..news(1, GroupState::Created)
+    };
+    world.reserve(&order(1, &[1.0], true)).unwrap();
+    world.want(1, in_group(Some(1), 1.0), 1);
+    world.machine.on_group_news(world.now, created);
+    world.settle();
+    assert_eq!(world.elsewhere(), [(1, vec![(OTHER, Allowance::Waiting(1))])]);
+    world.want(2, in_group(None, 2.0), 1);
+    assert_eq!(world.elsewhere(), [(2, vec![(OTHER, Allowance::Waiting(1))])], "it fits no bundle here");
+    world.want(3, in_group(None, 1.0), 3);
+    world.start_workers();
+    assert_eq!(world.granted(DRIVER).len(), 1);
+    assert_eq!(world.elsewhere(), [(3, vec![(OTHER, Allowance::Waiting(2))])]);
+    world.want(4, in_group(Some(1), 4.0), 1);
+    assert_eq!(world.refused().len(), 1, "it fits no bundle anywhere");
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ray_core::error::{RayError, RayResult};
-use ray_core::id::{ActorId, JobId, LeaseId, PlacementGroupId, TaskId, WorkerId};
+use ray_core::id::{ActorId, JobId, LeaseId, NodeId, PlacementGroupId, TaskId, WorkerId};
 use ray_core::pb::common::DeathCause;
 use ray_core::report::{Inquiry, NodeReport};
 use ray_core::resource::Resources;
 use ray_link::Waker;
 use ray_link::message::LeasedWorker;
+use ray_scheduler::Report;
 use tokio::sync::oneshot;
 
 use super::effect::{ActorOrder, ClientId, RemoteOutcome};
@@ -71,6 +72,8 @@ pub(crate) enum Command {
     GroupsListed(BTreeSet<PlacementGroupId>),
     /// What another node is.
     Neighbour(Neighbour),
+    /// What another node has free.
+    Usage { node_id: NodeId, report: Report },
     /// All nodes that the control plane knows.
     NodesListed(Vec<Neighbour>),
     /// A task by gRPC.

@@ -428,6 +428,7 @@ impl LinkServer {
             Command::GroupUnknown(group_id) => machine.on_group_unknown(now, group_id),
             Command::GroupsListed(listed) => machine.on_groups_listed(now, &listed),
             Command::Neighbour(node) => machine.on_neighbour(now, node),
+            Command::Usage { node_id, report } => machine.on_usage(now, node_id, report),
             Command::NodesListed(nodes) => machine.on_nodes_listed(now, nodes),
             Command::Submit { spec, answer } => reply(answer, machine.on_submit(now, spec)),
             Command::Cancel { task_id, force, answer } => {

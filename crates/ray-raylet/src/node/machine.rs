@@ -325,6 +325,7 @@ impl NodeMachine {
                 message,
                 ToRaylet::SetLeaseDemand { .. }
                     | ToRaylet::ReturnLease { .. }
+                    | ToRaylet::RetireWorker { .. }
                     | ToRaylet::KillWorker { .. }
                     | ToRaylet::DeleteObjects { .. }
                     | ToRaylet::FlushLogs { .. }

@@ -31,6 +31,7 @@ pub(crate) mod pulls;
 mod recall_table;
 pub(crate) mod roster;
 mod session;
+mod shares;
 pub(crate) mod store_port;
 mod submitted;
 pub(crate) mod whereabouts;

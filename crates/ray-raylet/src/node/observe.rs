@@ -27,6 +27,9 @@ impl NodeMachine {
         if let Some(obstacle) = demand.obstacle.as_ref().filter(|_| is_constrained) {
             return obstacle.clone();
         }
+        if let Some(abroad) = &demand.abroad {
+            return abroad.clone();
+        }
         let pool = match demand.shape.constraint.strategy {
             Strategy::Bundle { group_id, index, .. } => Pool::Group { group_id, index },
             Strategy::Default | Strategy::Spread | Strategy::NodeAffinity { .. } => Pool::Node,

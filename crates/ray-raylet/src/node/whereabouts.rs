@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use ray_core::constraint::{Shape, Strategy, WhenBusy};
 use ray_core::id::{NodeId, PlacementGroupId};
-use ray_core::resource::Resources;
+use ray_core::resource::{Amount, CPU, GPU, MEMORY, Resources};
 use ray_link::FromRaylet;
 use ray_link::message::Unschedulable;
-use ray_scheduler::{Decision, GlobalScheduler};
+use ray_scheduler::{Decision, GlobalScheduler, Report};
 
+use super::demand::Demand;
 use super::effect::{ClientId, Effect};
 use super::groups::GroupState;
 use super::machine::NodeMachine;
+use super::shares::{Shares, Site};
 use crate::resource_manager::{Claim, Pool};
 
 /// Nodes that nobody knows and that are remembered as such.
@@ -23,6 +25,8 @@ const MAX_UNKNOWN: usize = 1_000;
 pub(super) enum Whereabouts {
     /// On this node.
     Here(Pool),
+    /// On one of these other nodes.
+    Elsewhere(Vec<NodeId>),
     /// Nowhere now, for this reason; it may change.
     Nowhere(String),
     /// Nowhere as the cluster is, for this reason.
@@ -37,6 +41,9 @@ pub(super) struct Cluster {
     scheduler: GlobalScheduler,
     /// Nodes that were asked for and that this node had not heard of; `true` if the control plane has not either.
     unknown: BTreeMap<NodeId, bool>,
+    /// When each node was last given a share of what is spread, by a count.
+    turns: BTreeMap<NodeId, u64>,
+    turn: u64,
 }
 
 /// A node as the others have to know it.
@@ -78,6 +85,51 @@ impl Cluster {
     fn is_alive(&self, node_id: &NodeId) -> bool {
         self.scheduler.view().node(node_id).is_some_and(|node| node.is_alive())
     }
+
+    /// Whether more nodes are alive than this one.
+    pub(super) fn has_others(&self) -> bool {
+        self.scheduler.view().nodes().filter(|(_, node)| node.is_alive()).nth(1).is_some()
+    }
+
+    /// These nodes have been given more to spread: others come first next time.
+    pub(super) fn note_turns(&mut self, before: &Shares, after: &Shares) {
+        for (node_id, share) in after {
+            if before.get(node_id).is_none_or(|earlier| earlier < share) {
+                self.turn += 1;
+                self.turns.insert(*node_id, self.turn);
+            }
+        }
+        let view = self.scheduler.view();
+        self.turns.retain(|node_id, _| view.node(node_id).is_some_and(|node| node.is_alive()));
+    }
+
+    fn site(&self, node_id: NodeId, need: &Resources, total: &Resources, free: &Resources) -> Site {
+        let wastes_gpu = need.get(GPU).is_zero() && !total.get(GPU).is_zero();
+        let (free, used) = (times(free, need), used(total, free));
+        let turn = self.turns.get(&node_id).copied().unwrap_or(0);
+        Site { node_id, free, capacity: times(total, need), rank: (wastes_gpu, used, turn) }
+    }
+}
+
+/// How often `need` is in `there`.
+fn times(there: &Resources, need: &Resources) -> u32 {
+    let share = |(name, amount): (&str, Amount)| there.get(name).to_raw() / amount.to_raw();
+    need.iter().map(share).min().map_or(u32::MAX, |times| u32::try_from(times).unwrap_or(u32::MAX))
+}
+
+/// How much of what is scarcest is used, in millionths.
+fn used(total: &Resources, free: &Resources) -> u32 {
+    let share = |name: &str| {
+        let total = total.get(name).to_f64();
+        if total > 0.0 { (total - free.get(name).to_f64()) / total } else { 0.0 }
+    };
+    let most = [CPU, GPU, MEMORY].into_iter().map(share).fold(0.0, f64::max);
+    (most.clamp(0.0, 1.0) * 1e6) as u32
+}
+
+/// Nodes are packed in the order of their ids until half full, then spread, as the control plane does with actors.
+const fn packed((wastes_gpu, used, _): (bool, u32, u64)) -> (bool, u32, u64) {
+    (wastes_gpu, if used < 500_000 { 0 } else { used }, 0)
 }
 
 impl NodeMachine {
@@ -125,17 +177,129 @@ impl NodeMachine {
         self.look_again(now);
     }
 
-    /// Demands that found no place may find one now, or none any more.
+    /// Demands that found no place here may find one now, or none any more.
     fn look_again(&mut self, now: Instant) {
-        let waiting: BTreeSet<_> = self
-            .demands
-            .iter()
-            .filter(|(_, demand)| demand.obstacle.is_some())
-            .map(|(&key, _)| key)
-            .collect();
-        if !waiting.is_empty() {
+        let depends = |demand: &Demand| {
+            demand.obstacle.is_some() || demand.abroad.is_some() || !demand.shares.is_empty()
+        };
+        let waiting = self.demands.iter().filter(|(_, demand)| depends(demand)).map(|(&key, _)| key);
+        let waiting: BTreeSet<_> = waiting.collect();
+        if !waiting.is_empty() || !self.queue.is_empty() {
             self.short.extend(waiting);
             self.serve(now);
+        }
+        if !self.cluster.has_others() {
+            // Nobody is asked any more.
+            self.overflow();
+        }
+    }
+
+    /// Another node says what it has free.
+    pub fn on_usage(&mut self, now: Instant, node_id: NodeId, report: Report) {
+        if node_id != self.identity.node_id && self.cluster.scheduler.view_mut().report(&node_id, report) {
+            self.look_again(now);
+        }
+    }
+
+    /// Other nodes that may give leases of this shape, among those that are named.
+    pub(super) fn sites(&self, shape: &Shape, wanted: u32, is_named: impl Fn(&NodeId) -> bool) -> Vec<Site> {
+        let own = self.identity.node_id;
+        let named = self.cluster.scheduler.view().nodes().filter(|(id, _)| **id != own && is_named(id));
+        let site = |(&node_id, node): (&NodeId, &ray_scheduler::Node)| {
+            if shape.constraint.group_id().is_some() {
+                // Its bundles are no part of what it has free, and not told of.
+                return Site { node_id, free: wanted, capacity: wanted, rank: (false, 0, 0) };
+            }
+            let mut site = self.cluster.site(node_id, &shape.resources, node.total(), &node.available());
+            site.rank = packed(site.rank);
+            site
+        };
+        named.filter(|(_, node)| node.is_alive()).map(site).collect()
+    }
+
+    /// Other nodes that may give leases of which this one has none left.
+    pub(super) fn sites_for_overflow(&mut self, shape: &Shape, lacking: u32) -> Vec<Site> {
+        match shape.constraint.strategy {
+            Strategy::Bundle { group_id, index: None, .. } => {
+                let nodes = self.bundle_nodes(group_id, &shape.resources);
+                self.sites(shape, lacking, |node_id| nodes.contains(node_id))
+            }
+            Strategy::NodeAffinity { node_id, when_busy, .. }
+                if node_id == self.identity.node_id && when_busy != WhenBusy::Spill =>
+            {
+                Vec::new()
+            }
+            Strategy::Bundle { .. } => Vec::new(),
+            Strategy::Default | Strategy::Spread | Strategy::NodeAffinity { .. } => {
+                let view = self.cluster.scheduler.view();
+                let allows = |node_id: &NodeId| {
+                    view.node(node_id).is_some_and(|node| shape.constraint.allows(node.labels()))
+                };
+                self.sites(shape, lacking, allows)
+            }
+        }
+    }
+
+    /// All nodes, this one too, on which leases of this shape can be that are to be spread.
+    pub(super) fn sites_to_spread(&self, shape: &Shape) -> Vec<Site> {
+        let (need, own) = (&shape.resources, self.identity.node_id);
+        let view = self.cluster.scheduler.view();
+        let selectors = &shape.constraint.selectors;
+        let selector = selectors.iter().find(|&selector| view.is_feasible(need, Some(selector)));
+        let site = |(&node_id, node): (&NodeId, &ray_scheduler::Node)| {
+            if node_id == own {
+                return self.cluster.site(own, need, self.resources.total(), &self.resources.available());
+            }
+            self.cluster.site(node_id, need, node.total(), &node.available())
+        };
+        let matches = |node: &ray_scheduler::Node| {
+            selectors.is_empty() || selector.is_some_and(|selector| selector.matches(node.labels()))
+        };
+        let living = view.nodes().filter(|(_, node)| node.is_alive() && matches(node));
+        living.map(site).filter(|site| site.capacity > 0).collect()
+    }
+
+    /// The other nodes on which a group has bundles that can hold so much.
+    fn bundle_nodes(&mut self, group_id: PlacementGroupId, need: &Resources) -> BTreeSet<NodeId> {
+        let own = self.identity.node_id;
+        let Some(news) = self.follow_group(group_id) else { return BTreeSet::new() };
+        let places = news.nodes.iter().zip(&news.bundles);
+        let fitting = places.filter(|(_, bundle)| bundle.can_satisfy(need));
+        fitting.filter_map(|(node_id, _)| *node_id).filter(|node_id| *node_id != own).collect()
+    }
+
+    /// Why leases of this shape wait for these nodes.
+    pub(super) fn why_abroad(&self, shape: &Shape, nodes: &[NodeId]) -> String {
+        let no_room = match shape.constraint.strategy {
+            Strategy::Bundle { .. } => None,
+            _ => self.cluster.scheduler.why(shape),
+        };
+        no_room.unwrap_or_else(|| {
+            let names: Vec<_> = nodes.iter().map(ToString::to_string).collect();
+            format!("it is asked of node {}, where it may run", names.join(", "))
+        })
+    }
+
+    /// Where a lease that a process of another node asks for can be: here, or its own node has to look again.
+    pub(super) fn whereabouts_of_visitor(&mut self, shape: &Shape) -> Whereabouts {
+        let found = match shape.constraint.strategy {
+            Strategy::Bundle { group_id, index, .. } => self.in_group(group_id, index, &shape.resources),
+            Strategy::NodeAffinity { node_id, soft, when_busy } if node_id == self.identity.node_id => {
+                self.on_wanted_node(shape, node_id, soft, when_busy)
+            }
+            Strategy::Default | Strategy::Spread | Strategy::NodeAffinity { .. } => {
+                let claim = Claim::from(shape.resources.clone());
+                match self.resources.infeasible(&claim) {
+                    None if shape.constraint.allows(&self.identity.labels) => Whereabouts::Here(Pool::Node),
+                    None => Whereabouts::Nowhere("this node does not carry the labels asked for".to_owned()),
+                    Some(missing) => Whereabouts::Nowhere(missing),
+                }
+            }
+        };
+        match found {
+            Whereabouts::Elsewhere(_) => Whereabouts::Nowhere("it may not run on this node".to_owned()),
+            Whereabouts::Infeasible(reason) => Whereabouts::Nowhere(reason),
+            other => other,
         }
     }
 
@@ -155,22 +319,38 @@ impl NodeMachine {
     fn by_resources(&self, shape: &Shape) -> Whereabouts {
         match self.resources.infeasible(&shape.resources.clone().into()) {
             None => Whereabouts::Here(Pool::Node),
-            Some(missing) => Whereabouts::Infeasible(missing),
+            Some(missing) => {
+                let others = self.feasible_on(&shape.resources, |_| true);
+                if others.is_empty() {
+                    Whereabouts::Infeasible(missing)
+                } else {
+                    Whereabouts::Elsewhere(others)
+                }
+            }
         }
+    }
+
+    /// The living other nodes that have as much, free or not.
+    fn feasible_on(&self, need: &Resources, may: impl Fn(&BTreeMap<String, String>) -> bool) -> Vec<NodeId> {
+        let own = self.identity.node_id;
+        let others =
+            self.cluster.scheduler.view().nodes().filter(|(id, node)| **id != own && node.is_alive());
+        others
+            .filter(|(_, node)| node.total().can_satisfy(need) && may(node.labels()))
+            .map(|(&id, _)| id)
+            .collect()
     }
 
     /// By the first selector that some node fulfils.
     fn by_labels(&self, shape: &Shape) -> Whereabouts {
         let has_room = self.resources.infeasible(&shape.resources.clone().into()).is_none();
-        let view = self.cluster.scheduler.view();
         for selector in &shape.constraint.selectors {
             if has_room && selector.matches(&self.identity.labels) {
                 return Whereabouts::Here(Pool::Node);
             }
-            if view.is_feasible(&shape.resources, Some(selector)) {
-                return Whereabouts::Nowhere(format!(
-                    "it may only run on other nodes than this one: {selector}"
-                ));
+            let others = self.feasible_on(&shape.resources, |labels| selector.matches(labels));
+            if !others.is_empty() {
+                return Whereabouts::Elsewhere(others);
             }
         }
         self.by_view(shape)
@@ -210,19 +390,27 @@ impl NodeMachine {
                 }
             }
         }
-        if soft && (is_own || !self.cluster.is_alive(&node_id)) {
-            let anywhere = shape.clone().with_strategy(Strategy::Default);
-            return self.whereabouts(&anywhere);
+        let view = self.cluster.scheduler.view();
+        let there = view.node(&node_id).filter(|node| {
+            let can = node.total().can_satisfy(&shape.resources) && shape.constraint.allows(node.labels());
+            can && node.is_alive() && !is_own
+        });
+        let has_room = there.map(|node| node.available().can_satisfy(&shape.resources));
+        match (has_room, when_busy) {
+            (None, _) if soft => {}
+            (Some(false), WhenBusy::Spill) => {}
+            (Some(true), _) | (Some(false), WhenBusy::Wait) => return Whereabouts::Elsewhere(vec![node_id]),
+            // Not alive, too small, or busy and not to be waited for.
+            (None, _) | (Some(false), WhenBusy::Fail) => return self.by_view(shape),
         }
-        self.by_view(shape)
+        let anywhere = shape.clone().with_strategy(Strategy::Default);
+        self.whereabouts(&anywhere)
     }
 
     /// What the scheduler says of something that cannot be here.
     fn by_view(&self, shape: &Shape) -> Whereabouts {
         match self.cluster.scheduler.schedule(shape) {
-            Decision::Placed(node_id) => {
-                Whereabouts::Nowhere(format!("it may only run on other nodes than this one: node {node_id}"))
-            }
+            Decision::Placed(node_id) => Whereabouts::Elsewhere(vec![node_id]),
             Decision::Busy => Whereabouts::Nowhere(self.cluster.scheduler.why(shape).unwrap_or_default()),
             Decision::Infeasible { reason } => Whereabouts::Infeasible(reason),
             Decision::Never { reason } => Whereabouts::Never(Unschedulable::NoNode, reason),
@@ -232,8 +420,14 @@ impl NodeMachine {
     fn in_group(&mut self, group_id: PlacementGroupId, index: Option<u32>, need: &Resources) -> Whereabouts {
         let claim = Claim { pool: Pool::Group { group_id, index }, resources: need.clone() };
         if self.resources.is_here(claim.pool) {
-            return match self.resources.infeasible(&claim) {
+            let missing = self.resources.infeasible(&claim);
+            let others = match (&missing, index) {
+                (Some(_), None) => self.bundle_nodes(group_id, need),
+                _ => BTreeSet::new(),
+            };
+            return match missing {
                 None => Whereabouts::Here(claim.pool),
+                Some(_) if !others.is_empty() => Whereabouts::Elsewhere(others.into_iter().collect()),
                 Some(missing) => {
                     let which =
                         index.map_or_else(|| "no bundle".to_owned(), |index| format!("not bundle {index}"));
@@ -259,7 +453,17 @@ impl NodeMachine {
                     Whereabouts::Nowhere(format!("placement group {group_id} is being created"))
                 }
                 GroupState::Created => {
-                    Whereabouts::Nowhere(format!("placement group {group_id} has its bundles on other nodes"))
+                    let bundles = (0..).zip(news.nodes.iter().zip(&news.bundles));
+                    let asked = bundles.filter(|(at, _)| index.is_none_or(|index| index == *at));
+                    let fitting = asked.filter(|(_, (_, bundle))| bundle.can_satisfy(need));
+                    let nodes: BTreeSet<_> = fitting.filter_map(|(_, (node_id, _))| *node_id).collect();
+                    if nodes.is_empty() {
+                        let which = index
+                            .map_or_else(|| "no bundle".to_owned(), |index| format!("not bundle {index}"));
+                        let reason = format!("{need} fits {which} of placement group {group_id}, ever");
+                        return Whereabouts::Never(Unschedulable::NoNode, reason);
+                    }
+                    Whereabouts::Elsewhere(nodes.into_iter().collect())
                 }
                 GroupState::Removed(reason) => {
                     let reason = format!("placement group {group_id} was removed: {reason}");

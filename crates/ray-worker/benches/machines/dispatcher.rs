@@ -78,7 +78,7 @@ impl Node {
             Self { dispatcher, class, now: Instant::now(), sent: VecDeque::new(), out: Vec::new() };
         for number in [1, 2] {
             let lease_id = LeaseId::from_bytes([number; 16]);
-            node.dispatcher.on_lease_granted(class, lease_id, node.now, &mut node.out);
+            node.dispatcher.on_lease_granted(class, None, lease_id, node.now, &mut node.out);
         }
         node.enqueue(TaskId::nil());
         node.reply_to_all();

@@ -181,7 +181,9 @@ impl State {
                 // It has ended meanwhile.
             } else if end.due <= now {
                 let reason = "its task was cancelled with force".to_owned();
-                self.tell_node(&ToRaylet::KillWorker { lease_id: end.lease_id, reason });
+                let at = self.shared.leases.get(&end.lease_id);
+                let node_id = at.map_or(self.me.node_id, |at| at.node_id);
+                self.tell_node_at(core, node_id, &ToRaylet::KillWorker { lease_id: end.lease_id, reason });
                 self.flush(core);
             } else {
                 self.forced_ends.push(end);

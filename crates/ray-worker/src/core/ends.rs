@@ -47,8 +47,8 @@ pub(super) struct Ends {
 #[derive(Debug)]
 struct Suspect {
     worker_id: WorkerId,
-    /// The lease on it that this process held.
-    lease_id: Option<LeaseId>,
+    /// The lease on it that this process held, and its node.
+    lease: Option<(LeaseId, NodeId)>,
     /// Why nobody could connect to it; nothing if a connection was closed.
     unreachable: Option<String>,
     give_up_at: Instant,
@@ -97,6 +97,7 @@ impl State {
     /// Another node is dead or cannot be reached any more: what had leases there has ended, or is about to.
     pub(super) fn on_node_lost(&mut self, core: &CoreWorker, node_id: NodeId, cause: &str) {
         tracing::info!(%node_id, cause, "the link to another node has ended");
+        self.dispatcher.on_node_lost(node_id);
         let there = self.shared.leases.values().filter(|at| at.node_id == node_id);
         for worker_id in there.map(|at| at.worker_id).collect::<Vec<_>>() {
             self.ends.with_node.insert(worker_id, node_id);
@@ -130,7 +131,7 @@ impl State {
         unreachable: Option<String>,
     ) {
         self.drop_connections(core, worker_id);
-        let lease_id = self.on_lease_worker_lost(core, worker_id);
+        let lease = self.on_lease_worker_lost(core, worker_id);
         self.on_actor_worker_lost(core, worker_id);
         self.on_granter_lost(core, worker_id);
         self.execution.on_caller_lost(worker_id);
@@ -138,19 +139,24 @@ impl State {
         if self.cause_of(worker_id).is_some() {
             self.on_worker_dead(core, worker_id);
         } else {
-            self.suspect(worker_id, lease_id, unreachable);
+            self.suspect(worker_id, lease, unreachable);
         }
     }
 
-    fn suspect(&mut self, worker_id: WorkerId, lease_id: Option<LeaseId>, unreachable: Option<String>) {
+    fn suspect(
+        &mut self,
+        worker_id: WorkerId,
+        lease: Option<(LeaseId, NodeId)>,
+        unreachable: Option<String>,
+    ) {
         match self.ends.suspects.iter_mut().find(|suspect| suspect.worker_id == worker_id) {
             Some(suspect) => {
-                suspect.lease_id = suspect.lease_id.or(lease_id);
+                suspect.lease = suspect.lease.or(lease);
                 suspect.unreachable = suspect.unreachable.take().or(unreachable);
             }
             None => {
                 let give_up_at = now() + CAUSE_TIMEOUT;
-                self.ends.suspects.push(Suspect { worker_id, lease_id, unreachable, give_up_at });
+                self.ends.suspects.push(Suspect { worker_id, lease, unreachable, give_up_at });
             }
         }
         self.flush_soon();
@@ -158,11 +164,11 @@ impl State {
 
     /// Decides on the suspects of whom the node has said nothing for long enough.
     pub(super) fn settle_suspects(&mut self, core: &CoreWorker, now: Instant) {
-        for Suspect { worker_id, lease_id, unreachable, .. } in self.ends.take_overdue(now) {
-            if let Some(lease_id) = lease_id {
+        for Suspect { worker_id, lease, unreachable, .. } in self.ends.take_overdue(now) {
+            if let Some((lease_id, node_id)) = lease {
                 // Unless it ends, the node holds the lease for taken.
                 let reason = "the connection of its leaseholder to it was lost".to_owned();
-                self.tell_node(&ToRaylet::KillWorker { lease_id, reason });
+                self.tell_node_at(core, node_id, &ToRaylet::KillWorker { lease_id, reason });
             }
             // It ended before this process could hear of it, or on another node.
             let deserted = || self.is_deserted(worker_id).then(|| "its process ended".to_owned());

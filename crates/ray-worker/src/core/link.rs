@@ -84,14 +84,17 @@ impl State {
             }
             FromRaylet::LeaseInfeasible { class, reason } => self.on_lease_infeasible(class, &reason),
             FromRaylet::RuntimeEnvFailed { class, reason } => {
-                self.on_runtime_env_failed(core, class, &reason);
+                self.on_runtime_env_failed(core, class, None, &reason);
             }
             FromRaylet::LeaseUnschedulable { class, kind, reason } => {
-                self.on_lease_unschedulable(core, class, kind, &reason);
+                self.on_lease_unschedulable(core, class, None, kind, &reason);
             }
             FromRaylet::LeaseContention { class, contended } => {
+                self.on_lease_contention(core, class, None, contended);
+            }
+            FromRaylet::LeaseElsewhere { class, nodes } => {
                 let mut out = Vec::new();
-                self.dispatcher.on_contention(class, contended, now(), &mut out);
+                self.dispatcher.on_elsewhere(class, &nodes, &mut out);
                 self.apply_dispatch(core, out);
             }
             FromRaylet::ObjectCreated { request, result } => self.answer(request, Answer::Created(result)),

@@ -192,6 +192,19 @@ impl State {
             FromRaylet::LogLines { pid, name, is_stderr, lines } => {
                 self.notify(Notification::Log { pid, name, is_stderr, lines });
             }
+            FromRaylet::LeaseGranted { class, lease_id, worker, devices } => {
+                self.on_lease_granted(core, class, lease_id, worker, devices);
+            }
+            FromRaylet::LeaseInfeasible { class, reason } => self.on_lease_infeasible(class, &reason),
+            FromRaylet::RuntimeEnvFailed { class, reason } => {
+                self.on_runtime_env_failed(core, class, Some(node_id), &reason);
+            }
+            FromRaylet::LeaseUnschedulable { class, kind, reason } => {
+                self.on_lease_unschedulable(core, class, Some(node_id), kind, &reason);
+            }
+            FromRaylet::LeaseContention { class, contended } => {
+                self.on_lease_contention(core, class, Some(node_id), contended);
+            }
             FromRaylet::ObjectSpilled { object_id } => self.on_object_spilled(object_id),
             other => {
                 let reason = format!("it told a visitor {other:?}");

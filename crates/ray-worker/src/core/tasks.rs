@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ray_core::constraint::{Shape, Strategy};
 use ray_core::error::RayResult;
-use ray_core::id::{ActorId, LeaseId, ObjectId, TaskId, WorkerId};
+use ray_core::id::{ActorId, LeaseId, NodeId, ObjectId, TaskId, WorkerId};
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::{LeasedWorker, ToRaylet, Unschedulable};
 
@@ -200,27 +200,30 @@ impl State {
                         actions.extend(out);
                     }
                 }
-                Action::SetDemand { class, target } => {
+                Action::SetDemand { class, node, target } => {
                     let shape = self.dispatcher.shape(class).clone();
                     let runtime_env = self.dispatcher.runtime_env(class).clone();
                     let job_id = self.job_id;
                     let demand = ToRaylet::SetLeaseDemand { class, shape, job_id, runtime_env, target };
-                    self.tell_node(&demand);
+                    self.tell_node_at(core, node.unwrap_or(self.me.node_id), &demand);
                 }
                 Action::Return { lease_id } => {
-                    if let Some(worker) = self.shared.leases.remove(&lease_id) {
-                        self.shared.lease_on.remove(&worker.worker_id);
-                    }
-                    self.tell_node(&ToRaylet::ReturnLease { lease_id });
+                    let node_id = self.forget_lease(lease_id);
+                    self.tell_node_at(core, node_id, &ToRaylet::ReturnLease { lease_id });
                 }
                 Action::Retire { lease_id } => {
-                    if let Some(worker) = self.shared.leases.remove(&lease_id) {
-                        self.shared.lease_on.remove(&worker.worker_id);
-                    }
-                    self.tell_node(&ToRaylet::RetireWorker { lease_id });
+                    let node_id = self.forget_lease(lease_id);
+                    self.tell_node_at(core, node_id, &ToRaylet::RetireWorker { lease_id });
                 }
             }
         }
+    }
+
+    /// A lease goes back. Returns the node whose it is.
+    fn forget_lease(&mut self, lease_id: LeaseId) -> NodeId {
+        let Some(worker) = self.shared.leases.remove(&lease_id) else { return self.me.node_id };
+        self.shared.lease_on.remove(&worker.worker_id);
+        worker.node_id
     }
 
     /// Sends a task to the worker of a lease. Returns false if there is no such task any more.
@@ -332,10 +335,26 @@ impl State {
         self.shared.leases.insert(lease_id, at);
         self.shared.lease_on.insert(at.worker_id, lease_id);
         // Before its first task: on one connection, so that they cannot change places.
-        let resources = self.dispatcher.shape(class).resources.clone();
-        self.tell(core, at, &PeerMessage::Leased { resources, devices });
+        if class < self.dispatcher.classes() {
+            let resources = self.dispatcher.shape(class).resources.clone();
+            self.tell(core, at, &PeerMessage::Leased { resources, devices });
+        }
         let mut out = Vec::new();
-        self.dispatcher.on_lease_granted(class, lease_id, now(), &mut out);
+        let node = (at.node_id != self.me.node_id).then_some(at.node_id);
+        self.dispatcher.on_lease_granted(class, node, lease_id, now(), &mut out);
+        self.apply_dispatch(core, out);
+    }
+
+    /// Others wait on a node for what leases of this class take there, or do so no longer.
+    pub(super) fn on_lease_contention(
+        &mut self,
+        core: &CoreWorker,
+        class: u64,
+        node: Option<NodeId>,
+        contended: bool,
+    ) {
+        let mut out = Vec::new();
+        self.dispatcher.on_contention(class, node, contended, now(), &mut out);
         self.apply_dispatch(core, out);
     }
 
@@ -354,10 +373,18 @@ impl State {
     }
 
     /// The tasks of this class that have no worker yet will not get one.
-    pub(super) fn on_runtime_env_failed(&mut self, core: &CoreWorker, class: u64, reason: &str) {
-        for task_id in self.dispatcher.on_class_failed(class) {
+    pub(super) fn on_runtime_env_failed(
+        &mut self,
+        core: &CoreWorker,
+        class: u64,
+        node: Option<NodeId>,
+        reason: &str,
+    ) {
+        let mut out = Vec::new();
+        for task_id in self.dispatcher.on_class_failed(class, node, &mut out) {
             self.finish_task(core, task_id, Err(Failure::RuntimeEnvSetup(reason.to_owned())));
         }
+        self.apply_dispatch(core, out);
     }
 
     /// No lease of this class will ever be granted: what waits for one fails.
@@ -365,6 +392,7 @@ impl State {
         &mut self,
         core: &CoreWorker,
         class: u64,
+        node: Option<NodeId>,
         kind: Unschedulable,
         reason: &str,
     ) {
@@ -374,10 +402,12 @@ impl State {
         if kind == Unschedulable::PlacementGroupRemoved {
             self.removed_classes.insert(class, reason.to_owned());
         }
-        for task_id in self.dispatcher.on_class_failed(class) {
+        let mut out = Vec::new();
+        for task_id in self.dispatcher.on_class_failed(class, node, &mut out) {
             let failure = self.unschedulable(task_id, kind, reason, false);
             self.finish_task(core, task_id, Err(failure));
         }
+        self.apply_dispatch(core, out);
     }
 
     fn unschedulable(&self, task_id: TaskId, kind: Unschedulable, reason: &str, ran: bool) -> Failure {
@@ -501,9 +531,10 @@ impl State {
     /// No connection to the worker of a lease could be made: nothing that was meant for it has run.
     pub(super) fn on_lease_unreachable(&mut self, core: &CoreWorker, worker_id: WorkerId) {
         let Some(lease_id) = self.shared.lease_on.remove(&worker_id) else { return };
-        self.shared.leases.remove(&lease_id);
+        let at = self.shared.leases.remove(&lease_id);
         let reason = "its leaseholder cannot connect to it".to_owned();
-        self.tell_node(&ToRaylet::KillWorker { lease_id, reason });
+        let node_id = at.map_or(self.me.node_id, |at| at.node_id);
+        self.tell_node_at(core, node_id, &ToRaylet::KillWorker { lease_id, reason });
         let mut out = Vec::new();
         for task_id in self.dispatcher.on_lease_lost(lease_id, &mut out).into_iter().rev() {
             self.requeue_first(core, task_id, &mut out);
@@ -513,10 +544,14 @@ impl State {
 
     /// The worker of a lease is gone. The task that ran is tried again if it may be; those behind it
     /// were not started, or may run twice (see `TaskHeader::retriable`), and are queued again. Returns
-    /// the lease.
-    pub(super) fn on_lease_worker_lost(&mut self, core: &CoreWorker, worker_id: WorkerId) -> Option<LeaseId> {
+    /// the lease and its node.
+    pub(super) fn on_lease_worker_lost(
+        &mut self,
+        core: &CoreWorker,
+        worker_id: WorkerId,
+    ) -> Option<(LeaseId, NodeId)> {
         let lease_id = self.shared.lease_on.remove(&worker_id)?;
-        self.shared.leases.remove(&lease_id);
+        let node_id = self.shared.leases.remove(&lease_id)?.node_id;
         let mut out = Vec::new();
         let mut lost = self.dispatcher.on_lease_lost(lease_id, &mut out);
         let ran = lost.pop_front();
@@ -536,7 +571,7 @@ impl State {
             }
         }
         self.apply_dispatch(core, out);
-        Some(lease_id)
+        Some((lease_id, node_id))
     }
 
     /// A call was lost with its actor's process, and is not tried again.

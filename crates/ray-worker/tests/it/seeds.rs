@@ -17,7 +17,7 @@ use ray_core::runtime_env::RuntimeEnv;
 use ray_core::serialize::{self, Container, Plain, ValueParts, ZeroCopyWrite as _};
 use ray_link::frame::VERSION;
 use ray_link::message::{
-    Elsewhere, GcsMethod, JobDescription, LeasedWorker, Role, StoreError, Unschedulable,
+    Allowance, Elsewhere, GcsMethod, JobDescription, LeasedWorker, Role, StoreError, Unschedulable,
 };
 use ray_link::{FromRaylet, ToRaylet};
 use ray_worker::peer_message::{
@@ -300,6 +300,13 @@ fn from_raylet(seeds: &mut Seeds) {
         ("exit", FromRaylet::Exit { reason: text("the end") }),
         ("retire", FromRaylet::Retire { reason: text("it has run enough") }),
         ("object-spilled", FromRaylet::ObjectSpilled { object_id: OBJECT }),
+        (
+            "lease-elsewhere",
+            FromRaylet::LeaseElsewhere {
+                class: 1,
+                nodes: vec![(NODE, Allowance::Waiting(2)), (NODE, Allowance::Held(1))],
+            },
+        ),
         ("node-joined", FromRaylet::NodeJoined { node_id: NODE }),
         ("node-died", FromRaylet::NodeDied { node_id: NODE, cause: text("no heartbeat") }),
     ];
