@@ -246,7 +246,7 @@ def _options_of_this() -> dict[str, list[str]]:
     from ray_rust._private import options
 
     def of(checks: dict[str, Any]) -> list[str]:
-        return sorted(name for name, check in checks.items() if not check.__qualname__.startswith("_only."))
+        return sorted(set(checks) - options.ONLY_DEFAULT)
 
     return {
         "@remote of a function": of(options.TASK_OPTIONS),

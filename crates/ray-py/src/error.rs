@@ -37,8 +37,8 @@ pub(crate) fn raise(py: Python<'_>, error: RayError) -> PyErr {
         RayError::OwnerDied { object_id, owner, cause } => {
             object_lost(py, "OwnerDiedError", object_id, Some(owner), cause)
         }
-        RayError::ObjectStoreFull { .. } => ray_exception(py, "ObjectStoreFullError", text),
-        RayError::OutOfDisk { .. } => ray_exception(py, "OutOfDiskError", text),
+        RayError::ObjectStoreFull { .. } => no_room(py, false, &text),
+        RayError::OutOfDisk { .. } => no_room(py, true, &text),
         RayError::NodeDied { .. } => ray_exception(py, "LocalRayletDiedError", text),
         RayError::AlreadyExists { .. } => ray_exception(py, "ActorAlreadyExistsError", text),
         RayError::Unavailable { .. } => PyConnectionError::new_err(text),
@@ -99,10 +99,7 @@ pub(crate) fn raise_failure(py: Python<'_>, object_id: ObjectId, failure: Failur
             object_lost(py, "ReferenceCountingAssertionError", object_id, None, cause)
         }
         Failure::Lost { object_id, cause } => object_lost(py, "ObjectLostError", object_id, None, cause),
-        Failure::StoreFull { out_of_disk, message } => {
-            let class = if out_of_disk { "OutOfDiskError" } else { "ObjectStoreFullError" };
-            ray_exception(py, class, message)
-        }
+        Failure::StoreFull { out_of_disk, message } => no_room(py, out_of_disk, &message),
         Failure::RuntimeEnvSetup(message) => ray_exception(py, "RuntimeEnvSetupError", message),
         Failure::EndOfStream => {
             let text = format!("the generator task {} ended before this item", object_id.task_id());
@@ -112,6 +109,20 @@ pub(crate) fn raise_failure(py: Python<'_>, object_id: ObjectId, failure: Failur
             ray_exception(py, "RaySystemError", format!("object {object_id} cannot be had: {message}"))
         }
     }
+}
+
+/// There is no room for an object: what happened, and what can be done.
+fn no_room(py: Python<'_>, out_of_disk: bool, what: &str) -> PyErr {
+    let (class, advice) = if out_of_disk {
+        let advice = "drop references that are not needed any more, make room there, or spill to a larger disk by \
+                      init(object_spilling_directory=...)";
+        ("OutOfDiskError", advice)
+    } else {
+        let advice = "drop references, and arrays that were read, that are not needed any more, or give the node more \
+                      memory by init(object_store_memory=...)";
+        ("ObjectStoreFullError", advice)
+    };
+    ray_exception(py, class, format!("{what}. What can be done: {advice}"))
 }
 
 /// An exception of this class of `ray_rust.exceptions`, or what its constructor raised.

@@ -129,10 +129,12 @@ def test_without_recursion_the_children_go_on(cluster, tmp_path, force):
     def parent(keeper):
         child = gated_child.remote(path)
         ray_rust.get(keeper.keep.remote([child]))
+        begin(f"{path}.kept")
         ray_rust.get(child)
 
     ref = parent.remote(keeper)
     exists(f"{path}.started")
+    exists(f"{path}.kept")
     ray_rust.cancel(ref, force=force, recursive=False)
     assert_cancelled(ref)
     open(f"{path}.go", "w").close()

@@ -2,7 +2,9 @@
 
 import json
 import os
+import pathlib
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -302,6 +304,75 @@ def test_a_task_error_is_made_as_in_ray():
     assert isinstance(error.make_dual_exception_instance(), ValueError)
     with pytest.raises(TypeError, match="Final"):
         RayTaskError("f", "Traceback", Final("x")).make_dual_exception_instance()
+
+
+# Which test has what raises a class, in this file unless another is named.
+RAISED = {
+    "ActorAlreadyExistsError": "test_a_name_that_is_taken",
+    "ActorDiedError": "test_the_end_of_an_actor",
+    "ActorHandleNotFoundError": "test_a_handle_of_another_cluster",
+    "ActorPlacementGroupRemoved": "test_placement_groups.test_nothing_starts_in_a_group_that_was_removed",
+    "ActorUnavailableError": "test_an_actor_that_comes_back",
+    "ActorUnschedulableError": (
+        "test_scheduling_strategies.test_an_unknown_node_is_an_error_that_names_it_unless_another_will_do"
+    ),
+    "GetTimeoutError": "test_time_runs_out",
+    "LocalRayletDiedError": "test_the_end_of_the_node",
+    "ObjectLostError": "test_store_full.test_an_object_whose_copy_on_the_disk_is_gone_is_lost",
+    "ObjectRefStreamEndOfStreamError": "test_generators.test_references_are_there_before_their_items",
+    "ObjectStoreFullError": "test_store_full.test_memory_that_readers_keep_cannot_be_given_to_others",
+    "OufOfBandObjectRefSerializationException": "test_out_of_band.test_out_of_band_can_be_forbidden",
+    "OutOfDiskError": "test_store_full.test_a_generator_whose_items_find_no_room_ends_with_the_error",
+    "OutOfMemoryError": "test_memory_that_runs_low",
+    "OwnerDiedError": "test_the_end_of_an_owner",
+    "PendingCallsLimitExceeded": "test_actors.test_no_more_calls_are_pending_than_the_limit",
+    "RaySystemError": "test_concurrent_actors.test_an_unknown_group_is_refused",
+    "RayTaskError": "test_a_task_that_raises_names_its_process",
+    "ReferenceCountingAssertionError": "test_an_object_that_was_freed_behind_ones_back",
+    "RuntimeEnvSetupError": (
+        "test_runtime_env.test_a_package_that_cannot_be_installed_fails_tasks_and_actors_with_the_installers_words"
+    ),
+    "TaskCancelledError": "test_cancel.test_an_argument_that_was_cancelled_is_told_to_who_waits_for_it",
+    "TaskPlacementGroupRemoved": "test_placement_groups.test_nothing_starts_in_a_group_that_was_removed",
+    "TaskUnschedulableError": (
+        "test_scheduling_strategies.test_an_unknown_node_is_an_error_that_names_it_unless_another_will_do"
+    ),
+    "UnserializableException": "test_an_exception_that_only_exists_there_arrives_as_text",
+    "WorkerCrashedError": "test_failures.test_without_retries_the_first_crash_is_the_last",
+}
+# Why nothing raises the others here, which are there for programs that name them.
+NOT_RAISED = {
+    "AsyncioActorExit": "leads out of a call of an async actor that leaves, and reaches nobody",
+    "AuthenticationError": "there are no tokens",
+    "CrossLanguageError": "there is one language",
+    "NodeDiedError": "tasks run on the node of their caller, whose end is LocalRayletDiedError",
+    "ObjectFetchTimedOutError": "objects do not travel between nodes yet",
+    "ObjectFreedError": "nothing frees objects that are referred to: Ray has no public function for it either",
+    "ObjectReconstructionFailedError": "lost objects are not made again yet",
+    "PlasmaObjectNotAvailable": "is for Ray's own processes: those who wait for an object get it, or its failure",
+    "RayActorError": "the base of those that are raised",
+    "RayCgraphCapacityExceeded": "there are no compiled graphs",
+    "RayChannelError": "there are no compiled graphs",
+    "RayChannelTimeoutError": "there are no compiled graphs",
+    "RayDirectTransportError": "tensors travel through the object store",
+    "RayError": "the base of those that are raised",
+    "RpcError": "is for Ray's own processes: who cannot reach the control plane gets ConnectionError",
+    "StreamingGeneratorReplayInconsistentError": "generators are not run again for lost items yet",
+    "UserCodeException": "is raised by libraries only",
+}
+
+
+def test_every_class_has_a_test_that_shows_what_raises_it_or_a_reason():
+    assert sorted([*RAISED, *NOT_RAISED]) == sorted(exceptions.__all__)
+    here = pathlib.Path(__file__)
+    for name, test in RAISED.items():
+        module, _, function = test.rpartition(".")
+        text = (here.with_name(f"{module}.py") if module else here).read_text()
+        _, found, after = text.partition(f"\ndef {function}(")
+        assert found, f"{test}, which is to show {name}, is not there"
+        # It goes up to the next definition that is not inside of it.
+        body = re.split(r"\n(?=\w|@)", after)[0]
+        assert name in body, f"{test} does not speak of {name}"
 
 
 # Raised by what happens

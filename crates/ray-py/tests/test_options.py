@@ -186,6 +186,9 @@ def test_tensors_travel_through_the_object_store():
     ray_rust.method(tensor_transport="object_store")
     with pytest.raises(NotImplementedError, match="tensor_transport"):
         ray_rust.method(tensor_transport="nccl")
+    Actor.options(enable_tensor_transport=False)
+    with pytest.raises(NotImplementedError, match="enable_tensor_transport"):
+        Actor.options(enable_tensor_transport=True)
 
 
 def test_none_takes_an_option_back():

@@ -254,7 +254,8 @@ class PlacementGroups:
     ) -> PlacementGroupID:
         """Registers the group; its resources are reserved later. ValueError if the name is taken.
 
-        A group without a name may not be known to the control plane yet: see `settle`. Each bundle is its resources and what the labels of its node have to be.
+        A group without a name may not be known to the control plane yet: see `settle`. Each bundle is its resources and
+        what the labels of its node have to be.
         """
 
     def wait(self, group_id: PlacementGroupID, timeout: Optional[float]) -> bool:

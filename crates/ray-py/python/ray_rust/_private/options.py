@@ -170,6 +170,12 @@ def _check_tensor_transport(name: str, value: Any) -> None:
         raise NotImplementedError(f"{name}={value!r}: tensors travel through the object store here, as all values do")
 
 
+def _check_no_tensor_transport(name: str, value: Any) -> None:
+    _check_bool(name, value)
+    if value:
+        raise NotImplementedError(f"{name}=True: tensors travel through the object store here, as all values do")
+
+
 def _check_labels(name: str, value: Any) -> None:
     if not isinstance(value, dict):
         raise TypeError(f"{name} has to be a dict, is {value!r}")
@@ -283,7 +289,7 @@ ACTOR_OPTIONS: dict[str, _Check] = {
     "object_store_memory": _check_object_store_memory,
     "concurrency_groups": _check_concurrency_groups,
     "allow_out_of_order_execution": _check_bool,
-    "enable_tensor_transport": _check_bool,
+    "enable_tensor_transport": _check_no_tensor_transport,
     "_actor_generator_backpressure_num_objects": _check_unread_limit,
 }
 
@@ -299,6 +305,9 @@ METHOD_OPTIONS: dict[str, _Check] = {
     "_generator_backpressure_num_objects": _check_unread_limit,
     "_num_objects_per_yield": _integer_from(1),
 }
+
+# Of these only what is the default anyway is accepted.
+ONLY_DEFAULT = frozenset({"enable_tensor_transport", "tensor_transport"})
 
 # Without a value these mean something else than "not given".
 _NONE_IS_REFUSED = frozenset({"get_if_exists", "enable_task_events"})
