@@ -422,3 +422,48 @@ def test_where_a_borrowed_object_is_can_be_asked_without_reading_it(new_cluster)
     [borrowed] = ray_rust.get(worker_on(north).put.remote(1, 5 * MB))
     assert get_object_locations([borrowed])[borrowed]["node_ids"] == [north.node_id]
     assert received(head) == 0
+
+
+@ray_rust.remote
+def make_task(number, size=2 * MB):
+    return np.full(size, number, dtype=np.uint8), ray_rust.get_runtime_context().get_node_id()
+
+
+@ray_rust.remote
+def read_task(value, refs):
+    inner = ray_rust.get(refs[0])
+    return int(value[0][0]), int(inner[0][0]), ray_rust.get_runtime_context().get_node_id()
+
+
+def test_results_and_arguments_of_tasks_on_other_nodes(new_cluster):
+    head, north, south = new_cluster({}, {})
+    before = used(head), used(north), used(south)
+    at_north = make_task.options(scheduling_strategy=on(north))
+    one, two = at_north.remote(1), at_north.remote(2)
+    assert ray_rust.get(read_task.options(scheduling_strategy=on(south)).remote(one, [two])) == (1, 2, south.node_id)
+    assert ray_rust.get(read_task.options(scheduling_strategy=on(head)).remote(one, [two])) == (1, 2, head.node_id)
+    assert ray_rust.get(one)[1] == north.node_id
+    del one, two
+    usage_falls_to(before, head, north, south)
+
+
+def test_readers_of_one_node_are_not_held_up_by_the_death_of_another(new_cluster):
+    head, north, south = new_cluster({}, {})
+    at_north, at_south = worker_on(north), worker_on(south)
+    lost = [at_north.make.remote(number, 5 * MB) for number in range(10)]
+    kept = [at_south.make.remote(number, 5 * MB) for number in range(10)]
+    ray_rust.wait(lost + kept, num_returns=20, fetch_local=False)
+    os.kill(north.pid, signal.SIGSTOP)
+    readers = [threading.Thread(target=ray_rust.wait, args=(lost,), kwargs={"num_returns": 10}) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    assert [int(value[0]) for value in ray_rust.get(kept, timeout=30)] == list(range(10))
+    kill_quietly(north.pid)
+    for reader in readers:
+        reader.join(60)
+        assert not reader.is_alive()
+    for ref in lost:
+        with pytest.raises(ObjectLostError, match=north.node_id):
+            ray_rust.get(ref, timeout=60)
+    del kept
+    usage_falls_to((0,), head)

@@ -25,8 +25,8 @@ pub struct ObjectStoreConfig {
     pub transfer_chunk_bytes: u64,
     /// Objects that are pulled from other nodes at once. Default 16. Lower it where many nodes read from few.
     pub max_pulls: usize,
-    /// Bytes of objects that are pulled at once, unless one alone has more. Default 256 MiB. Lower it if objects
-    /// are spilled while others are pulled.
+    /// Bytes of objects that are pulled at once, unless one alone has more; never more than half of the store.
+    /// Default 256 MiB. Lower it if objects are spilled while others are pulled.
     pub max_pull_bytes: u64,
     /// How long the pull of an object goes on without progress before it is given up, in milliseconds. Default
     /// 30 000. Raise it where nodes are cut off from one another for longer.

@@ -258,7 +258,10 @@ impl StorePort {
         });
         let (pending, creates) = (FxHashMap::default(), FxHashMap::default());
         let (deferred, pull_effects) = (Vec::new(), VecDeque::new());
-        let pulls = PullPort::new(node_id, settings, runtime.clone(), node.clone());
+        // More at once would only wait for room, and keep those waiting who come behind.
+        let max_pull_bytes = settings.max_pull_bytes.min(region.capacity() / 2);
+        let pulled = ObjectStoreConfig { max_pull_bytes, ..settings.clone() };
+        let pulls = PullPort::new(node_id, &pulled, runtime.clone(), node.clone());
         let warming = false;
         Ok(Self {
             table,
