@@ -8,7 +8,8 @@ import pytest
 import ray_rust
 from conftest import is_running, processes_of, wait_until
 from ray_rust.cluster_utils import Cluster
-from ray_rust.exceptions import ActorDiedError, RayError, TaskUnschedulableError
+from ray_rust.exceptions import ActorDiedError, NodeDiedError, RayError, TaskUnschedulableError
+from ray_rust.util import state
 from ray_rust.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray_rust.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -28,6 +29,14 @@ def new_cluster(no_cluster):
     ray_rust.shutdown()
     for cluster in made:
         cluster.shutdown()
+
+
+# Nodes that are killed say nothing: heartbeats are to be missed soon.
+QUICK = {"_system_config": {"health_check_period_ms": 200, "health_check_failure_threshold": 10}}
+
+
+def is_listed_alive(node):
+    return next(row["Alive"] for row in ray_rust.nodes() if row["NodeID"] == node.node_id)
 
 
 def on(node, *, soft=False):
@@ -124,10 +133,11 @@ def test_the_node_of_this_process_is_not_removed(new_cluster):
 
 
 def test_nodes_that_die_are_missed(new_cluster):
-    cluster, other = new_cluster(1, {})
-    os.kill(other.pid, signal.SIGTERM)
+    cluster, other = new_cluster(1, {}, **QUICK)
+    os.kill(other.pid, signal.SIGKILL)
     wait_until(lambda: not other.any_processes_alive())
     assert not cluster.remaining_processes_alive()
+    wait_until(lambda: not is_listed_alive(other), what="the news of its death")
     with pytest.raises(TimeoutError, match=other.node_id):
         cluster.wait_for_nodes(timeout=0.5)
 
@@ -317,11 +327,11 @@ def test_tasks_of_tasks_run_on_other_nodes(new_cluster):
 
 
 def test_a_strict_node_that_is_not_there_is_refused(new_cluster):
-    _, other = new_cluster(1, {})
+    _, other = new_cluster(1, {}, **QUICK)
     ref = place.options(scheduling_strategy=on(other)).remote()
     assert ray_rust.get(ref, timeout=20) == other.node_id
-    os.kill(other.pid, signal.SIGTERM)
-    wait_until(lambda: not next(node for node in ray_rust.nodes() if node["NodeID"] == other.node_id)["Alive"])
+    other.kill_raylet()
+    wait_until(lambda: not is_listed_alive(other), what="the news of its death")
     ref = place.options(scheduling_strategy=on(other)).remote()
     with pytest.raises(TaskUnschedulableError, match=f"{other.node_id}.*not alive"):
         ray_rust.get(ref, timeout=20)
@@ -393,3 +403,128 @@ def test_a_strict_pack_that_no_node_holds_waits_and_says_so(new_cluster):
     group = placement_group([{"CPU": 1}] * 2, strategy="STRICT_PACK")
     assert not group.wait(0.5)
     assert placement_group_table(group)["state"] == "PENDING"
+
+
+# What becomes of what dies
+
+
+def test_tasks_of_a_killed_node_run_elsewhere(new_cluster, gate):
+    cluster, doomed = new_cluster(1, {"resources": {"gizmo": 1}})
+    task = hold.options(resources={"gizmo": 1})
+    ref = task.remote(gate.folder, "1")
+    assert held(gate, 1) == [doomed.node_id]
+    third = cluster.add_node(resources={"gizmo": 1})
+    doomed.kill_raylet()
+    wait_until(lambda: held(gate, 1) == [third.node_id], what="the second attempt")
+    gate.open()
+    assert ray_rust.get(ref, timeout=20) == third.node_id
+
+
+def test_a_task_without_retries_says_which_node_was_killed(new_cluster, gate):
+    _, doomed = new_cluster(1, {"resources": {"gizmo": 1}})
+    ref = hold.options(resources={"gizmo": 1}, max_retries=0).remote(gate.folder, "1")
+    assert held(gate, 1) == [doomed.node_id]
+    doomed.kill_raylet()
+    with pytest.raises(NodeDiedError, match=f"hold.*{doomed.node_id}"):
+        ray_rust.get(ref, timeout=20)
+
+
+def test_a_node_that_is_removed_has_its_tasks_run_elsewhere(new_cluster, gate):
+    cluster, other = new_cluster(1, {})
+    running = hold.options(scheduling_strategy=on(other, soft=True)).remote(gate.folder, "1")
+    refused = hold.options(scheduling_strategy=on(other), max_retries=0).remote(gate.folder, "2")
+    assert held(gate, 1) == [other.node_id]
+    cluster.remove_node(other)
+    wait_until(lambda: held(gate, 1) == [cluster.head_node.node_id], what="the second attempt")
+    gate.open()
+    assert ray_rust.get(running, timeout=20) == cluster.head_node.node_id
+    with pytest.raises(RayError, match=other.node_id):
+        ray_rust.get(refused, timeout=20)
+    cluster.wait_for_nodes()
+
+
+def test_what_has_to_be_on_a_killed_node_is_refused(new_cluster, gate):
+    _, doomed = new_cluster(1, {}, **QUICK)
+    ref = hold.options(scheduling_strategy=on(doomed)).remote(gate.folder, "1")
+    assert held(gate, 1) == [doomed.node_id]
+    doomed.kill_raylet()
+    with pytest.raises(TaskUnschedulableError, match=f"{doomed.node_id}.*not alive"):
+        ray_rust.get(ref, timeout=30)
+
+
+def test_an_actor_of_a_killed_node_lives_on_another(new_cluster):
+    cluster, doomed = new_cluster(1, {"resources": {"gizmo": 1}}, **QUICK)
+    options = {"resources": {"gizmo": 1}, "max_restarts": 1, "max_task_retries": -1}
+    actor = Counter.options(**options).remote()
+    assert ray_rust.get(actor.where.remote())[0] == doomed.node_id
+    third = cluster.add_node(resources={"gizmo": 1})
+    doomed.kill_raylet()
+    assert ray_rust.get(actor.where.remote(), timeout=30)[0] == third.node_id
+
+
+def test_an_actor_that_dies_with_its_node_says_so(new_cluster):
+    _, doomed = new_cluster(1, {}, **QUICK)
+    actor = Counter.options(scheduling_strategy=on(doomed)).remote()
+    ray_rust.get(actor.add.remote())
+    doomed.kill_raylet()
+    with pytest.raises(ActorDiedError, match=doomed.node_id):
+        ray_rust.get(actor.add.remote(), timeout=30)
+
+
+def test_a_killed_driver_leaves_nothing_taken_on_any_node(new_cluster, script, gate):
+    cluster, other = new_cluster(1, {})
+    directory = cluster.head_node.get_temp_dir_path()
+    started = script(
+        "import pathlib, sys, time\n"
+        f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        "import ray_rust\n"
+        "from test_cluster import hold\n"
+        f"ray_rust.init({cluster.address!r}, _temp_dir={directory!r})\n"
+        f"refs = [hold.remote(pathlib.Path({str(gate.folder)!r}), str(number)) for number in range(2)]\n"
+        "print('submitted')\n"
+        "time.sleep(1000)\n"
+    )
+    assert held(gate, 2) == sorted([cluster.head_node.node_id, other.node_id])
+    pids = [int(text.split()[1]) for text in gate.begun().values()]
+    started.process.kill()
+    wait_until(lambda: not any(is_running(pid) for pid in pids), what="the end of its workers")
+    wait_until(lambda: ray_rust.available_resources().get("CPU") == 2, what="the return of its leases")
+    assert ray_rust.get([place.options(scheduling_strategy=on(node)).remote() for node in cluster.list_all_nodes()])
+
+
+# What is told of the cluster
+
+
+def test_the_state_api_knows_all_nodes(new_cluster, gate):
+    cluster, other = new_cluster(1, {})
+    actor = Counter.options(scheduling_strategy=on(other)).remote()
+    ray_rust.get(actor.add.remote())
+    refs = [
+        hold.options(name=f"hold {number}", scheduling_strategy=on(node)).remote(gate.folder, str(number))
+        for number, node in enumerate(cluster.list_all_nodes())
+    ]
+    held(gate, 2)
+    both = sorted([cluster.head_node.node_id, other.node_id])
+    assert sorted(node.node_id for node in state.list_nodes()) == both
+    tasks = {task.name: task for task in state.list_tasks() if task.name.startswith("hold")}
+    assert {name: task.state for name, task in tasks.items()} == {"hold 0": "RUNNING", "hold 1": "RUNNING"}
+    assert sorted(task.node_id for task in tasks.values()) == both
+    assert [row.node_id for row in state.list_actors()] == [other.node_id]
+    workers = state.list_workers(limit=1000)
+    assert len({worker.worker_id for worker in workers}) == len(workers)
+    drivers = [worker for worker in workers if worker.worker_type == "DRIVER"]
+    assert len(drivers) == 1
+    wait_until(lambda: ray_rust.available_resources().get("CPU", 0) == 0)
+    assert ray_rust.cluster_resources()["CPU"] == 2
+    gate.open()
+    ray_rust.get(refs, timeout=20)
+
+
+def test_why_a_task_waits_for_another_node_is_told(new_cluster, gate):
+    _, other = new_cluster(1, {})
+    blocker = hold.options(scheduling_strategy=on(other)).remote(gate.folder, "1")
+    held(gate, 1)
+    ref = place.options(scheduling_strategy=on(other)).remote()
+    wait_until(lambda: other.node_id in state.why(ref), what="a reason that names the node")
+    gate.open()
+    assert ray_rust.get([blocker, ref], timeout=20) == [other.node_id] * 2

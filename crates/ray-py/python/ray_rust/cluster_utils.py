@@ -28,7 +28,6 @@ _DEFAULTS = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 150 * 1024 * 1
 # What Ray's nodes are told and these have no use for.
 _IGNORED = frozenset(
     {
-        "_system_config",
         "dashboard_port",
         "dashboard_host",
         "dashboard_agent_listen_port",
@@ -154,6 +153,18 @@ class Node:
         """Nothing: what a node has spilled goes with its session."""
 
 
+def _heartbeats(system_config: dict[str, Any]) -> dict[str, int]:
+    """What Ray's settings of this kind, all that have a meaning here, say of how soon silent nodes are dead."""
+    period = system_config.get("health_check_period_ms")
+    threshold = system_config.get("health_check_failure_threshold")
+    if period is None and threshold is None:
+        return {}
+    # Unless they are given, as the settings have them.
+    period = 1000 if period is None else int(period)
+    threshold = 10 if threshold is None else int(threshold)
+    return {"heartbeat_interval_ms": period, "node_dead_after_ms": period * max(threshold, 2)}
+
+
 class Cluster:
     """A cluster of nodes on this machine, made for tests."""
 
@@ -205,14 +216,16 @@ class Cluster:
         """Starts a node: the head if there is none yet, else one that joins it.
 
         `node_args` are num_cpus (default 1), num_gpus (default 0), resources, labels, object_store_memory (bytes,
-        default 150 MiB), memory (bytes), port and spill_directory. The node is alive when this returns, with `wait`
-        or without.
+        default 150 MiB), memory (bytes), port and spill_directory. Of a head's `_system_config` this counts how soon
+        a silent node is taken for dead: health_check_period_ms and health_check_failure_threshold. The node is alive
+        when this returns, with `wait` or without.
         """
         from ray_rust._private import node as nodes
 
         del wait
         described = {**_DEFAULTS, **{name: value for name, value in node_args.items() if name not in _IGNORED}}
         temp_dir = nodes.temp_dir(described.pop("temp_dir", None))
+        heartbeats = _heartbeats(described.pop("_system_config", None) or {})
         is_head = self.head_node is None
         described["gcs_address"] = self.gcs_address
         if self._shutdown_at_exit:
@@ -220,7 +233,10 @@ class Cluster:
         if is_head:
             # As in Ray: drivers that name no cluster find this one.
             described["announce"] = True
-        node = Node(nodes.node_config(temp_dir, **described), is_head=is_head)
+        config = nodes.node_config(temp_dir, **described)
+        if heartbeats:
+            config["config"]["gcs"] = heartbeats
+        node = Node(config, is_head=is_head)
         if is_head:
             self.head_node = node
         else:

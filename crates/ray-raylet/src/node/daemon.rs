@@ -60,7 +60,7 @@ const TEMP_DIR: &str = "/tmp/ray_rust";
 /// How long a node waits at its start for the control plane.
 const JOIN_LIMIT: Duration = Duration::from_secs(30);
 /// How long a node that ends waits for the control plane's answer.
-const LEAVE_LIMIT: Duration = Duration::from_millis(200);
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 /// How long services may take to end.
 const SERVICES_LIMIT: Duration = Duration::from_millis(200);
 /// How long processes below the node may take to die of SIGKILL.
