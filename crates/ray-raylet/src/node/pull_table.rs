@@ -12,6 +12,7 @@
 //! ```
 //! There is one pull of an object, whoever asks for it. It ends as soon as nobody does. Those that wait for their turn
 //! take it in the order in which they were asked for; one that goes on after a pause goes first, for it has room already.
+//! One node has half of the turns and bytes at most, counting what rests: if it hangs, the others are still read from.
 //!
 //! # Why nothing waits for ever
 //! A turn ends with the pull, or with a pause. Without progress for [`PullConfig::patience`], or with the death of the
@@ -109,6 +110,12 @@ struct Pull {
     trouble: String,
 }
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Share {
+    pulls: usize,
+    bytes: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Known {
     Alive,
@@ -122,8 +129,10 @@ pub(crate) struct PullTable {
     nodes: BTreeMap<NodeId, Known>,
     pulls: BTreeMap<ObjectId, Pull>,
     by_asker: BTreeMap<Asker, BTreeSet<ObjectId>>,
-    /// Those that wait for their turn, the first in front.
-    queue: BTreeMap<i64, ObjectId>,
+    /// Those that wait for their turn, by node, the first in front.
+    queues: BTreeMap<NodeId, BTreeMap<i64, ObjectId>>,
+    /// How many pulls from a node have or ask for room, and their bytes.
+    shares: BTreeMap<NodeId, Share>,
     paused: BTreeSet<(Instant, ObjectId)>,
     /// Pulls whose turn it is, and their bytes.
     busy: usize,
@@ -142,7 +151,8 @@ impl PullTable {
             nodes: BTreeMap::new(),
             pulls: BTreeMap::new(),
             by_asker: BTreeMap::new(),
-            queue: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            shares: BTreeMap::new(),
             paused: BTreeSet::new(),
             busy: 0,
             busy_bytes: 0,
@@ -172,7 +182,7 @@ impl PullTable {
             self.pulls.get(object_id).is_some_and(|pull| pull.origin.node_id == node_id)
         };
         for (_, object_id) in self.paused.iter().filter(from_it).copied().collect::<Vec<_>>() {
-            self.enqueue(object_id, true);
+            self.enqueue(object_id);
         }
         self.start_next(now, out);
     }
@@ -197,7 +207,7 @@ impl PullTable {
             self.nodes.remove(&forgotten);
         }
         for object_id in self.of_node(node_id) {
-            self.fail_origin(object_id, dead_node(node_id, reason), out);
+            self.fail_origin(now, object_id, dead_node(node_id, reason), out);
         }
         self.start_next(now, out);
     }
@@ -236,7 +246,7 @@ impl PullTable {
         self.by_asker.entry(asker).or_default().insert(object_id);
         if is_new {
             self.paused.insert((now, object_id));
-            self.enqueue(object_id, false);
+            self.enqueue(object_id);
             self.start_next(now, out);
         }
     }
@@ -330,7 +340,7 @@ impl PullTable {
             }
             FetchEnd::Missing => {
                 let cause = format!("node {node_id}, where it was stored, does not have it any more");
-                self.fail_origin(object_id, Refusal::Lost { cause }, out);
+                self.fail_origin(now, object_id, Refusal::Lost { cause }, out);
             }
             FetchEnd::Broken(trouble) => {
                 pull.trouble = trouble;
@@ -364,7 +374,7 @@ impl PullTable {
     pub(crate) fn on_tick(&mut self, now: Instant, out: &mut Vec<PullEffect>) {
         while let Some(&(at, object_id)) = self.paused.first().filter(|(at, _)| *at <= now) {
             self.paused.remove(&(at, object_id));
-            self.enqueue(object_id, true);
+            self.enqueue(object_id);
         }
         self.start_next(now, out);
     }
@@ -381,15 +391,46 @@ impl PullTable {
 
     /// Gives turns to those who wait, as far as there are some.
     fn start_next(&mut self, now: Instant, out: &mut Vec<PullEffect>) {
-        while let Some((&place, &object_id)) = self.queue.first_key_value() {
-            let size = self.pulls.get(&object_id).map_or(0, |pull| pull.origin.size);
+        while let Some((object_id, size)) = self.next_in_turn() {
             let is_full = self.busy >= self.config.max_pulls
                 || self.busy_bytes.saturating_add(size) > self.config.max_bytes;
             if self.busy > 0 && is_full {
                 return;
             }
-            self.queue.remove(&place);
+            self.leave_stage(object_id);
             self.begin(now, object_id, out);
+        }
+    }
+
+    /// The one that waits for longest, of the nodes that have not had their share.
+    fn next_in_turn(&self) -> Option<(ObjectId, u64)> {
+        let fronts = self.queues.iter().filter_map(|(node_id, queue)| {
+            let (&place, object_id) = queue.first_key_value()?;
+            let pull = self.pulls.get(object_id)?;
+            let has_turn = pull.has_room || !self.has_its_share(*node_id, pull.origin.size);
+            has_turn.then_some((place, *object_id, pull.origin.size))
+        });
+        fronts.min().map(|(_, object_id, size)| (object_id, size))
+    }
+
+    fn has_its_share(&self, node_id: NodeId, size: u64) -> bool {
+        self.shares.get(&node_id).is_some_and(|share| {
+            share.pulls >= self.config.max_pulls.div_ceil(2)
+                || share.bytes.saturating_add(size) > self.config.max_bytes / 2
+        })
+    }
+
+    fn take_share(&mut self, Origin { node_id, size }: Origin) {
+        let share = self.shares.entry(node_id).or_default();
+        *share = Share { pulls: share.pulls + 1, bytes: share.bytes + size };
+    }
+
+    fn give_share_back(&mut self, Origin { node_id, size }: Origin) {
+        if let Some(share) = self.shares.get_mut(&node_id) {
+            *share = Share { pulls: share.pulls - 1, bytes: share.bytes - size };
+            if share.pulls == 0 {
+                self.shares.remove(&node_id);
+            }
         }
     }
 
@@ -403,6 +444,9 @@ impl PullTable {
         self.attempts += 1;
         pull.attempt = self.attempts;
         let Pull { has_room, origin, attempt, .. } = *pull;
+        if !has_room {
+            self.take_share(origin);
+        }
         if has_room || !self.is_alive(origin.node_id) {
             self.fetch(now, object_id, out);
         } else {
@@ -423,7 +467,7 @@ impl PullTable {
             }
             Some(Known::Dead(reason)) => {
                 let refusal = dead_node(node_id, reason);
-                self.fail_origin(object_id, refusal, out);
+                self.fail_origin(now, object_id, refusal, out);
             }
             None => {
                 pull.trouble = "this node has not heard of it".to_owned();
@@ -442,10 +486,14 @@ impl PullTable {
                 "node {node_id}, where it is stored, could not be read from for {} s: {trouble}",
                 idle.as_secs()
             );
-            return self.fail_origin(object_id, Refusal::Lost { cause }, out);
+            return self.fail_origin(now, object_id, Refusal::Lost { cause }, out);
         }
         let until = now + pull.pause;
         pull.pause = (pull.pause * 2).min(self.config.pauses.1);
+        if !pull.has_room {
+            let origin = pull.origin;
+            self.give_share_back(origin);
+        }
         self.leave_stage(object_id);
         self.paused.insert((until, object_id));
         if let Some(pull) = self.pulls.get_mut(&object_id) {
@@ -455,7 +503,13 @@ impl PullTable {
 
     /// An object is not to be had where it was looked for: who thought that it is there is refused; for the others
     /// it is looked for where they say.
-    fn fail_origin(&mut self, object_id: ObjectId, refusal: Refusal, out: &mut Vec<PullEffect>) {
+    fn fail_origin(
+        &mut self,
+        now: Instant,
+        object_id: ObjectId,
+        refusal: Refusal,
+        out: &mut Vec<PullEffect>,
+    ) {
         let Some(pull) = self.pulls.get_mut(&object_id) else { return };
         let node_id = pull.origin.node_id;
         let (refused, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -469,32 +523,42 @@ impl PullTable {
         match next {
             Some(origin) => {
                 self.restart(object_id, out);
+                // Its place is in the queue of the other node.
+                self.leave_stage(object_id);
                 if let Some(pull) = self.pulls.get_mut(&object_id) {
                     pull.origin = origin;
+                    pull.stage = Stage::Paused(now);
                 }
+                self.enqueue(object_id);
             }
             None => self.end(object_id, true, out),
         }
     }
 
-    /// Begins a pull anew, as the next whose turn it is.
+    /// Begins a pull anew.
     fn restart(&mut self, object_id: ObjectId, out: &mut Vec<PullEffect>) {
         let Some(pull) = self.pulls.get_mut(&object_id) else { return };
-        if pull.has_room || pull.stage == Stage::Reserving {
+        let origin = pull.origin;
+        let has_share = pull.has_room || pull.stage == Stage::Reserving;
+        (pull.has_room, pull.is_lent, pull.offset, pull.progress_at) = (false, false, 0, None);
+        if has_share {
+            self.give_share_back(origin);
             out.push(PullEffect::Drop { object_id });
         }
-        (pull.has_room, pull.is_lent, pull.offset, pull.progress_at) = (false, false, 0, None);
-        self.enqueue(object_id, true);
+        self.enqueue(object_id);
     }
 
-    fn enqueue(&mut self, object_id: ObjectId, in_front: bool) {
+    /// Lets a pull wait for its turn. Those that have room go first: they have a share already, and who waits for one
+    /// must not keep them waiting.
+    fn enqueue(&mut self, object_id: ObjectId) {
         self.leave_stage(object_id);
+        let in_front = self.pulls.get(&object_id).is_some_and(|pull| pull.has_room);
         let place = if in_front { &mut self.first } else { &mut self.last };
         *place += if in_front { -1 } else { 1 };
         let place = *place;
-        self.queue.insert(place, object_id);
         if let Some(pull) = self.pulls.get_mut(&object_id) {
             pull.stage = Stage::Queued(place);
+            self.queues.entry(pull.origin.node_id).or_default().insert(place, object_id);
         }
     }
 
@@ -502,7 +566,14 @@ impl PullTable {
     fn leave_stage(&mut self, object_id: ObjectId) {
         let Some(pull) = self.pulls.get(&object_id) else { return };
         match pull.stage {
-            Stage::Queued(place) => drop(self.queue.remove(&place)),
+            Stage::Queued(place) => {
+                if let Some(queue) = self.queues.get_mut(&pull.origin.node_id) {
+                    queue.remove(&place);
+                    if queue.is_empty() {
+                        self.queues.remove(&pull.origin.node_id);
+                    }
+                }
+            }
             Stage::Paused(until) => drop(self.paused.remove(&(until, object_id))),
             Stage::Reserving | Stage::Fetching => {
                 self.busy -= 1;
@@ -514,8 +585,11 @@ impl PullTable {
     fn end(&mut self, object_id: ObjectId, dropped: bool, out: &mut Vec<PullEffect>) {
         self.leave_stage(object_id);
         let Some(pull) = self.pulls.remove(&object_id) else { return };
-        if dropped && (pull.has_room || pull.stage == Stage::Reserving) {
-            out.push(PullEffect::Drop { object_id });
+        if pull.has_room || pull.stage == Stage::Reserving {
+            self.give_share_back(pull.origin);
+            if dropped {
+                out.push(PullEffect::Drop { object_id });
+            }
         }
         for &asker in pull.askers.keys() {
             self.forget_asker(asker, object_id);

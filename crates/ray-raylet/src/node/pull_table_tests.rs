@@ -51,10 +51,10 @@ struct Bench {
 }
 
 impl Bench {
-    /// Two living nodes, two pulls and 25 bytes at once.
+    /// Two living nodes; four pulls and 50 bytes at once, and half of that from one node.
     fn new() -> Self {
         let config =
-            PullConfig { max_pulls: 2, max_bytes: 25, patience: PATIENCE, pauses: (PAUSE, 4 * PAUSE) };
+            PullConfig { max_pulls: 4, max_bytes: 50, patience: PATIENCE, pauses: (PAUSE, 4 * PAUSE) };
         let mut bench = Self { table: PullTable::new(config), now: Instant::now() };
         bench.step(|table, now, out| table.on_node_alive(now, NORTH, out));
         bench.step(|table, now, out| table.on_node_alive(now, SOUTH, out));
@@ -101,7 +101,9 @@ impl PullTable {
                 by_asker.entry(asker).or_default().insert(object_id);
             }
             match pull.stage {
-                Stage::Queued(place) => assert_eq!(self.queue.get(&place), Some(&object_id)),
+                Stage::Queued(place) => {
+                    assert_eq!(self.queues[&pull.origin.node_id].get(&place), Some(&object_id));
+                }
                 Stage::Paused(until) => assert!(self.paused.contains(&(until, object_id))),
                 Stage::Reserving => assert!(!pull.has_room),
                 Stage::Fetching => assert!(pull.has_room),
@@ -110,11 +112,23 @@ impl PullTable {
                 (busy, busy_bytes) = (busy + 1, busy_bytes + pull.origin.size);
             }
         }
-        assert_eq!(self.queue.len() + self.paused.len() + busy, self.pulls.len());
+        let queued: usize = self.queues.values().map(BTreeMap::len).sum();
+        assert_eq!(queued + self.paused.len() + busy, self.pulls.len());
+        let mut shares: BTreeMap<NodeId, Share> = BTreeMap::new();
+        for pull in self.pulls.values().filter(|pull| pull.has_room || pull.stage == Stage::Reserving) {
+            let share = shares.entry(pull.origin.node_id).or_default();
+            *share = Share { pulls: share.pulls + 1, bytes: share.bytes + pull.origin.size };
+        }
+        assert_eq!(self.shares, shares);
+        let most = self.config.max_pulls.div_ceil(2);
+        assert!(shares.values().all(|share| share.pulls <= most));
+        assert!(shares.values().all(|share| share.pulls <= 1 || share.bytes <= self.config.max_bytes / 2));
         assert_eq!((self.busy, self.busy_bytes, &self.by_asker), (busy, busy_bytes, &by_asker));
         assert!(busy <= self.config.max_pulls);
         assert!(busy <= 1 || busy_bytes <= self.config.max_bytes);
-        assert!(self.queue.is_empty() || busy > 0, "whoever waits, waits for one that has its turn");
+        let waits_for_room = |pull: &&Pull| matches!(pull.stage, Stage::Paused(_)) && pull.has_room;
+        let rests = self.pulls.values().filter(waits_for_room).count();
+        assert!(queued == 0 || busy + rests > 0, "whoever waits, waits for one that has its turn");
     }
 }
 
@@ -133,7 +147,7 @@ fn an_object_is_pulled_once_whoever_asks() {
 fn the_rest_waits_for_its_turn_in_the_order_in_which_it_came() {
     let mut bench = Bench::new();
     bench.want(ANN, 1, at(NORTH));
-    assert_eq!(bench.want(ANN, 2, at(SOUTH)), [reserve(2, SOUTH, 2)]);
+    assert_eq!(bench.want(ANN, 2, at(NORTH)), [reserve(2, NORTH, 2)]);
     assert_eq!(bench.want(ANN, 3, at(NORTH)), []);
     assert_eq!(bench.want(ANN, 4, at(NORTH)), []);
     bench.room(1);
@@ -142,19 +156,36 @@ fn the_rest_waits_for_its_turn_in_the_order_in_which_it_came() {
 }
 
 #[test]
+fn a_node_that_hangs_leaves_turns_for_the_others() {
+    let mut bench = Bench::new();
+    for n in 1..=4 {
+        bench.want(ANN, n, at(NORTH));
+    }
+    bench.room(1);
+    bench.room(2);
+    assert_eq!(bench.want(ANN, 5, at(SOUTH)), [reserve(5, SOUTH, 3)]);
+    assert_eq!(bench.fetched(1, 1, 0, broken()), [], "what rests keeps its room");
+    assert_eq!(bench.want(ANN, 6, at(SOUTH)), [reserve(6, SOUTH, 4)]);
+    assert_eq!(bench.pass(PAUSE), [fetch(1, NORTH, 5, 0)]);
+}
+
+#[test]
 fn large_objects_wait_for_bytes_but_the_largest_is_pulled_alone() {
     let mut bench = Bench::new();
     let large = Origin { node_id: NORTH, size: 20 };
     let huge = Origin { node_id: NORTH, size: 1000 };
     assert_eq!(bench.want(ANN, 1, large).len(), 1);
-    assert_eq!(bench.want(ANN, 2, at(NORTH)), [], "30 bytes are too many");
+    assert_eq!(bench.want(ANN, 2, at(NORTH)), [], "30 bytes are too many from one node");
     assert_eq!(bench.want(ANN, 3, huge), []);
+    assert_eq!(bench.want(ANN, 4, at(SOUTH)), [reserve(4, SOUTH, 2)]);
     bench.room(1);
     let effects = bench.fetched(1, 1, 20, FetchEnd::Complete);
-    assert_eq!(effects, [PullEffect::Seal { object_id: id(1) }, reserve(2, NORTH, 2)]);
+    assert_eq!(effects, [PullEffect::Seal { object_id: id(1) }, reserve(2, NORTH, 3)]);
     bench.room(2);
-    let effects = bench.fetched(2, 2, SIZE, FetchEnd::Complete);
-    assert_eq!(effects.last(), Some(&PullEffect::Reserve { object_id: id(3), origin: huge, attempt: 3 }));
+    bench.room(4);
+    assert_eq!(bench.fetched(2, 3, SIZE, FetchEnd::Complete), [PullEffect::Seal { object_id: id(2) }]);
+    let effects = bench.fetched(4, 2, SIZE, FetchEnd::Complete);
+    assert_eq!(effects.last(), Some(&PullEffect::Reserve { object_id: id(3), origin: huge, attempt: 4 }));
 }
 
 #[test]
