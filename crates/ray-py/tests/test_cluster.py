@@ -8,7 +8,13 @@ import pytest
 import ray_rust
 from conftest import is_running, processes_of, wait_until
 from ray_rust.cluster_utils import Cluster
-from ray_rust.exceptions import ActorDiedError, NodeDiedError, RayError, TaskUnschedulableError
+from ray_rust.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    RayError,
+    RuntimeEnvSetupError,
+    TaskUnschedulableError,
+)
 from ray_rust.util import state
 from ray_rust.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray_rust.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
@@ -203,7 +209,7 @@ def test_an_actor_process_on_another_node_that_dies_is_told_of(new_cluster):
 # What workers of other nodes print
 
 
-def test_output_of_actors_on_other_nodes_reaches_the_driver(run_script):
+def test_output_of_tasks_and_actors_on_other_nodes_reaches_the_driver(run_script):
     out = run_script(
         "import ray_rust as ray\n"
         "from ray_rust.cluster_utils import Cluster\n"
@@ -213,15 +219,24 @@ def test_output_of_actors_on_other_nodes_reaches_the_driver(run_script):
         "class Printer:\n"
         "    def say(self, text):\n"
         "        print(text)\n"
+        "@ray.remote(num_cpus=0)\n"
+        "def say(text):\n"
+        "    print(text)\n"
+        "@ray.remote\n"
+        "def nested(node):\n"
+        "    ray.get(say.options(scheduling_strategy=node).remote('from node of a task'))\n"
         "nodes = [cluster.add_node(), cluster.add_node()]\n"
         "for number, node in enumerate(nodes):\n"
         "    printer = Printer.options(scheduling_strategy=On(node.node_id, soft=False)).remote()\n"
         "    ray.get(printer.say.remote(f'from node {number}'))\n"
+        "first, second = (On(node.node_id, soft=False) for node in nodes)\n"
+        "ray.get(nested.options(scheduling_strategy=first).remote(second))\n"
         "cluster.shutdown()\n"
     )
     assert sorted(line.split(") ")[1] for line in out.splitlines() if "from node" in line) == [
         "from node 0",
         "from node 1",
+        "from node of a task",
     ]
 
 
@@ -528,3 +543,26 @@ def test_why_a_task_waits_for_another_node_is_told(new_cluster, gate):
     wait_until(lambda: other.node_id in state.why(ref), what="a reason that names the node")
     gate.open()
     assert ray_rust.get([blocker, ref], timeout=20) == [other.node_id] * 2
+
+
+def test_a_runtime_environment_is_made_on_the_node_that_needs_it(new_cluster, tmp_path):
+    _, other = new_cluster(1, {})
+    (tmp_path / "module_of_this_test.py").write_text("value = 42\n")
+    environment = {"env_vars": {"GREETING": "hello"}, "py_modules": [str(tmp_path / "module_of_this_test.py")]}
+
+    @ray_rust.remote(runtime_env=environment, scheduling_strategy=on(other))
+    def look():
+        import module_of_this_test
+
+        return os.environ["GREETING"], module_of_this_test.value, where()
+
+    assert ray_rust.get(look.remote(), timeout=30) == ("hello", 42, other.node_id)
+
+
+def test_an_environment_that_cannot_be_made_there_fails_its_tasks(new_cluster):
+    _, other = new_cluster(1, {})
+    environment = {"working_dir": "https://127.0.0.1:1/nothing.zip"}
+    ref = place.options(runtime_env=environment, scheduling_strategy=on(other)).remote()
+    with pytest.raises(RuntimeEnvSetupError):
+        ray_rust.get(ref, timeout=30)
+    assert ray_rust.get(place.options(scheduling_strategy=on(other)).remote(), timeout=20) == other.node_id

@@ -3,6 +3,7 @@
 mod actors;
 mod grpc;
 mod hostile;
+mod joining;
 mod leases;
 mod node_end;
 mod objects;
