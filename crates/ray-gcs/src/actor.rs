@@ -43,6 +43,8 @@ pub enum DeathKind {
     RuntimeEnvSetupFailed,
     /// Its placement group was removed.
     PlacementGroupRemoved,
+    /// Its node ended its process because memory ran low.
+    OutOfMemory,
 }
 
 impl DeathKind {
@@ -50,7 +52,7 @@ impl DeathKind {
     /// meant to end, or would end in the same way again.
     pub fn may_restart(self) -> bool {
         match self {
-            Self::ProcessExited | Self::Killed | Self::NodeDied => true,
+            Self::ProcessExited | Self::Killed | Self::NodeDied | Self::OutOfMemory => true,
             Self::CreationFailed
             | Self::JobFinished
             | Self::OutOfScope

@@ -422,7 +422,7 @@ enum Step {
     JobFinished,
 }
 
-const KINDS: [DeathKind; 9] = [
+const KINDS: [DeathKind; 10] = [
     DeathKind::ProcessExited,
     DeathKind::CreationFailed,
     DeathKind::Killed,
@@ -432,6 +432,7 @@ const KINDS: [DeathKind; 9] = [
     DeathKind::ExitedByUser,
     DeathKind::Unschedulable,
     DeathKind::RuntimeEnvSetupFailed,
+    DeathKind::OutOfMemory,
 ];
 
 fn any_step() -> impl Strategy<Value = Step> {

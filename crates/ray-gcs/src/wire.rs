@@ -79,6 +79,7 @@ pub(crate) fn death_cause(message: common::DeathCause) -> Checked<DeathCause> {
         Kind::Unschedulable => DeathKind::Unschedulable,
         Kind::RuntimeEnvSetupFailed => DeathKind::RuntimeEnvSetupFailed,
         Kind::PlacementGroupRemoved => DeathKind::PlacementGroupRemoved,
+        Kind::OutOfMemory => DeathKind::OutOfMemory,
     };
     Ok(DeathCause { kind, message: message.message, error: message.error.into() })
 }
@@ -96,6 +97,7 @@ impl From<&DeathCause> for common::DeathCause {
             DeathKind::Unschedulable => Kind::Unschedulable,
             DeathKind::RuntimeEnvSetupFailed => Kind::RuntimeEnvSetupFailed,
             DeathKind::PlacementGroupRemoved => Kind::PlacementGroupRemoved,
+            DeathKind::OutOfMemory => Kind::OutOfMemory,
         };
         Self { kind: kind.into(), message: cause.message.clone(), error: cause.error.to_vec() }
     }

@@ -12,7 +12,7 @@
 use thiserror::Error;
 
 /// Version of everything that travels in frames. Peers of another version are refused.
-pub const VERSION: u8 = 7;
+pub const VERSION: u8 = 8;
 
 /// Length of what precedes the payload, in bytes.
 pub const HEADER_LEN: usize = 8;

@@ -7,7 +7,7 @@ use pyo3::types::{PyBytes, PyDict};
 use ray_core::error::RayError;
 use ray_core::id::{ObjectId, WorkerId};
 use ray_link::message::Unschedulable;
-use ray_worker::value::Failure;
+use ray_worker::value::{ActorEnd, Failure};
 
 use crate::codec::serialization;
 use crate::id::PyTaskId;
@@ -75,7 +75,7 @@ pub(crate) fn raise_failure(py: Python<'_>, object_id: ObjectId, failure: Failur
                 }
             }
         }
-        Failure::ActorDied { actor_id, class_name, cause, placeless: Some(kind), .. } => {
+        Failure::ActorDied { actor_id, class_name, cause, end: ActorEnd::Placeless(kind), .. } => {
             let text = format!("actor {class_name} ({actor_id}) is dead: {cause}");
             match kind {
                 Unschedulable::NoNode => ray_exception(py, "ActorUnschedulableError", text),
@@ -84,8 +84,11 @@ pub(crate) fn raise_failure(py: Python<'_>, object_id: ObjectId, failure: Failur
                 }
             }
         }
-        Failure::ActorDied { actor_id, class_name, cause, error, placeless: None } => {
-            let died = || actor_died(py, (actor_id.hex(), class_name, cause));
+        Failure::ActorDied { actor_id, class_name, cause, end: ActorEnd::OutOfMemory, .. } => {
+            actor_died(py, "ActorEndedForMemory", (actor_id.hex(), class_name, cause))
+        }
+        Failure::ActorDied { actor_id, class_name, cause, error, end: ActorEnd::Other } => {
+            let died = || actor_died(py, "ActorDiedError", (actor_id.hex(), class_name, cause));
             if error.is_empty() { died() } else { actor_died_by(py, &error).unwrap_or_else(|_| died()) }
         }
         Failure::ActorUnavailable { actor_id, cause } => {
@@ -136,9 +139,9 @@ fn exceptions(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
 }
 
 /// The error of a dead actor: its id, its class, and how it died.
-fn actor_died(py: Python<'_>, death: (String, String, String)) -> PyErr {
+fn actor_died(py: Python<'_>, class: &str, death: (String, String, String)) -> PyErr {
     match exceptions(py).and_then(|module| module.getattr("_ActorDeath")?.call1(death)) {
-        Ok(death) => made(py, "ActorDiedError", (death,)),
+        Ok(death) => made(py, class, (death,)),
         Err(error) => error,
     }
 }

@@ -122,6 +122,7 @@ const fn death_kind(kind: death_cause::Kind) -> &'static str {
         death_cause::Kind::Unschedulable => "UNSCHEDULABLE",
         death_cause::Kind::RuntimeEnvSetupFailed => "RUNTIME_ENV_SETUP_FAILED",
         death_cause::Kind::PlacementGroupRemoved => "PLACEMENT_GROUP_REMOVED",
+        death_cause::Kind::OutOfMemory => "OUT_OF_MEMORY",
     }
 }
 

@@ -634,9 +634,44 @@ def test_memory_that_runs_low(little_memory):
 
 def test_memory_that_runs_low_ends_actors_too(little_memory):
     victim = Victim.remote()
-    with pytest.raises(exceptions.ActorDiedError, match="ran low on memory"):
+    with pytest.raises(exceptions.OutOfMemoryError, match=r"Victim.*ran low on memory") as caught:
         while True:
             get(victim.pid.remote())
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert isinstance(error, exceptions.ActorDiedError)
+        assert error.actor_id == victim._actor_id.hex()
+        assert error.message == str(error)
+
+
+def test_an_actor_that_memory_pressure_has_ended_is_made_again(no_cluster, monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_RUST_RAYLET_MEMORY_USAGE_THRESHOLD", "0.000001")
+    monkeypatch.setenv("RAY_RUST_RAYLET_MEMORY_CHECK_INTERVAL_MS", "20")
+    ray.init("local", num_cpus=1)
+    made = tmp_path / "made"
+
+    @ray.remote(max_restarts=2)
+    class Counted:
+        def __init__(self):
+            with open(made, "a") as file:
+                file.write("x")
+
+        def ping(self):
+            return "pong"
+
+    counted = Counted.remote()
+
+    def is_over():
+        try:
+            get(counted.ping.remote())
+        except exceptions.OutOfMemoryError:
+            return True
+        except exceptions.ActorUnavailableError:
+            return False
+        return False
+
+    wait_until(is_over)
+    # At most: one may end before its constructor has run.
+    assert 1 <= len(made.read_text()) <= 3
 
 
 def test_the_end_of_the_node(no_cluster):

@@ -172,6 +172,12 @@ def test_memory_of_the_object_store_is_taken_for_actors_with_a_warning():
         Actor.options(object_store_memory=100)
 
 
+def test_an_actor_that_may_exist_needs_a_name():
+    for call in (Actor, Actor.options(num_cpus=1)):
+        with pytest.raises(ValueError, match="name"):
+            call.options(get_if_exists=True)
+
+
 def test_how_many_calls_a_process_runs_is_said_with_the_function():
     limited = ray_rust.remote(max_calls=2)(lambda: None)
     for call in (limited, limited.options(num_cpus=2)):

@@ -17,9 +17,9 @@
 use std::collections::VecDeque;
 
 use ray_core::id::{TaskId, WorkerId};
-use ray_link::message::Unschedulable;
 
 use crate::reference_counter::Owner;
+use crate::value::ActorEnd;
 
 /// An actor as its callers see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +41,8 @@ pub enum ActorState {
         cause: String,
         /// What its constructor raised, if that was it, as the front end encoded it.
         error: bytes::Bytes,
-        /// Whether it ended for want of a place.
-        placeless: Option<Unschedulable>,
+        /// What kind of end that was.
+        end: ActorEnd,
     },
 }
 
@@ -305,7 +305,7 @@ mod tests {
     }
 
     fn dead() -> ActorState {
-        ActorState::Dead { cause: "killed".to_owned(), error: Bytes::new(), placeless: None }
+        ActorState::Dead { cause: "killed".to_owned(), error: Bytes::new(), end: ActorEnd::Other }
     }
 
     fn sent(out: &[Action]) -> Vec<(TaskId, u64)> {

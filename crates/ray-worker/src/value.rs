@@ -30,6 +30,18 @@ impl From<Failure> for Value {
     }
 }
 
+/// How an actor ended, as far as its callers get an error of its own for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ActorEnd {
+    /// In a way that has none.
+    #[default]
+    Other,
+    /// For want of a place.
+    Placeless(Unschedulable),
+    /// Its node ended it because memory ran low.
+    OutOfMemory,
+}
+
 /// Why an object has no value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Failure {
@@ -60,8 +72,8 @@ pub enum Failure {
         cause: String,
         /// What its constructor raised, if that was it.
         error: Bytes,
-        /// Whether it ended for want of a place.
-        placeless: Option<Unschedulable>,
+        /// What kind of end that was.
+        end: ActorEnd,
     },
     /// The actor's process was lost while it ran the call; the actor may come back.
     ActorUnavailable {

@@ -272,7 +272,9 @@ class ActorClass(Generic[T]):
     """A class to be made with `.remote(...)`, which returns a handle to the new actor at once."""
 
     def __init__(self, actor_class: type, options: dict[str, Any]) -> None:
-        self._set(actor_class, option_checks.check(options, option_checks.ACTOR_OPTIONS, _WHAT))
+        checked = option_checks.check(options, option_checks.ACTOR_OPTIONS, _WHAT)
+        option_checks.refuse_nameless(checked)
+        self._set(actor_class, checked)
 
     def _set(self, actor_class: type, options: dict[str, Any]) -> None:
         self.__ray_actor_class__ = actor_class
@@ -308,6 +310,7 @@ class ActorClass(Generic[T]):
     def options(self, **actor_options: Any) -> _ActorClassWithOptions[T]:
         """This class with other options."""
         merged = option_checks.merge(self._default_options, actor_options, option_checks.ACTOR_OPTIONS, _WHAT)
+        option_checks.refuse_nameless(merged)
         return _ActorClassWithOptions(self, merged)
 
     def _remote(
@@ -317,8 +320,6 @@ class ActorClass(Generic[T]):
         return self.options(**actor_options).remote(*args, **(kwargs or {}))
 
     def _create(self, args: tuple[Any, ...], kwargs: dict[str, Any], options: dict[str, Any]) -> ActorHandle:
-        if options.get("get_if_exists") and "name" not in options:
-            raise ValueError("get_if_exists needs a name")
         self._check_arguments(args, kwargs)
         connection = session.current_session()
         namespace = options.get("namespace", connection.namespace)
@@ -479,6 +480,7 @@ class _ActorClassWithOptions(Generic[T]):
     def options(self, **actor_options: Any) -> _ActorClassWithOptions[T]:
         """These options, overridden by others."""
         merged = option_checks.merge(self._options, actor_options, option_checks.ACTOR_OPTIONS, _WHAT)
+        option_checks.refuse_nameless(merged)
         return _ActorClassWithOptions(self._class, merged)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:

@@ -549,6 +549,10 @@ class ActorEndedWithPlacementGroup(ActorDiedError, ActorPlacementGroupRemoved):
     """The actor's placement group was removed, and the actor is dead for good."""
 
 
+class ActorEndedForMemory(ActorDiedError, OutOfMemoryError):
+    """The node ran out of memory and ended the actor's process, and the actor is dead for good."""
+
+
 class PendingCallsLimitExceeded(RayError):
     """As many calls as allowed (`max_pending_calls`) wait for the actor."""
 

@@ -247,7 +247,9 @@ impl NodeMachine {
         }
         if let Some(mut actor) = self.actors.remove(&actor_id) {
             let ending = actor.ending.take();
-            let cause = ending.unwrap_or_else(|| died(Kind::ProcessExited, cause));
+            let for_memory = self.freeing_memory.contains(&worker_id);
+            let kind = if for_memory { Kind::OutOfMemory } else { Kind::ProcessExited };
+            let cause = ending.unwrap_or_else(|| died(kind, cause));
             self.report_died(&actor, cause);
         }
     }

@@ -127,7 +127,7 @@ pub struct NodeMachine {
     /// Why a worker was told to end, for those who ask how it ended.
     pub(super) kill_reasons: FxHashMap<WorkerId, String>,
     /// Workers that were told to end to free memory, and have not ended yet.
-    freeing_memory: BTreeSet<WorkerId>,
+    pub(super) freeing_memory: BTreeSet<WorkerId>,
     /// Workers that are not connected but known by address.
     pub(super) announced: BTreeMap<WorkerId, LeasedWorker>,
     lease_ids: ChildTaskIds,
@@ -557,7 +557,7 @@ impl NodeMachine {
     pub(super) fn finish_worker(&mut self, now: Instant, worker_id: WorkerId, status: ExitStatus) {
         self.ending.remove(&worker_id);
         self.announced.remove(&worker_id);
-        let out_of_memory = self.freeing_memory.remove(&worker_id);
+        let out_of_memory = self.freeing_memory.contains(&worker_id);
         let cause = match self.kill_reasons.remove(&worker_id) {
             Some(reason) => reason,
             None => status.to_string(),
@@ -565,6 +565,7 @@ impl NodeMachine {
         if let Some(lease_id) = self.leases.of_worker(worker_id) {
             self.on_leased_worker_lost(now, lease_id, worker_id, &cause);
         }
+        self.freeing_memory.remove(&worker_id);
         self.lose_holder(now, worker_id);
         let mut out = Vec::new();
         let worker = self.pool.remove(now, worker_id, &cause, &mut out);

@@ -496,6 +496,22 @@ fn whoever_loses_a_worker_is_told_that_memory_ran_low() {
 }
 
 #[test]
+fn an_actor_that_is_ended_to_free_memory_is_reported_so() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.machine.on_create_actor(world.now, actor_order(1, 0));
+    world.settle();
+    world.start_workers();
+    let (client, worker_id, pid) = world.workers[0];
+    world.tell(client, ToRaylet::ActorCreated { actor_id: actor(1), num_restarts: 0, result: Ok(()) });
+    world.reports();
+    world.machine.on_low_memory(world.now, worker_id, "too much");
+    world.end_process(pid, ExitStatus::Signal(9));
+    let reports = world.reports();
+    let [(_, 0, ActorOutcome::Died(cause))] = &reports[..] else { panic!("{reports:?}") };
+    assert_eq!((cause.kind(), &*cause.message), (Kind::OutOfMemory, "too much"));
+}
+
+#[test]
 fn a_worker_that_only_closes_its_connection_is_killed_after_a_moment() {
     let mut world = World::with_driver(cpus(1.0));
     world.demand(DRIVER, 1, cpus(1.0), 1);

@@ -28,7 +28,7 @@ use crate::peer_message::{ExportedFunction, GeneratorSpec, Kind, RetryExceptions
 use crate::pending_watch::Cause;
 use crate::reference_counter::Owner;
 use crate::task_table::{Call, MethodName, Mishap, PendingTask, TaskState, Verdict};
-use crate::value::Failure;
+use crate::value::{ActorEnd, Failure};
 
 /// How long a call of the control plane may take; the node retries while the GCS is away.
 const GCS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -417,7 +417,7 @@ impl State {
                 self.dead_actors.push_back(actor_id);
                 self.calls_of(actor_id).on_state(
                     u64::MAX,
-                    ActorState::Dead { cause, error: Bytes::new(), placeless: None },
+                    ActorState::Dead { cause, error: Bytes::new(), end: ActorEnd::Other },
                     &mut Vec::new(),
                 );
             } else {
@@ -569,7 +569,12 @@ impl State {
 
     /// An actor that will never be, for nobody has registered it.
     fn on_not_created(&mut self, core: &CoreWorker, actor_id: ActorId, cause: String, error: Bytes) {
-        self.set_actor_state(core, actor_id, u64::MAX, ActorState::Dead { cause, error, placeless: None });
+        self.set_actor_state(
+            core,
+            actor_id,
+            u64::MAX,
+            ActorState::Dead { cause, error, end: ActorEnd::Other },
+        );
     }
 
     /// An argument of a constructor has no value.
@@ -790,12 +795,12 @@ impl State {
             ActorState::Dead { cause, .. } if actor.lacks_environment => {
                 Some(Failure::RuntimeEnvSetup(cause.clone()))
             }
-            ActorState::Dead { cause, error, placeless } => Some(Failure::ActorDied {
+            ActorState::Dead { cause, error, end } => Some(Failure::ActorDied {
                 actor_id,
                 class_name: actor.class_name.clone(),
                 cause: cause.clone(),
                 error: error.clone(),
-                placeless: *placeless,
+                end: *end,
             }),
             ActorState::Alive { .. } => Some(Failure::ActorUnavailable {
                 actor_id,
@@ -821,12 +826,15 @@ fn read_news(info: &ActorInfo) -> RayResult<(ActorId, ActorState)> {
         actor_info::State::Restarting => ActorState::Restarting,
         actor_info::State::Dead => {
             let cause = info.death_cause.clone().unwrap_or_default();
-            let placeless = match cause.kind() {
-                death_cause::Kind::Unschedulable => Some(Unschedulable::NoNode),
-                death_cause::Kind::PlacementGroupRemoved => Some(Unschedulable::PlacementGroupRemoved),
-                _ => None,
+            let end = match cause.kind() {
+                death_cause::Kind::Unschedulable => ActorEnd::Placeless(Unschedulable::NoNode),
+                death_cause::Kind::PlacementGroupRemoved => {
+                    ActorEnd::Placeless(Unschedulable::PlacementGroupRemoved)
+                }
+                death_cause::Kind::OutOfMemory => ActorEnd::OutOfMemory,
+                _ => ActorEnd::Other,
             };
-            ActorState::Dead { cause: cause.message, error: cause.error.into(), placeless }
+            ActorState::Dead { cause: cause.message, error: cause.error.into(), end }
         }
         actor_info::State::DependenciesUnready
         | actor_info::State::PendingCreation

@@ -25,7 +25,7 @@ use ray_worker::peer_message::{
     Returned, StreamItem, Target, TaskHeader, TaskReply, write_arg,
 };
 use ray_worker::reference_counter::Owner;
-use ray_worker::value::{Failure, Value};
+use ray_worker::value::{ActorEnd, Failure, Value};
 
 const TASK: TaskId = TaskId::from_bytes([1; 16]);
 const ACTOR: ActorId = ActorId::from_bytes([2; 16]);
@@ -406,7 +406,7 @@ fn replies(seeds: &mut Seeds) {
         class_name: "A".to_owned(),
         cause: cause(),
         error: error.clone(),
-        placeless: None,
+        end: ActorEnd::OutOfMemory,
     };
     let name = || "f".to_owned();
     let kind = Unschedulable::PlacementGroupRemoved;

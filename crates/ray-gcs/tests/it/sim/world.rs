@@ -472,7 +472,7 @@ impl World {
                 self.driver.killed.contains(&actor.actor_id) || cause.message.contains("not the present one")
             }
             DeathKind::JobFinished => actor.job_id == job(1) && self.driver.finished.contains(&job(1)),
-            DeathKind::ProcessExited | DeathKind::NodeDied => {
+            DeathKind::ProcessExited | DeathKind::NodeDied | DeathKind::OutOfMemory => {
                 // Whoever may be made anew for ever does not die of a crash.
                 !actor.max_restarts.allows_another(actor.num_restarts)
             }

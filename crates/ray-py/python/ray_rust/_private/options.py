@@ -377,6 +377,12 @@ def max_calls(options: dict[str, Any]) -> int:
     return given if given is not None else int(bool(options.get("num_gpus")))
 
 
+def refuse_nameless(options: dict[str, Any]) -> None:
+    """Without a name there is no actor that could exist already."""
+    if options.get("get_if_exists") and "name" not in options:
+        raise ValueError("get_if_exists needs a name")
+
+
 def refuse_max_calls(given: dict[str, Any]) -> None:
     """A process counts the calls of a function, whatever the options of single calls."""
     if "max_calls" in given:
