@@ -41,6 +41,7 @@ pub mod service;
 mod store_tests;
 pub mod stored;
 pub mod task_history;
+pub mod transport;
 pub mod usage_table;
 mod wire;
 

@@ -23,6 +23,7 @@ use crate::node_table::NodeState;
 use crate::placement_group::GroupPhase;
 use crate::raylet_link::RayletLinks;
 use crate::service::{EventReceiver, GcsHandle};
+use crate::transport::LocalNode;
 
 /// Hands a result to whoever waits for it.
 pub(crate) type Reply = Box<dyn FnOnce() + Send>;
@@ -70,12 +71,13 @@ impl Outbox {
         handle: GcsHandle,
         config: &GcsConfig,
         stop: CancellationToken,
+        local: Option<LocalNode>,
     ) -> Self {
         Self {
             store,
             subscribers: Vec::new(),
             max_subscriber_queue: config.max_subscriber_queue,
-            links: RayletLinks::new(handle, config),
+            links: RayletLinks::new(handle, config, local),
             stop,
         }
     }

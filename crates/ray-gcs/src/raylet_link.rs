@@ -19,7 +19,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
 use tracing::{debug, error, warn};
 
@@ -30,6 +30,7 @@ use crate::effects::LinkChange;
 use crate::error::ServiceError;
 use crate::placement_group::BundleOrder;
 use crate::service::GcsHandle;
+use crate::transport::{LocalNode, Transport};
 
 /// Waits between two attempts of a call.
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -42,6 +43,7 @@ pub(crate) struct RayletLinks {
     rpc_timeout: Duration,
     max_order_queue: usize,
     max_message_bytes: usize,
+    local: Option<LocalNode>,
 }
 
 struct Link {
@@ -52,7 +54,7 @@ struct Link {
 }
 
 impl RayletLinks {
-    pub(crate) fn new(handle: GcsHandle, config: &GcsConfig) -> Self {
+    pub(crate) fn new(handle: GcsHandle, config: &GcsConfig, local: Option<LocalNode>) -> Self {
         Self {
             links: HashMap::new(),
             tasks: JoinSet::new(),
@@ -60,6 +62,7 @@ impl RayletLinks {
             rpc_timeout: Duration::from_millis(config.rpc_timeout_ms),
             max_order_queue: config.max_order_queue,
             max_message_bytes: config.max_message_bytes,
+            local,
         }
     }
 
@@ -131,11 +134,14 @@ impl RayletLinks {
         self.links.insert(node_id, Link { address, orders, missed, closed });
     }
 
-    fn client(&self, node_id: NodeId, address: &str) -> Option<RayletServiceClient<Channel>> {
+    fn client(&self, node_id: NodeId, address: &str) -> Option<RayletServiceClient<Transport>> {
+        if let Some(local) = self.local.as_ref().filter(|local| local.address == address) {
+            return Some(RayletServiceClient::new(Transport::Here(local.services.clone())));
+        }
         match Endpoint::from_shared(format!("http://{address}")) {
             Ok(endpoint) => {
                 let endpoint = endpoint.tcp_nodelay(true).connect_timeout(self.rpc_timeout);
-                let client = RayletServiceClient::new(endpoint.connect_lazy());
+                let client = RayletServiceClient::new(Transport::Network(endpoint.connect_lazy()));
                 Some(client.max_encoding_message_size(self.max_message_bytes))
             }
             Err(error) => {
@@ -149,7 +155,7 @@ impl RayletLinks {
 
 struct LinkTask {
     node_id: NodeId,
-    client: RayletServiceClient<Channel>,
+    client: RayletServiceClient<Transport>,
     queue: mpsc::Receiver<NodeOrder>,
     missed: Arc<Notify>,
     closed: CancellationToken,

@@ -37,6 +37,7 @@ use crate::memory_store::InMemoryGcsStore;
 use crate::outbox::{After, Batch, Outbox, Reply};
 use crate::redb_store::RedbGcsStore;
 use crate::stored::StoredTables;
+use crate::transport::LocalNode;
 
 /// Something to do with the tables, and where its result goes.
 trait Step: Send {
@@ -178,17 +179,15 @@ impl Gcs {
     /// # Errors
     /// If the storage cannot be opened or read, or no file is named for a durable one.
     pub async fn start(config: &GcsConfig) -> RayResult<Self> {
-        let store: Arc<dyn GcsStore> = match config.storage {
-            GcsStorage::Memory => Arc::new(InMemoryGcsStore::new()),
-            GcsStorage::Redb => {
-                let path = config.storage_path.as_ref().ok_or_else(|| RayError::Config {
-                    key: "gcs.storage_path".to_owned(),
-                    reason: "has to be set when gcs.storage is \"redb\"".to_owned(),
-                })?;
-                Arc::new(RedbGcsStore::open(path).await?)
-            }
-        };
-        Self::start_on(config, store).await
+        Self::start_on(config, open_store(config).await?).await
+    }
+
+    /// Starts a control plane in the process of one of its nodes, which it calls without the network.
+    ///
+    /// # Errors
+    /// As [`Gcs::start`].
+    pub async fn start_beside(config: &GcsConfig, node: LocalNode) -> RayResult<Self> {
+        Self::launch(config, open_store(config).await?, Some(node)).await
     }
 
     /// Starts a control plane on `store`, with what is kept there.
@@ -196,6 +195,14 @@ impl Gcs {
     /// # Errors
     /// If the store cannot be read.
     pub async fn start_on(config: &GcsConfig, store: Arc<dyn GcsStore>) -> RayResult<Self> {
+        Self::launch(config, store, None).await
+    }
+
+    async fn launch(
+        config: &GcsConfig,
+        store: Arc<dyn GcsStore>,
+        local: Option<LocalNode>,
+    ) -> RayResult<Self> {
         let clock = Clock::start();
         let stored = StoredTables::load(&*store).await?;
         info!(
@@ -212,7 +219,7 @@ impl Gcs {
         let (commits, batches) = mpsc::channel(config.max_commit_queue);
         let handle = GcsHandle { inbox: inbox_sender };
         let stop = CancellationToken::new();
-        let outbox = Outbox::new(store, handle.clone(), config, stop.clone());
+        let outbox = Outbox::new(store, handle.clone(), config, stop.clone(), local);
         commits.try_send(Batch { effects, after: After::Nothing }).map_err(|_| RayError::ShutDown)?;
         let owner = Owner { plane, clock, limits, inbox, commits, stop: stop.clone() };
         let mut tasks = JoinSet::new();
@@ -246,6 +253,19 @@ impl Drop for Gcs {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+async fn open_store(config: &GcsConfig) -> RayResult<Arc<dyn GcsStore>> {
+    Ok(match config.storage {
+        GcsStorage::Memory => Arc::new(InMemoryGcsStore::new()),
+        GcsStorage::Redb => {
+            let path = config.storage_path.as_ref().ok_or_else(|| RayError::Config {
+                key: "gcs.storage_path".to_owned(),
+                reason: "has to be set when gcs.storage is \"redb\"".to_owned(),
+            })?;
+            Arc::new(RedbGcsStore::open(path).await?)
+        }
+    })
 }
 
 /// The only task that can reach the tables.

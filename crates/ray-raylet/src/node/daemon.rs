@@ -21,6 +21,7 @@ use ray_core::pb::gcs;
 use ray_core::pb::raylet::raylet_service_server::RayletServiceServer;
 use ray_core::resource::Resources;
 use ray_gcs::Gcs;
+use ray_gcs::transport::{LocalNode, Transport};
 use ray_link::{Listener, Waker};
 use ray_object_store::grpc::ObjectStoreServiceImpl;
 use ray_object_store::spill::{FileSpill, SpillBackend};
@@ -33,6 +34,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
@@ -291,14 +293,21 @@ impl Services {
             store_capacity: store.capacity(),
             labels: labels(node_id, config),
         };
-        let control_plane = if config.is_head() {
-            Some(Gcs::start(&control_plane_config(config, session.folder())).await?)
+        let chunk_bytes = config.config.object_store.transfer_chunk_bytes;
+        let raylet = RayletServiceServer::new(RayletGrpc::new(handle.clone(), node_id, chunk_bytes))
+            .max_decoding_message_size(usize::MAX);
+        let timeout = Duration::from_millis(config.config.gcs.rpc_timeout_ms);
+        let (control_plane, gcs) = if config.is_head() {
+            let node = LocalNode { address: address.to_string(), services: Routes::new(raylet.clone()) };
+            let settings = control_plane_config(config, session.folder());
+            let control_plane = Gcs::start_beside(&settings, node).await?;
+            let services = Routes::new(control_plane.grpc_service());
+            let gcs = GcsPort::over(Transport::Here(services), timeout, handle.clone());
+            (Some(control_plane), gcs)
         } else {
-            None
+            (None, GcsPort::connect(&gcs_address, timeout, handle.clone())?)
         };
         let (tasks, stop) = (JoinSet::new(), CancellationToken::new());
-        let timeout = Duration::from_millis(config.config.gcs.rpc_timeout_ms);
-        let gcs = GcsPort::new(&gcs_address, timeout, handle.clone())?;
         if !config.is_head()
             && let Some(folder) = gcs.shared_sockets(JOIN_LIMIT).await?
         {
@@ -317,21 +326,17 @@ impl Services {
         let mut services =
             Self { identity, total, store, address, handle, gcs, control_plane, tasks, stop, metrics_port };
         services.tasks.spawn(metrics_server::serve(metrics, services.handle.clone()));
-        services.listen(config, listener);
+        services.listen(raylet, listener);
         Ok(services)
     }
 
-    fn listen(&mut self, config: &NodeConfig, listener: TcpListener) {
-        let chunk_bytes = config.config.object_store.transfer_chunk_bytes;
-        let raylet = RayletGrpc::new(self.handle.clone(), self.identity.node_id, chunk_bytes);
+    fn listen(&mut self, raylet: RayletServiceServer<RayletGrpc>, listener: TcpListener) {
         let objects = Arc::new(NodeObjectStore::new(self.handle.clone()));
         let objects = ObjectStoreServiceImpl::new(objects).into_server();
         let control_plane = self.control_plane.as_ref().map(Gcs::grpc_service);
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let services = Server::builder()
-            .add_service(RayletServiceServer::new(raylet).max_decoding_message_size(usize::MAX))
-            .add_service(objects)
-            .add_optional_service(control_plane);
+        let services =
+            Server::builder().add_service(raylet).add_service(objects).add_optional_service(control_plane);
         let (stop, handle) = (self.stop.clone(), self.handle.clone());
         self.tasks.spawn(async move {
             if let Err(error) = services.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await

@@ -18,12 +18,13 @@ use ray_core::pb::gcs::gcs_service_client::GcsServiceClient;
 use ray_core::pb::raylet::raylet_service_client::RayletServiceClient;
 use ray_core::pb::{common, gcs, raylet};
 use ray_core::wire;
+use ray_gcs::transport::Transport;
 use ray_link::message::{GcsMethod, JobDescription, LeasedWorker};
 use ray_scheduler::Report;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
 use tracing::{debug, info, warn};
 
@@ -152,8 +153,8 @@ pub(crate) struct UsageReport {
 /// Connections to one control plane.
 #[derive(Debug, Clone)]
 pub(crate) struct GcsPort {
-    client: GcsServiceClient<Channel>,
-    channel: Channel,
+    client: GcsServiceClient<Transport>,
+    transport: Transport,
     timeout: Duration,
     node: NodeHandle,
 }
@@ -163,12 +164,17 @@ impl GcsPort {
     ///
     /// # Errors
     /// If that is no address.
-    pub(crate) fn new(address: &str, timeout: Duration, node: NodeHandle) -> RayResult<Self> {
+    pub(crate) fn connect(address: &str, timeout: Duration, node: NodeHandle) -> RayResult<Self> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| RayError::InvalidArgument(format!("{address:?} is no address: {error}")))?;
         let channel = endpoint.connect_timeout(timeout).tcp_nodelay(true).connect_lazy();
-        let client = GcsServiceClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
-        Ok(Self { client, channel, timeout, node })
+        Ok(Self::over(Transport::Network(channel), timeout, node))
+    }
+
+    /// Talks to the control plane that this leads to.
+    pub(crate) fn over(transport: Transport, timeout: Duration, node: NodeHandle) -> Self {
+        let client = GcsServiceClient::new(transport.clone()).max_decoding_message_size(usize::MAX);
+        Self { client, transport, timeout, node }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -316,7 +322,8 @@ impl GcsPort {
     }
 
     async fn pass(&self, method: GcsMethod, body: Bytes) -> Result<Bytes, Status> {
-        let mut client = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+        let mut client =
+            tonic::client::Grpc::new(self.transport.clone()).max_decoding_message_size(usize::MAX);
         client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let path = tonic::codegen::http::uri::PathAndQuery::from_static(path_of(method));
         Ok(client.unary(self.request(body), path, BytesCodec).await?.into_inner())
