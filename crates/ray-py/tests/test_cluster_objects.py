@@ -59,6 +59,7 @@ class Worker:
         return [ray_rust.put(np.full(size, number, dtype=np.uint8))]
 
     def make_after(self, path, size):
+        open(path + ".begun", "w").close()
         while not os.path.exists(path):
             time.sleep(0.01)
         return np.zeros(size, dtype=np.uint8)
@@ -410,6 +411,8 @@ def test_what_a_worker_that_is_killed_owned_elsewhere_is_freed(new_cluster, tmp_
         gate.touch()
         assert ray_rust.get(caller.wait.remote()) == 1
     else:
+        # Its call may not be under way yet when it answers.
+        wait_until(lambda: os.path.exists(f"{gate}.begun"), what="the begin of the call")
         os.kill(pid, signal.SIGSTOP)
         gate.touch()
     wait_until(lambda: used(north) - before > 9 * MB)
