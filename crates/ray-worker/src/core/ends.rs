@@ -99,7 +99,11 @@ impl State {
         tracing::info!(%node_id, cause, "the link to another node has ended");
         self.dispatcher.on_node_lost(node_id);
         let there = self.shared.leases.values().filter(|at| at.node_id == node_id);
-        for worker_id in there.map(|at| at.worker_id).collect::<Vec<_>>() {
+        let mut workers: Vec<_> = there.map(|at| at.worker_id).collect();
+        // The ends of their own connections may have been noticed first.
+        let was_there = |suspect: &&Suspect| suspect.lease.is_some_and(|(_, at)| at == node_id);
+        workers.extend(self.ends.suspects.iter().filter(was_there).map(|suspect| suspect.worker_id));
+        for worker_id in workers {
             self.ends.with_node.insert(worker_id, node_id);
             self.on_worker_died(core, worker_id, cause.to_owned(), false);
         }
