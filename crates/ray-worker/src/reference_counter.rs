@@ -19,7 +19,8 @@
 //! A grant is the owner's promise to keep an object for another process. Before a process hands a
 //! reference to a third one in a *reply*, the owner has to have granted it to the receiver; a
 //! reference in a *request* is covered by the sender until the reply, and by then the receiver has
-//! a grant of its own or has dropped it. Grants are counted, not just noted: a borrower gives back
+//! a grant of its own or has dropped it. If the sender dies before, its grants are gone, the object may be
+//! freed, and the receiver is told so when it asks for the value. Grants are counted, not just noted: a borrower gives back
 //! as many as it has received, so that one on its way to it when it gives up is not lost.
 //! A borrower that dies gives back all, and is granted nothing afterwards, though others that have
 //! not heard of its death may still ask on its behalf.
