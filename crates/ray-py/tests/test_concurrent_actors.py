@@ -429,3 +429,29 @@ def test_a_group_of_an_async_actor_has_a_loop_of_its_own(cluster):
 def test_an_order_that_cannot_be_kept_is_refused(cluster):
     with pytest.raises(ValueError, match="one call at a time"):
         Async.options(allow_out_of_order_execution=False).remote()
+
+
+def test_what_a_call_leaves_to_its_loop_is_done_though_no_other_call_comes(cluster, tmp_path):
+    def touch(path):
+        open(path, "w").close()
+
+    @cluster.remote
+    class Actor:
+        async def soon(self, path):
+            asyncio.get_running_loop().call_soon(touch, path)
+
+        async def later(self, path):
+            asyncio.get_running_loop().call_later(0.01, touch, path)
+
+        async def task(self, path):
+            async def work():
+                await asyncio.sleep(0.01)
+                touch(path)
+
+            self.kept = asyncio.ensure_future(work())
+
+    actor = Actor.remote()
+    for name in ("soon", "later", "task"):
+        path = tmp_path / name
+        cluster.get(getattr(actor, name).remote(str(path)))
+        wait_until(path.exists)

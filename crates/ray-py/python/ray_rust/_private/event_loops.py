@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
+import selectors
 import sys
 import threading
 import types
@@ -32,7 +34,8 @@ class EventLoops:
     def __init__(self, core: _internal.CoreWorker, group_names: Sequence[str]) -> None:
         self._core = core
         self._groups = ["", *group_names]
-        self._loops = {name: asyncio.new_event_loop() for name in self._groups}
+        self._selectors = {name: _ServingSelector() for name in self._groups}
+        self._loops = {name: asyncio.SelectorEventLoop(selector) for name, selector in self._selectors.items()}
         # Replies that were not written when a call ended, by loop: they are, when the loop has done what it can.
         self._unwritten: set[str] = set()
         self._tasks: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = {}
@@ -50,8 +53,7 @@ class EventLoops:
     ) -> None:
         """Starts a call, on the thread of its loop."""
         loop = self._loops[call.group]
-        # A context of its own: what one call sets there, no other sees.
-        task = contextvars.Context().run(_start_task, loop, self._run(call, method, args, kwargs))
+        task = _start_task(loop, self._run(call, method, args, kwargs), getattr(method, "__name__", "call"))
         if not task.done():
             # The loop itself would let go of a task that waits.
             self._tasks[call.key] = (loop, task)
@@ -162,20 +164,66 @@ class EventLoops:
                 if not go_on:
                     loop.stop()
 
-        for descriptor in self._core.loop_descriptors(index):
+        descriptors = self._core.loop_descriptors(index)
+        for descriptor in descriptors:
             loop.add_reader(descriptor, serve)
+        self._selectors[name].serve_by(loop, descriptors, serve)
         loop.call_soon(serve)
         loop.run_forever()
 
 
-def _start_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task that has made its first step already, outside of any other.
+class _ServingSelector(selectors.DefaultSelector):
+    """What a loop waits by, which starts the calls that come while the loop has nothing to do.
+
+    Most of them end with their first step, and so do without a round of the loop, which costs more than they do.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._serve: Optional[Callable[[], None]] = None
+
+    def serve_by(self, loop: asyncio.AbstractEventLoop, descriptors: Sequence[int], serve: Callable[[], None]) -> None:
+        """From now on `serve` is called when only these descriptors are ready."""
+        self._loop = loop
+        self._descriptors = frozenset(descriptors)
+        self._serve = serve
+
+    def select(self, timeout: Optional[float] = None) -> list[tuple[selectors.SelectorKey, int]]:
+        serve = self._serve
+        if serve is None or timeout is not None:
+            ready: list[tuple[selectors.SelectorKey, int]] = super().select(timeout)
+            return ready
+        # The loop has nothing to do, and no timer: it waits for what happens outside.
+        while True:
+            ready = super().select(None)
+            if not all(key.fd in self._descriptors for key, _ in ready):
+                return ready
+            try:
+                serve()
+            except Exception as error:  # noqa: BLE001 - the loop has to go on
+                self._loop.call_exception_handler({"message": "calls could not be started", "exception": error})
+            if self._has_work():
+                return []
+
+    def _has_work(self) -> bool:
+        # Other loops than those of the standard library tell nobody, and look themselves.
+        loop: Any = self._loop
+        return bool(getattr(loop, "_ready", True)) or bool(loop._scheduled) or loop._stopping  # noqa: SLF001
+
+
+def _start_task(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """A task that has made its first step already, outside of any other, in a context of its own.
 
     Most calls end with it, and so do without a round of the loop, which costs more than they do.
     """
+    # A name that is given need not be made.
     if sys.version_info >= (3, 12):
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)
-    task: asyncio.Task[None] = loop.create_task(coroutine)
+        return asyncio.Task(coroutine, loop=loop, name=name, context=contextvars.Context(), eager_start=True)
+    task: asyncio.Task[None]
+    if sys.version_info >= (3, 11):
+        task = asyncio.Task(coroutine, loop=loop, name=name, context=contextvars.Context())
+    else:
+        task = contextvars.Context().run(functools.partial(asyncio.Task, coroutine, loop=loop, name=name))
     # What `eager_start` does since Python 3.12: the step that was queued last is run now. Other loops than
     # those of the standard library have no such queue.
     queue = getattr(loop, "_ready", None)
