@@ -540,6 +540,12 @@ impl PyCoreWorker {
         Ok(unless_gone(py, result)?.unwrap_or(false))
     }
 
+    /// Before the event loop of a group sleeps: whether it has something to serve instead.
+    fn look_for_calls(&self, py: Python<'_>, group: usize) -> PyResult<bool> {
+        let result = py.detach(|| self.core.look_for_calls(group));
+        result.map_err(|error| raise(py, error))
+    }
+
     fn flush_replies(&self) {
         self.core.flush_replies();
     }

@@ -14,6 +14,7 @@ mod codec;
 pub mod concurrency_groups;
 pub mod core;
 pub mod dispatcher;
+pub mod eagerness;
 pub mod memory_store;
 pub mod metrics;
 pub mod object_ref_stream;

@@ -24,6 +24,9 @@ pub struct WorkerConfig {
     /// Longest time between two looks for signals such as Ctrl-C while waiting, in milliseconds.
     /// Default 100.
     pub get_poll_ms: u64,
+    /// How long a thread that waits looks for what comes before it sleeps, if what it waited for last came sooner
+    /// than that, in microseconds; 0: not at all. Default 100. It looks only while the processor is idle.
+    pub look_before_sleep_us: u64,
     /// Whether ended tasks are noted for the state API and the timeline. Default true. Tasks can be left
     /// out one by one by `enable_task_events=False`.
     pub task_events: bool,
@@ -45,6 +48,7 @@ impl Default for WorkerConfig {
             max_inflight_per_worker: 256,
             lease_idle_ms: 50,
             get_poll_ms: 100,
+            look_before_sleep_us: 100,
             task_events: true,
             max_task_events: 10_000,
             report_interval_ms: 1_000,
@@ -62,6 +66,7 @@ impl WorkerConfig {
         in_range("worker.max_inflight_per_worker", self.max_inflight_per_worker, 1, 1_000_000)?;
         in_range("worker.lease_idle_ms", self.lease_idle_ms, 0, MAX_MS)?;
         in_range("worker.get_poll_ms", self.get_poll_ms, 1, 10_000)?;
+        in_range("worker.look_before_sleep_us", self.look_before_sleep_us, 0, 100_000)?;
         in_range("worker.max_task_events", self.max_task_events, 0, 1_000_000)?;
         in_range("worker.report_interval_ms", self.report_interval_ms, 1, MAX_MS)?;
         in_range("worker.pending_warning_ms", self.pending_warning_ms, 0, MAX_MS)

@@ -601,6 +601,9 @@ class CoreWorker:
     def serve_loop(self, group: int) -> bool:
         """Starts the calls that have come for the event loop of a group; False if the loop should end."""
 
+    def look_for_calls(self, group: int) -> bool:
+        """Before the event loop of a group sleeps: whether it has something to serve instead."""
+
     def flush_replies(self) -> None:
         """Writes what was not written yet."""
 

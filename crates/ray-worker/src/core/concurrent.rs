@@ -262,6 +262,11 @@ impl CoreWorker {
     /// What ended this process's membership, if it was not told to exit.
     pub fn serve_loop(self: &Arc<Self>, executor: &dyn Executor, group: usize) -> RayResult<bool> {
         let mut state = self.lock();
+        if group == 0
+            && let Some(since) = state.loop_idle_since.take()
+        {
+            state.eagerness.on_end(since.elapsed());
+        }
         if group == 0 && !state.polling {
             state.execution.set_reads(true);
             self.read_now(&mut state);
@@ -279,6 +284,9 @@ impl CoreWorker {
             let Some(call) = state.execution.concurrent_mut()?.groups.take(group) else {
                 if state.unflushed {
                     state.flush(self);
+                }
+                if group == 0 {
+                    state.loop_idle_since = Some(now());
                 }
                 return Ok(true);
             };

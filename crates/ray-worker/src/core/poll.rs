@@ -18,6 +18,7 @@
 //! longer, and then the next thing that happens wakes it ([`CoreWorker::stir`]). Threads that submit
 //! much read the sockets by themselves now and then ([`CoreWorker::read_between`]).
 
+use std::io;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ use super::{
     CoreWorker, FIRST_LINK_TOKEN, FIRST_PEER_TOKEN, LINK_TOKEN, LISTENER_TOKEN, Listening, NUDGE_TOKEN,
     SOCKETS_TOKEN, WAKER_TOKEN,
 };
+use crate::eagerness::Eagerness;
 use crate::memory_store::WaiterId;
 
 /// How long a thread sleeps that waits for the sockets alone.
@@ -167,10 +169,17 @@ impl CoreWorker {
                 Ok(limit) => limit,
                 Err(end) => break end,
             };
+            let looking_time = state.eagerness.looking_time();
             drop(state);
-            let waited = self.sockets.wait(&mut ready, Some(limit));
+            let began = Instant::now();
+            let waited = match self.look_at_sockets(&mut ready, looking_time.min(limit)) {
+                Ok(()) if ready.is_empty() => self.sockets.wait(&mut ready, Some(limit)),
+                looked => looked,
+            };
+            let took = began.elapsed();
             let interrupted = ready.is_empty() && (patience.interrupted)();
             state = self.lock();
+            state.eagerness.on_end(took);
             if let Err(error) = waited {
                 state.close(RayError::io("cannot wait for sockets", error));
             }
@@ -185,6 +194,44 @@ impl CoreWorker {
         state.polling = false;
         self.hand_over(&mut state);
         (state, Some(end))
+    }
+
+    /// Looks at the sockets again and again, for so long at most and while nothing else wants the processor, until one
+    /// of them is ready.
+    fn look_at_sockets(&self, ready: &mut Vec<Readiness>, looking_time: Duration) -> io::Result<()> {
+        ready.clear();
+        if looking_time.is_zero() {
+            return Ok(());
+        }
+        let (began, mut looked) = (Instant::now(), Duration::ZERO);
+        loop {
+            self.sockets.wait(ready, Some(Duration::ZERO))?;
+            if !ready.is_empty() {
+                return Ok(());
+            }
+            std::thread::yield_now();
+            let now = began.elapsed();
+            if !Eagerness::goes_on(looking_time, looked, now) {
+                return Ok(());
+            }
+            looked = now;
+        }
+    }
+
+    /// Looks for calls of the event loop that reads the sockets, before it sleeps. Returns whether it has something to
+    /// serve.
+    ///
+    /// # Errors
+    /// If the sockets cannot be waited for.
+    pub fn look_for_calls(&self, group: usize) -> RayResult<bool> {
+        let looking_time = self.lock().eagerness.looking_time();
+        if group != 0 || looking_time.is_zero() {
+            return Ok(false);
+        }
+        let mut ready = Vec::new();
+        let looked = self.look_at_sockets(&mut ready, looking_time);
+        looked.map_err(|error| RayError::io("cannot wait for sockets", error))?;
+        Ok(!ready.is_empty())
     }
 
     /// Reads the sockets once, without waiting, if nobody else does: for a thread that submits much

@@ -31,6 +31,7 @@ use super::streams::Streams;
 use super::tasks::Crash;
 use super::{CoreWorker, Notification};
 use crate::dispatcher::Dispatcher;
+use crate::eagerness::Eagerness;
 use crate::memory_store::{MemoryStore, WaiterId};
 use crate::pending_watch::PendingWatch;
 use crate::reference_counter::{Owner, ReferenceCounter};
@@ -104,6 +105,10 @@ pub(super) struct State {
     pub(super) polling: bool,
     /// The background thread is told when the sockets are ready.
     pub(super) armed: bool,
+    /// Whether a thread that waits for the sockets looks before it sleeps.
+    pub(super) eagerness: Eagerness,
+    /// Since when the event loop that reads the sockets has nothing to serve.
+    pub(super) loop_idle_since: Option<Instant>,
     /// Some other thread has read the sockets since the background thread looked.
     pub(super) was_read: bool,
     /// Submissions since the sockets were read by the thread that submits.
@@ -226,6 +231,8 @@ impl State {
             waiters: Vec::new(),
             polling: false,
             armed: true,
+            eagerness: Eagerness::new(Duration::from_micros(config.look_before_sleep_us)),
+            loop_idle_since: None,
             was_read: false,
             submissions: 0,
             ready: Vec::new(),

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _WAIT = 1
 _STOP = 2
 
+# Times that only calls are looked for before everything else that the loop waits for is.
+_LOOKS_IN_A_ROW = 8
+
 _key: contextvars.ContextVar[Optional[int]] = contextvars.ContextVar("ray_rust_running_call", default=None)
 
 
@@ -167,7 +170,7 @@ class EventLoops:
         descriptors = self._core.loop_descriptors(index)
         for descriptor in descriptors:
             loop.add_reader(descriptor, serve)
-        self._selectors[name].serve_by(loop, descriptors, serve)
+        self._selectors[name].serve_by(loop, descriptors, lambda: self._core.look_for_calls(index), serve)
         loop.call_soon(serve)
         loop.run_forever()
 
@@ -181,9 +184,17 @@ class _ServingSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self._serve: Optional[Callable[[], None]] = None
+        self._turns = 0
 
-    def serve_by(self, loop: asyncio.AbstractEventLoop, descriptors: Sequence[int], serve: Callable[[], None]) -> None:
-        """From now on `serve` is called when only these descriptors are ready."""
+    def serve_by(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        descriptors: Sequence[int],
+        look: Callable[[], bool],
+        serve: Callable[[], None],
+    ) -> None:
+        """From now on `serve` is called when `look` finds something, or only these descriptors are ready."""
+        self._look = look
         self._loop = loop
         self._descriptors = frozenset(descriptors)
         self._serve = serve
@@ -195,8 +206,11 @@ class _ServingSelector(selectors.DefaultSelector):
             return ready
         # The loop has nothing to do, and no timer: it waits for what happens outside.
         while True:
-            ready = super().select(None)
-            if not all(key.fd in self._descriptors for key, _ in ready):
+            self._turns += 1
+            # Calls that come without a pause must not hide the rest.
+            if self._turns % _LOOKS_IN_A_ROW == 0 and self._is_foreign(ready := super().select(0)):
+                return ready
+            if not self._look() and self._is_foreign(ready := super().select(None)):
                 return ready
             try:
                 serve()
@@ -204,6 +218,9 @@ class _ServingSelector(selectors.DefaultSelector):
                 self._loop.call_exception_handler({"message": "calls could not be started", "exception": error})
             if self._has_work():
                 return []
+
+    def _is_foreign(self, ready: list[tuple[selectors.SelectorKey, int]]) -> bool:
+        return not all(key.fd in self._descriptors for key, _ in ready)
 
     def _has_work(self) -> bool:
         # Other loops than those of the standard library tell nobody, and look themselves.
