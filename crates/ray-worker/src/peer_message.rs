@@ -350,7 +350,7 @@ impl<'a> TaskHeader<'a> {
                 actor_id: fields.id(ActorId::LEN)?,
                 sequence: fields.u64()?,
                 name: fields.text()?,
-                group: if kind & IN_CONCURRENCY_GROUP == 0 { "" } else { fields.text()? },
+                group: if kind & IN_CONCURRENCY_GROUP == 0 { "" } else { read_group(fields)? },
             },
             other => return Err(damaged(format!("a task of kind {other}"))),
         };
@@ -383,6 +383,14 @@ impl<'a> TaskHeader<'a> {
             generator,
             retry_exceptions,
         })
+    }
+}
+
+/// The name of a concurrency group, which is empty only where it is left out.
+fn read_group<'a>(fields: &mut Fields<'a>) -> RayResult<&'a str> {
+    match fields.text()? {
+        "" => Err(damaged("a call in a concurrency group without a name".to_owned())),
+        name => Ok(name),
     }
 }
 
@@ -727,6 +735,18 @@ mod tests {
             generator: None,
             retry_exceptions: RetryExceptions::Never,
         }
+    }
+
+    #[test]
+    fn a_concurrency_group_without_a_name_is_damage() {
+        let method = Target::Method { actor_id: ActorId::random(), sequence: 1, name: "add", group: "disks" };
+        let mut bytes = Vec::new();
+        header(method).write(&mut bytes);
+        // The name, and its length in front of it.
+        let at = bytes.windows(5).position(|part| part == b"disks").unwrap();
+        let nameless = [&bytes[..at - 4], &[0; 4], &bytes[at + 5..]].concat();
+        assert!(TaskHeader::split(&bytes).is_ok());
+        assert!(TaskHeader::split(&nameless).is_err());
     }
 
     #[test]
