@@ -679,6 +679,9 @@ fn describe_node<'py>(py: Python<'py>, node: &NodeInfo) -> PyResult<Bound<'py, P
     // One process and one port serve what in Ray are several.
     described.set_item("ObjectStoreSocketName", &node.socket_path)?;
     described.set_item("ObjectManagerPort", port.parse::<u16>().unwrap_or(0))?;
+    for absent in ["DashboardAgentListenPort", "MetricsAgentPort"] {
+        described.set_item(absent, 0)?;
+    }
     described.set_item("RuntimeEnvAgentPort", port.parse::<u16>().unwrap_or(0))?;
     described.set_item("DeathReason", if alive { None } else { Some(&node.death_reason) })?;
     described.set_item("DeathReasonMessage", if alive { None } else { Some(&node.death_reason) })?;

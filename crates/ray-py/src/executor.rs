@@ -634,7 +634,7 @@ fn split_results<'py>(
     name: &str,
 ) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let not_iterable = |_| {
-        PyValueError::new_err(format!(
+        PyTypeError::new_err(format!(
             "{name} has num_returns={expected} and so has to return as many values, but it returned one that \
              cannot be iterated over"
         ))

@@ -12,6 +12,8 @@ import pickle, sys
 import ray
 import ray.exceptions, ray.actor, ray.remote_function, ray.runtime_context, ray.types, ray.job_config
 import ray.util.actor_pool
+import ray.util.placement_group
+from ray.util.placement_group import PlacementGroup
 from ray.util import ActorPool
 from ray.exceptions import RayTaskError
 from ray.experimental import internal_kv
@@ -24,6 +26,8 @@ assert ray is ray_rust and ray.util is ray_rust.util
 assert sys.modules["ray.util.actor_pool"] is sys.modules["ray_rust.util.actor_pool"]
 assert ActorPool is ray_rust.util.ActorPool and RayTaskError is ray_rust.exceptions.RayTaskError
 assert worker is ray_rust._private.worker
+# A function with the name of its module.
+assert ray.util.placement_group is sys.modules["ray.util.placement_group"].placement_group
 assert ray.__spec__.name == "ray_rust" and ray.util.__spec__.name == "ray_rust.util"
 assert isinstance(pickle.loads(pickle.dumps(ray.JobID.nil())), ray_rust.JobID)
 

@@ -500,6 +500,21 @@ def test_a_group_is_used_removed_and_told_of_before_the_control_plane_has_answer
             gone.wait(30)
 
 
+def test_tasks_know_their_group(make_group):
+    @ray.remote(num_cpus=0)
+    def own():
+        context = ray.get_runtime_context()
+        captures = context.should_capture_child_tasks_in_placement_group
+        return context.get_placement_group_id(), context.current_placement_group_id, captures
+
+    group = make_group([{"CPU": 1}])
+    assert ray.get(own.options(scheduling_strategy=within(group)).remote()) == (group.id.hex(), group.id, False)
+    capturing = own.options(scheduling_strategy=within(group, capture=True))
+    assert ray.get(capturing.remote())[2] is True
+    assert ray.get(own.remote()) == (None, ray.PlacementGroupID.nil(), False)
+    assert ray.get_runtime_context().get_placement_group_id() is None
+
+
 def test_many_groups_come_and_go(make_group):
     for _ in range(5):
         groups = [make_group([{"CPU": 0.01}]) for _ in range(40)]

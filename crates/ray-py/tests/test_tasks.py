@@ -592,3 +592,15 @@ def test_a_worker_that_is_lost_while_leases_change_hands_costs_no_result(cluster
         victims = [str(tmp_path / f"{turn}-{number}") for number in range(6)]
         counts = [counter.count.remote(100, victim) for counter, victim in zip(counters, victims)]
         assert cluster.get(counts, timeout=60) == [100] * 6
+
+
+def test_as_many_results_as_promised_have_to_be_returned(cluster):
+    @cluster.remote(num_returns=2)
+    def give(value):
+        return value
+
+    assert cluster.get(give.remote((1, 2))) == [1, 2]
+    with pytest.raises(ValueError, match="returned 3 values"):
+        cluster.get(give.remote([1, 2, 3])[0])
+    with pytest.raises(TypeError, match="cannot be iterated over"):
+        cluster.get(give.remote(1)[1])

@@ -6,6 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Optional
 
+from ray_rust._internal import PlacementGroupID
 from ray_rust._private import session
 
 if TYPE_CHECKING:
@@ -104,6 +105,17 @@ class RuntimeContext:
         from ray_rust.actor import handle_from_metadata
 
         return handle_from_metadata(actor_id, own[2])
+
+    def get_placement_group_id(self) -> Optional[str]:
+        """Of the placement group in which the task or actor call runs; None outside of any."""
+        current = _core("the placement group").placement_groups.current()
+        return None if current is None else current[0].hex()
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether what this code submits runs in the same placement group unless it says otherwise."""
+        current = session.connected_core().placement_groups.current()
+        return current is not None and current[1]
 
     def is_canceled(self) -> bool:
         """Whether the task that runs was cancelled, so that it may end in order.
@@ -211,6 +223,13 @@ class RuntimeContext:
         if session.current_session().is_driver:
             raise AssertionError("actor_id is there in tasks and actors only: this process is a driver")
         return session.connected_core().current_actor_id()
+
+    @property
+    def current_placement_group_id(self) -> PlacementGroupID:
+        """Deprecated: use `get_placement_group_id`. Nil outside of any group."""
+        _deprecated("current_placement_group_id", "get_placement_group_id()")
+        current = session.connected_core().placement_groups.current()
+        return PlacementGroupID.nil() if current is None else current[0]
 
     def get_resource_ids(self) -> dict[str, list[str]]:
         """Deprecated: use `get_accelerator_ids`."""

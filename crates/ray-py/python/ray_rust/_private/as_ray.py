@@ -53,8 +53,21 @@ class _Finder(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(
                 f"no module named {fullname!r}: {ALIAS} is {REAL} in this process, which has no {real}", name=fullname
             ) from None
+        _alias_all_that_is_loaded()
         is_package = hasattr(module, "__path__")
         return importlib.machinery.ModuleSpec(fullname, _Loader(module), is_package=is_package)
+
+
+def _alias_all_that_is_loaded() -> None:
+    """Gives every module that is there its second name.
+
+    A module that is imported sets the attribute of its package, which may have given the name to something else
+    since: `ray.util.placement_group` is a function and a module. One that is known is not imported again.
+    """
+    for name, module in list(sys.modules.items()):
+        top, _, rest = name.partition(".")
+        if top == REAL and rest:
+            sys.modules.setdefault(f"{ALIAS}.{rest}", module)
 
 
 def is_installed() -> bool:

@@ -30,7 +30,10 @@ def address_info(session: Session) -> dict[str, Any]:
         "node_id": core.node_id.hex(),
         "object_store_address": socket,
         "raylet_socket_name": socket,
+        # What Ray has and this does without.
         "webui_url": None,
+        "redis_address": None,
+        "dashboard_agent_listen_port": None,
         "session_dir": core.session_dir,
         "gcs_address": core.gcs_address,
         "address": core.gcs_address,
