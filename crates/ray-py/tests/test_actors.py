@@ -253,12 +253,14 @@ def test_a_name_that_nobody_has_is_an_error(cluster):
 
 
 def test_calls_on_a_killed_actor_fail(cluster):
-    counter = Counter.remote()
-    cluster.get(counter.get.remote())
-    cluster.kill(counter)
-    for _ in range(3):
-        with pytest.raises(exceptions.ActorDiedError):
-            cluster.get(counter.get.remote(), timeout=30)
+    # Several, for their processes may take a moment to go.
+    for _ in range(5):
+        counter = Counter.remote()
+        cluster.get(counter.get.remote())
+        cluster.kill(counter)
+        for _ in range(3):
+            with pytest.raises(exceptions.ActorDiedError, match="was killed"):
+                cluster.get(counter.get.remote(), timeout=30)
 
 
 def test_a_call_that_runs_when_its_actor_is_killed_fails(cluster, tmp_path):

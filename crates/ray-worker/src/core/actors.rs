@@ -33,6 +33,9 @@ use crate::value::{ActorEnd, Failure};
 /// How long a call of the control plane may take; the node retries while the GCS is away.
 const GCS_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Why an actor is dead that someone has killed.
+const KILLED: &str = "it was killed by ray.kill";
+
 /// Dead actors of which is remembered how they died.
 const REMEMBERED_DEAD: usize = 1000;
 
@@ -277,7 +280,7 @@ impl CoreWorker {
     ) -> RayResult<()> {
         let cause = DeathCause {
             kind: death_cause::Kind::Killed.into(),
-            message: "it was killed by ray.kill".to_owned(),
+            message: KILLED.to_owned(),
             error: Vec::new(),
         };
         let request = KillActorRequest { actor_id: actor_id.into(), no_restart, cause: Some(cause) };
@@ -287,7 +290,14 @@ impl CoreWorker {
             self.await_answer(actor_id, &mut *interrupted)?;
             let body = body.clone();
             let result = self.call_gcs(GcsMethod::KillActor, body, GCS_TIMEOUT, &mut *interrupted);
-            let Err(RayError::NotFound { .. }) = result else { return result.map(drop) };
+            let Err(RayError::NotFound { .. }) = result else {
+                if result.is_ok() && no_restart {
+                    let mut state = self.lock();
+                    state.on_actor_killed(self, actor_id);
+                    self.stir(&mut state);
+                }
+                return result.map(drop);
+            };
             let mut state = self.lock();
             if !state.knows_actor(actor_id) {
                 return result.map(drop);
@@ -435,9 +445,16 @@ impl State {
         if self.actors.get(&actor_id).is_some_and(|actor| actor.creation.is_some()) {
             let cause = "it was killed by ray.kill before its constructor had all arguments".to_owned();
             self.register_stillborn(actor_id, death_cause::Kind::Killed, &cause, &Bytes::new());
-            self.on_not_created(core, actor_id, cause, Bytes::new());
+            self.bury_actor(core, actor_id, cause, Bytes::new());
             self.finish_creation(core, actor_id, actor_info::State::Dead);
         }
+    }
+
+    /// The control plane ends the actor for good: who has asked for that makes no call any more, though its process
+    /// may take a moment to go.
+    fn on_actor_killed(&mut self, core: &CoreWorker, actor_id: ActorId) {
+        self.bury_actor(core, actor_id, KILLED.to_owned(), Bytes::new());
+        self.finish_creation(core, actor_id, actor_info::State::Dead);
     }
 
     fn knows_actor(&self, actor_id: ActorId) -> bool {
@@ -555,7 +572,7 @@ impl State {
         let Some((actor_id, waiters)) = self.shared.registrations.remove(&request) else { return false };
         if let Err((code, message)) = result {
             let error = gcs_error(*code, "registration of an actor".to_owned(), message.clone());
-            self.on_not_created(core, actor_id, error.to_string(), Bytes::new());
+            self.bury_actor(core, actor_id, error.to_string(), Bytes::new());
             self.finish_creation(core, actor_id, actor_info::State::Dead);
             if let Some(actor) = self.actors.get_mut(&actor_id) {
                 actor.refused = Some(error);
@@ -567,8 +584,8 @@ impl State {
         true
     }
 
-    /// An actor that will never be, for nobody has registered it.
-    fn on_not_created(&mut self, core: &CoreWorker, actor_id: ActorId, cause: String, error: Bytes) {
+    /// An actor that is dead whatever was said of it last: nobody has registered it, or it was killed.
+    fn bury_actor(&mut self, core: &CoreWorker, actor_id: ActorId, cause: String, error: Bytes) {
         self.set_actor_state(
             core,
             actor_id,
@@ -588,7 +605,7 @@ impl State {
         if let Some(actor) = self.actors.get_mut(&actor_id) {
             actor.creation = None;
         }
-        self.on_not_created(core, actor_id, cause, error);
+        self.bury_actor(core, actor_id, cause, error);
     }
 
     /// The process is dead that these objects were borrowed from. Those of them that are handles to actors of which
@@ -599,7 +616,7 @@ impl State {
         };
         for actor_id in self.actors.iter().filter_map(unheard).collect::<Vec<_>>() {
             let cause = format!("the process that was to create it has ended before: {cause}");
-            self.on_not_created(core, actor_id, cause, Bytes::new());
+            self.bury_actor(core, actor_id, cause, Bytes::new());
         }
     }
 
