@@ -280,14 +280,19 @@ impl ControlPlane {
         now: Now,
         fx: &mut Effects,
     ) -> Result<Arc<ActorInfo>, ActorError> {
-        let actor_id = spec.actor_id;
-        if self.actors.get(&actor_id).is_err() && self.jobs.is_finished(&spec.job_id) {
-            return Err(ActorError::JobFinished(spec.job_id));
-        }
+        let actor_id = self.check_job_of(&spec)?;
         let mut out = Vec::new();
         self.actors.register(spec, &mut out)?;
         self.apply_actor_effects(out, now, fx);
         self.actors.get(&actor_id).cloned()
+    }
+
+    /// The id of an actor that is to be registered, unless it is new and its job has ended.
+    fn check_job_of(&self, spec: &ActorSpec) -> Result<ActorId, ActorError> {
+        if self.actors.get(&spec.actor_id).is_err() && self.jobs.is_finished(&spec.job_id) {
+            return Err(ActorError::JobFinished(spec.job_id));
+        }
+        Ok(spec.actor_id)
     }
 
     /// Notes an actor that will never be made, so that whoever has a handle to it hears why.
@@ -301,10 +306,7 @@ impl ControlPlane {
         now: Now,
         fx: &mut Effects,
     ) -> Result<Arc<ActorInfo>, ActorError> {
-        let actor_id = spec.actor_id;
-        if self.actors.get(&actor_id).is_err() && self.jobs.is_finished(&spec.job_id) {
-            return Err(ActorError::JobFinished(spec.job_id));
-        }
+        let actor_id = self.check_job_of(&spec)?;
         let mut out = Vec::new();
         self.actors.register_stillborn(spec, cause, now, &mut out);
         self.apply_actor_effects(out, now, fx);

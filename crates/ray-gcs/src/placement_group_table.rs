@@ -298,7 +298,6 @@ impl PlacementGroupTable {
         if let Some(name) = &group.info.spec.name {
             self.names.remove(&(group.info.spec.namespace.clone(), name.clone()));
         }
-        let attempt = group.info.attempt;
         let mut held: BTreeMap<Reservation, Resources> = BTreeMap::new();
         for (at, bundle) in group.info.spec.bundles.iter().enumerate() {
             if let Some(node_id) = group.info.nodes[at] {
@@ -309,6 +308,9 @@ impl PlacementGroupTable {
         let info = Arc::make_mut(&mut group.info);
         info.nodes.fill(None);
         info.committed.fill(false);
+        // An attempt of its own, or its order would be taken for one that gives up the last attempt only.
+        info.attempt += 1;
+        let attempt = info.attempt;
         group.claims.clear();
         group.enter(GroupPhase::Removed { reason: reason.to_owned(), at_ms: now.unix_ms }, out);
         // Its actors first: they are ended one by one, with this cause.
@@ -540,10 +542,10 @@ impl PlacementGroupTable {
     }
 
     fn order_return(&mut self, order: ReturnOrder, out: &mut Vec<GroupEffect>) {
-        if self.returns.insert(order.target, order.clone()).is_none() {
-            out.push(GroupEffect::KeepReturn(order.clone()));
-            out.push(GroupEffect::Order(BundleOrder::Return(order)));
-        }
+        // Also if the same was ordered before: something may have been reserved since.
+        self.returns.insert(order.target, order.clone());
+        out.push(GroupEffect::KeepReturn(order.clone()));
+        out.push(GroupEffect::Order(BundleOrder::Return(order)));
     }
 
     /// Panics if the table contradicts itself; for tests.

@@ -164,7 +164,7 @@ fn a_removed_group_gives_back_what_it_has_and_its_name() {
     table.on_reserved(&at(1, group(1), 1), NOW, &mut out);
     out.clear();
     table.remove(group(1), "enough", NOW, &mut out).unwrap();
-    let order = ReturnOrder { target: at(1, group(1), 1), all: true, reason: "enough".to_owned() };
+    let order = ReturnOrder { target: at(1, group(1), 2), all: true, reason: "enough".to_owned() };
     assert_eq!(orders(&out), [&BundleOrder::Return(order.clone())]);
     assert!(out.contains(&GroupEffect::KeepReturn(order)));
     assert!(out.contains(&GroupEffect::Removed(group(1), "enough".to_owned())));
@@ -211,6 +211,24 @@ fn actors_claim_bundles_until_these_are_full() {
     table.on_node_dead(node(1), "lost", &mut Vec::new());
     assert!(matches!(claim(&mut table, 5, None, 1.0), BundlePlacement::Wait(why) if why.contains("died")));
     table.check_invariants();
+}
+
+#[test]
+fn a_group_that_is_removed_amid_an_attempt_gives_up_what_earlier_ones_have_reserved() {
+    let mut model =
+        Model { table: PlacementGroupTable::new(2), nodes: BTreeMap::new(), ledger: BTreeMap::new() };
+    model.step(Event::Register(0, 3));
+    model.step(Event::Place(vec![2, 0, 2]));
+    for n in [2, 0, 0, 2] {
+        model.step(Event::Carry(n, false));
+    }
+    model.step(Event::Die(2));
+    model.step(Event::Place(vec![1, 0, 0]));
+    model.step(Event::Carry(1, true));
+    model.step(Event::Remove(0));
+    while (0..3).any(|n| model.carry(n, false)) {}
+    assert!(model.nodes.values().all(|node| node.bundles.is_empty()), "{:?}", model.nodes);
+    assert!(model.table.outstanding(node(0)).is_empty());
 }
 
 #[derive(Debug, Clone)]

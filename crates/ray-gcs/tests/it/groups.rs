@@ -65,7 +65,7 @@ async fn a_group_on_two_nodes_is_reserved_committed_and_returned() {
     client.remove_placement_group(request.clone()).await.unwrap();
     client.remove_placement_group(request).await.unwrap();
     for raylet in [&first, &second] {
-        raylet.ordered(Order::Return(group_id, 1, true)).await;
+        raylet.ordered(Order::Return(group_id, 2, true)).await;
     }
     assert!(client.get_named_placement_group(named).await.is_err());
     let list = client.list_placement_groups(gcs::ListPlacementGroupsRequest {}).await.unwrap();
