@@ -215,8 +215,12 @@ fn actors_claim_bundles_until_these_are_full() {
 
 #[test]
 fn a_group_that_is_removed_amid_an_attempt_gives_up_what_earlier_ones_have_reserved() {
-    let mut model =
-        Model { table: PlacementGroupTable::new(2), nodes: BTreeMap::new(), ledger: BTreeMap::new() };
+    let mut model = Model {
+        table: PlacementGroupTable::new(2),
+        nodes: BTreeMap::new(),
+        ledger: BTreeMap::new(),
+        registered: BTreeSet::new(),
+    };
     model.step(Event::Register(0, 3));
     model.step(Event::Place(vec![2, 0, 2]));
     for n in [2, 0, 0, 2] {
@@ -245,11 +249,11 @@ enum Event {
 
 fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        2 => (0u8..4, 1usize..4).prop_map(|(n, bundles)| Event::Register(n, bundles)),
+        2 => (0u8..12, 1usize..4).prop_map(|(n, bundles)| Event::Register(n, bundles)),
         4 => prop::collection::vec(0u8..3, 3).prop_map(Event::Place),
         8 => (0u8..3, prop::bool::weighted(0.2)).prop_map(|(n, refuse)| Event::Carry(n, refuse)),
         1 => (0u8..3).prop_map(Event::Die),
-        1 => (0u8..4).prop_map(Event::Remove),
+        1 => (0u8..12).prop_map(Event::Remove),
         1 => Just(Event::FinishJob),
     ]
 }
@@ -290,6 +294,8 @@ struct Model {
     nodes: BTreeMap<u8, ModelNode>,
     /// What the ledger of the nodes says is asked for.
     ledger: BTreeMap<Reservation, Resources>,
+    /// Groups that were registered, for no id is used twice.
+    registered: BTreeSet<u8>,
 }
 
 impl Model {
@@ -354,7 +360,10 @@ impl Model {
     fn step(&mut self, event: Event) {
         let mut out = Vec::new();
         match event {
-            Event::Register(n, bundles) => drop(self.table.register(spec(n, bundles), &mut out)),
+            Event::Register(n, bundles) if self.registered.insert(n) => {
+                drop(self.table.register(spec(n, bundles), &mut out));
+            }
+            Event::Register(..) => {}
             Event::Place(nodes) => {
                 self.place(&nodes);
                 return;
@@ -382,6 +391,7 @@ proptest! {
     ) {
         let mut model = Model {
             table: PlacementGroupTable::new(2), nodes: BTreeMap::new(), ledger: BTreeMap::new(),
+            registered: BTreeSet::new(),
         };
         for event in events {
             model.step(event);
