@@ -392,8 +392,6 @@ impl Services {
     }
 }
 
-/// The control plane of a driver's own cluster ends with it and keeps nothing; that of a head that was
-/// started by hand keeps its tables in the session's folder.
 /// What the node can be chosen by: what it was given, and its id.
 fn labels(node_id: NodeId, config: &NodeConfig) -> BTreeMap<String, String> {
     let mut labels = config.config.raylet.labels.clone();
@@ -401,6 +399,8 @@ fn labels(node_id: NodeId, config: &NodeConfig) -> BTreeMap<String, String> {
     labels
 }
 
+/// The control plane of a driver's own cluster ends with it and keeps nothing; that of a head that was
+/// started by hand keeps its tables in the session's folder.
 fn control_plane_config(config: &NodeConfig, session: &Path) -> GcsConfig {
     let mut gcs = config.config.gcs.clone();
     if config.owner_pid.is_some() {
