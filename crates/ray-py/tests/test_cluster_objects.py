@@ -422,7 +422,9 @@ def test_what_a_worker_that_is_killed_owned_elsewhere_is_freed(new_cluster, tmp_
 
 def test_where_a_borrowed_object_is_can_be_asked_without_reading_it(new_cluster):
     head, north = new_cluster({})
-    [borrowed] = ray_rust.get(worker_on(north).put.remote(1, 5 * MB))
+    # Kept: the object goes with its owner, and an actor with its last handle.
+    owner = worker_on(north)
+    [borrowed] = ray_rust.get(owner.put.remote(1, 5 * MB))
     assert get_object_locations([borrowed])[borrowed]["node_ids"] == [north.node_id]
     assert received(head) == 0
 

@@ -123,7 +123,6 @@ def test_items_hold_references_of_all_kinds_and_stay_in_order(cluster):
         def kept(self):
             return [ray_rust.put("of an actor")]
 
-    (foreign,) = ray_rust.get(ray_rust.remote(Keeper).remote().kept.remote())
     keeper = ray_rust.remote(Keeper).remote()
 
     @ray_rust.remote
@@ -136,7 +135,6 @@ def test_items_hold_references_of_all_kinds_and_stay_in_order(cluster):
         yield "plain"
         yield [value.remote(5)]
 
-    del foreign
     items = values(references.remote([ray_rust.put("of the driver")], keeper))
     assert ray_rust.get(items[0]) == "of the driver"
     assert ray_rust.get(items[1]) == ["of the worker"]
