@@ -121,3 +121,67 @@ def test_rich_output_needs_a_notebook_and_its_packages(monkeypatch, notebook, ne
             return "plain"
 
     assert Shown()._repr_mimebundle_() == ({"text/html": "<b>"} if rich else {"text/plain": "plain"})
+
+
+def test_code_that_keeps_more_memory_each_time_is_found(capsys):
+    kept = []
+    found = debug._test_some_code_for_memory_leaks(
+        "keeping bytes", kept.clear, lambda: kept.append(bytes(500)), repeats=20, max_num_trials=2
+    )
+    worst = found[0]
+    assert isinstance(worst, debug.Suspect)
+    assert "test_util_debug.py" in str(worst.traceback[-1])
+    # The second trial has twice the runs.
+    assert len(worst.hist) == 40
+    assert worst.memory_increase == worst.hist[-1] - worst.hist[0] > 39 * 500
+    assert worst.slope > 500
+    assert worst.rvalue > 0.99
+    said = capsys.readouterr().out
+    assert "keeping bytes: 40 runs, trial 2 of at most 2" in said
+    assert "kept.append" in said
+
+
+def test_code_that_gives_its_memory_back_is_not_suspected(capsys):
+    prepared = []
+    used = [b""]
+
+    def code():
+        used[0] = bytes(100_000)
+
+    found = debug._test_some_code_for_memory_leaks("reusing", lambda: prepared.append(1), code, 10, max_num_trials=3)
+    assert found == []
+    # Without a suspect there is nothing to try again.
+    assert prepared == [1]
+    assert "no place holds more and more memory" in capsys.readouterr().out
+
+
+def test_leaks_that_are_too_small_are_left_out():
+    kept = []
+    found = debug._test_some_code_for_memory_leaks(
+        "little", None, lambda: kept.append(bytes(500)), repeats=10, min_memory_increase=1 << 20
+    )
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("hist", "is_leak"),
+    [
+        ([0, 1000, 2000, 3000], True),
+        ([0, 0, 0, 3000, 0, 0], False),  # given back
+        ([0, 0, 0, 0, 0, 0, 0, 0, 0, 5000], False),  # once
+        ([5000, 5000, 5000], False),
+        ([0, 100, 200, 300], False),  # too little to tell
+        ([8000], False),
+    ],
+)
+def test_only_what_grows_steadily_is_a_leak(hist, is_leak):
+    suspect = debug._suspect(("program.py:7",), hist)
+    assert (suspect is not None) == is_leak
+
+
+def test_lines_are_laid_through_values():
+    assert debug._line_through([1, 3, 5, 7]) == (2.0, 1.0)
+    assert debug._line_through([7, 5, 3, 1]) == (-2.0, -1.0)
+    slope, fit = debug._line_through([0, 2, 1, 3])
+    assert slope == pytest.approx(0.8)
+    assert fit == pytest.approx(0.8)
