@@ -88,7 +88,7 @@ $(CARGO_FUZZ)/bin/cargo-fuzz:
 
 # What the Python package works with, if it is there.
 $(VENV)/test-ready: $(VENV)/ready
-	python -m pip install --quiet --disable-pip-version-check joblib pandas pyarrow tqdm uv
+	python -m pip install --quiet --disable-pip-version-check debugpy joblib pandas pyarrow tqdm uv
 	touch $@
 
 # Pinned, for what a linter or type checker thinks of the same code changes from one release to the next.

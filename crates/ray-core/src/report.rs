@@ -222,6 +222,17 @@ pub struct ProcessReport {
     pub references: Vec<ReferenceReport>,
     /// How many they are.
     pub references_total: u64,
+    /// Where it serves debuggers.
+    pub debugger: DebuggerReport,
+}
+
+/// How a debugger finds a process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebuggerReport {
+    /// Where the process waits for debuggers, if it does.
+    pub port: Option<u16>,
+    /// How many of its threads wait until one comes.
+    pub paused_threads: u32,
 }
 
 /// A worker process as its node knows it.

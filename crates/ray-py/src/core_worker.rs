@@ -21,7 +21,7 @@ use ray_core::pb::gcs::{
     KvKeysRequest, KvPutReply, KvPutRequest, ListActorsReply, ListJobsReply, ListNodesReply,
     ListTaskEventsRequest, NodeInfo, node_info,
 };
-use ray_core::report::Inquiry;
+use ray_core::report::{DebuggerReport, Inquiry};
 use ray_core::resource::{Amount, CPU, Resources};
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::GcsMethod;
@@ -522,6 +522,10 @@ impl PyCoreWorker {
         let executor = self.executor()?;
         let result = py.detach(|| self.core.run_thread(executor, group));
         unless_gone(py, result).map(drop)
+    }
+
+    fn set_debugger(&self, port: Option<u16>, paused_threads: u32) {
+        self.core.set_debugger(DebuggerReport { port, paused_threads });
     }
 
     fn on_thread_not_started(&self, group: usize) {

@@ -15,6 +15,14 @@ from ray_rust._private import session
 from ray_rust.util import accelerators
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _this_debugger():
+    """Where debugpy is installed, it would be that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_DEBUG", "legacy")
+        yield
+
+
 @pytest.fixture
 def sockets(cluster):
     folder = os.path.join(session.current_session().core.session_dir, "sockets")

@@ -592,6 +592,9 @@ class CoreWorker:
     def run_thread(self, group: int) -> None:
         """Executes calls of a concurrency group on the calling thread until told to exit."""
 
+    def set_debugger(self, port: Optional[int], paused_threads: int) -> None:
+        """Where this process serves debuggers, and how many of its threads wait for one; for the state API."""
+
     def on_thread_not_started(self, group: int) -> None:
         """A thread that `Executor.start_threads` was asked for is not there."""
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use ray_core::id::{ActorId, FunctionId, ObjectId, TaskId};
 use ray_core::pb::gcs::AddTaskEventsRequest;
 use ray_core::report::{
-    Inquiry, PendingTaskReport, ProcessReport, ReferenceReport, TaskBatch, TaskKind, TaskName, TaskPhase,
-    Teller,
+    DebuggerReport, Inquiry, PendingTaskReport, ProcessReport, ReferenceReport, TaskBatch, TaskKind,
+    TaskName, TaskPhase, Teller,
 };
 use ray_core::serialize;
 use ray_link::message::{GcsMethod, ToRaylet};
@@ -88,6 +88,11 @@ impl CoreWorker {
     /// The text of the exception that a task of this process raised, for the record of its end.
     pub fn keep_error_text(&self, task_id: TaskId, text: String) {
         self.lock().task_log.keep_error(task_id, text);
+    }
+
+    /// Where this process serves debuggers, for whoever asks.
+    pub fn set_debugger(&self, debugger: DebuggerReport) {
+        self.lock().debugger = debugger;
     }
 
     /// Something was recorded that the node has to be told.
@@ -268,6 +273,7 @@ impl State {
             ended: if inquiry.tasks { self.task_log.peek(&teller) } else { None },
             references: if inquiry.objects { self.reference_reports(limit) } else { Vec::new() },
             references_total: self.references.len() as u64,
+            debugger: self.debugger,
             teller,
         }
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use ray_core::config::WorkerConfig;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{ActorId, ChildTaskIds, FunctionId, JobId, NodeId, ObjectId, TaskId};
+use ray_core::report::DebuggerReport;
 use ray_core::runtime_env::RuntimeEnv;
 use ray_link::message::{LinkMessage as _, ToRaylet};
 use ray_link::{Connection, Listener, Readiness};
@@ -130,6 +131,8 @@ pub(super) struct State {
     pub(super) unseen_failures: FxHashSet<TaskId>,
     /// When metrics are told.
     pub(super) metrics_due: Option<Instant>,
+    /// Where debuggers find this process.
+    pub(super) debugger: DebuggerReport,
     dropped_notifications: usize,
     closed: Option<Closed>,
 }
@@ -248,6 +251,7 @@ impl State {
             pending_watch: PendingWatch::new(Duration::from_millis(config.pending_warning_ms)),
             unseen_failures: FxHashSet::default(),
             metrics_due: None,
+            debugger: DebuggerReport::default(),
             dropped_notifications: 0,
             closed: None,
         }

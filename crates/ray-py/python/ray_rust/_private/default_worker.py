@@ -213,5 +213,9 @@ class _Executor:
             self._event_loops.resume(key)
 
     def encode_error(self, error: BaseException, task_name: str) -> bytes:
+        if os.environ.get("RAY_DEBUG_POST_MORTEM") == "1" and isinstance(error, Exception):
+            from ray_rust.util import rpdb
+
+            rpdb.stop_at_error(error)
         actor_id = self.core.current_actor_id() if self.core is not None else None
         return serialization.encode_error(error, task_name, actor_id.hex() if actor_id is not None else None)

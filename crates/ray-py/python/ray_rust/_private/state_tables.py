@@ -199,7 +199,15 @@ class Tables:
 
     def workers(self) -> list[Row]:
         """All workers and drivers of living nodes, with those that ended lately."""
-        return [_worker_row(worker, node) for node in self._inspect() for worker in node.workers]
+        rows = []
+        for node in self._inspect():
+            debuggers = {process["teller"]["worker_id"]: process["debugger"] for process in node.processes}
+            for worker in node.workers:
+                row, debugger = _worker_row(worker, node), debuggers.get(worker["worker_id"])
+                if debugger is not None:
+                    row.update(debugger_port=debugger["port"], num_paused_threads=debugger["paused_threads"])
+                rows.append(row)
+        return rows
 
     def objects(self, object_id: Optional[str] = None) -> list[Row]:
         """What processes refer to, once for each process."""

@@ -19,6 +19,7 @@ from ray_rust.util.serialization import deregister_serializer, register_serializ
 
 if TYPE_CHECKING:
     from ray_rust.util import accelerators
+    from ray_rust.util import debugpy as ray_debugpy
     from ray_rust.util import rpdb as pdb
 
 __all__ = [
@@ -39,12 +40,13 @@ __all__ = [
     "pdb",
     "placement_group",
     "placement_group_table",
+    "ray_debugpy",
     "register_serializer",
     "remove_placement_group",
 ]
 
 # Imported when they are first looked at.
-_LATE = {"accelerators": "accelerators", "pdb": "rpdb"}
+_LATE = {"accelerators": "accelerators", "pdb": "rpdb", "ray_debugpy": "debugpy"}
 
 if not TYPE_CHECKING:
 

@@ -5,7 +5,9 @@ prints says how:
 
     python -m ray_rust.util.rpdb SOCKET
 
-The socket belongs to the user who runs the cluster; nobody else can connect.
+The socket belongs to the user who runs the cluster; nobody else can connect. Where `debugpy` is installed, or the
+environment variable RAY_DEBUG is 1, breakpoints are for editors instead (`ray.util.ray_debugpy`), unless RAY_DEBUG is
+`legacy`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Optional
 
 from ray_rust._private import session
+from ray_rust.util import debugpy
 
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
@@ -33,14 +36,28 @@ def set_trace(breakpoint_uuid: Optional[bytes] = None) -> None:
 
 def break_at(frame: FrameType) -> None:
     """Stops in this frame."""
+    if debugpy.is_chosen(in_driver=_is_driver()):
+        debugpy.break_at(frame)
+        return
     _debugger(frame.f_code.co_filename, frame.f_lineno).set_trace(frame)
 
 
 def post_mortem() -> None:
     """Looks at the exception that is being handled. ValueError if there is none."""
-    trace = sys.exc_info()[2]
-    if trace is None:
+    error = sys.exc_info()[1]
+    if error is None:
         raise ValueError("no exception is being handled here")
+    stop_at_error(error)
+
+
+def stop_at_error(error: BaseException) -> None:
+    """Looks at this exception."""
+    if debugpy.is_chosen(in_driver=_is_driver()):
+        debugpy.stop_at_error(error)
+        return
+    trace = error.__traceback__
+    if trace is None:
+        raise ValueError(f"the exception {error!r} was not raised")
     debugger = _debugger(*_place_of(trace))
     debugger.reset()
     debugger.interaction(None, trace)
@@ -50,6 +67,11 @@ def _place_of(trace: TracebackType) -> tuple[str, int]:
     while trace.tb_next is not None:
         trace = trace.tb_next
     return trace.tb_frame.f_code.co_filename, trace.tb_lineno
+
+
+def _is_driver() -> bool:
+    connection = session.get_session()
+    return connection is None or connection.is_driver
 
 
 def _debugger(file: str, line: int) -> pdb.Pdb:
