@@ -109,7 +109,7 @@ pub enum ToRaylet {
     },
     /// Asks for objects in shared memory, each answered by [`FromRaylet::ObjectReady`], as soon as it
     /// is sealed or restored, and pinned for the speaker until released; or by
-    /// [`FromRaylet::ObjectUnavailable`].
+    /// [`FromRaylet::ObjectUnavailable`], at once if the node that should have it does not know it.
     GetObjects {
         /// Number of the request.
         request: u64,

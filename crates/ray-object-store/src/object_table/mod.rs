@@ -53,7 +53,7 @@ pub use self::answer::{Answer, ClientId, DiskFailure, Effect, Misuse, Outcome, R
 use self::entry::{Entry, Place, Rank};
 use self::space::{WaitingCreate, WaitingRestore};
 pub use self::waiting::Reader;
-use self::waiting::Waiter;
+use self::waiting::{Waiter, Want};
 use crate::arena::Arena;
 
 /// Settings of an [`ObjectTable`].
@@ -216,7 +216,7 @@ impl ObjectTable {
     }
 
     /// The client will not write the object, or not to its end; a create that still waits for room is
-    /// withdrawn, without an answer. Those who wait for the object go on waiting, since another may write it.
+    /// withdrawn, without an answer. Who waits to read what was begun is refused.
     ///
     /// # Errors
     /// [`Misuse::NotWriting`], also if it did not even wait for room.
@@ -230,7 +230,7 @@ impl ObjectTable {
         let written = self.written_by(client, object_id);
         let waiting = self.creates.len();
         match written {
-            Ok(_) => self.drop_unsealed(client, object_id, out),
+            Ok(_) => self.drop_unsealed(client, object_id, "its writer gave up", out),
             Err(_) => self.creates.retain(|create| (create.client, create.object_id) != (client, object_id)),
         }
         let withdrawn = self.creates.len() < waiting;
@@ -304,7 +304,7 @@ impl ObjectTable {
             self.forget_waiter(client, request, object_id);
         }
         for object_id in writing {
-            self.drop_unsealed(client, object_id, out);
+            self.drop_unsealed(client, object_id, "its writer died", out);
         }
         self.clients.remove(&client);
         for (object_id, count) in pins {
@@ -446,9 +446,14 @@ impl ObjectTable {
         self.touch(object_id);
     }
 
-    fn drop_unsealed(&mut self, client: ClientId, object_id: ObjectId, out: &mut Vec<Effect>) {
+    fn drop_unsealed(&mut self, client: ClientId, object_id: ObjectId, why: &str, out: &mut Vec<Effect>) {
         if let Some(entry) = self.clients.get_mut(&client) {
             entry.writing.remove(&object_id);
+        }
+        // A copy is begun again by whoever makes it.
+        if self.entries.get(&object_id).is_some_and(|entry| entry.copy_of.is_none()) {
+            let refusal = Refusal::Lost { cause: why.to_owned() };
+            self.refuse_waiters(object_id, |want| matches!(want, Want::Pin(_)), &refusal, out);
         }
         // It has no pins and no copy on disk, so nobody else has to be told.
         self.recall(object_id, out);

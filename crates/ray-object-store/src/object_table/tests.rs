@@ -234,14 +234,17 @@ fn a_lost_client_leaves_what_it_sealed_and_nothing_else() {
     bench.get(BOB, 2, Reader::Arena);
     bench.create(BOB, 4, FULL);
     bench.create(ANN, 5, 100);
-    bench.step(|table, now, out| table.on_client_lost(now, ANN, out));
+    let effects = bench.step(|table, now, out| table.on_client_lost(now, ANN, out));
+    // Bob waited for what she did not finish.
+    assert_eq!(*refusal(&effects[..1]), Refusal::Lost { cause: "its writer died".to_owned() });
     assert_eq!(bench.table.info(&id(1)).unwrap().pins, 0);
     assert_eq!(bench.table.info(&id(2)), None);
-    // Another may write what the lost client did not finish.
+    // Another may write it.
     bench.delete(1);
     bench.step(|table, now, out| table.on_abort(now, BOB, id(4), out).unwrap());
     bench.create(ANN, 2, 100);
-    assert_eq!(bench.seal(ANN, 2).len(), 1);
+    assert_eq!(bench.seal(ANN, 2).len(), 0);
+    assert_eq!(bench.get(BOB, 2, Reader::Arena).len(), 1);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use ray_object_store::object_table::{
 };
 use ray_object_store::shm::{ShmRegion, ShmSlice, ShmSliceMut};
 use ray_object_store::spill::{SpillBackend, SpillError, local_path};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, error, warn};
@@ -349,7 +349,9 @@ impl StorePort {
                 self.step(out, |table, effects| {
                     table.on_get(now, (client, request), &object_ids, Reader::Arena, effects);
                 });
-                self.pull(now, Asker { client, request }, elsewhere, out);
+                let asker = Asker { client, request };
+                self.pull(now, asker, &elsewhere, out);
+                self.refuse_unknown(asker, &object_ids, &elsewhere, out);
             }
             ToRaylet::CancelGet { request } => {
                 self.step(out, |table, effects| table.on_cancel(now, client, request, effects));
@@ -503,13 +505,36 @@ impl StorePort {
     }
 
     /// Pulls what a client wants of other nodes' objects, unless it is here.
-    fn pull(&mut self, now: Instant, asker: Asker, elsewhere: Vec<Elsewhere>, out: &mut Vec<StoreOutput>) {
-        for Elsewhere { object_id, node_id, size } in elsewhere {
+    fn pull(&mut self, now: Instant, asker: Asker, elsewhere: &[Elsewhere], out: &mut Vec<StoreOutput>) {
+        for &Elsewhere { object_id, node_id, size } in elsewhere {
             let is_here = node_id == self.pulls.own() || self.table.contains(&object_id);
             if !is_here && self.table.is_awaited_by(asker.client, asker.request, object_id) {
                 let origin = Origin { node_id, size };
                 self.pull_step(now, out, |pulls, effects| {
                     pulls.table.on_wanted(now, asker, object_id, origin, effects);
+                });
+            }
+        }
+    }
+
+    /// Refuses what a client believes to be here and is not: it has heard of the object only once it was written
+    /// here to its end, so it was here, and nobody will write it again.
+    fn refuse_unknown(
+        &mut self,
+        asker: Asker,
+        object_ids: &[ObjectId],
+        elsewhere: &[Elsewhere],
+        out: &mut Vec<StoreOutput>,
+    ) {
+        let Asker { client, request } = asker;
+        let own = self.pulls.own();
+        let elsewhere = elsewhere.iter().filter(|other| other.node_id != own);
+        let elsewhere: FxHashSet<ObjectId> = elsewhere.map(|other| other.object_id).collect();
+        for object_id in object_ids.iter().filter(|id| !elsewhere.contains(id)) {
+            if self.table.info(object_id).is_none() {
+                let refusal = Refusal::Lost { cause: format!("node {own} does not have it any more") };
+                self.step(out, |table, effects| {
+                    table.on_unavailable((client, request), *object_id, &refusal, effects);
                 });
             }
         }

@@ -258,12 +258,13 @@ fn an_object_put_by_grpc_is_read_in_shared_memory_by_a_process_of_the_node() {
     let memory = driver.memory.take().expect("it came with the welcome");
     let memory = ShmRegion::from_fd(memory, Access::ReadOnly).unwrap();
     let object_id = ObjectId::for_put(TaskId::random(), 0);
-    driver.tell(ToRaylet::GetObjects { request: 1, object_ids: vec![object_id], elsewhere: Vec::new() });
     let runtime = Runtime::new().unwrap();
     let address = format!("http://{}", world.info.gcs_address);
     let mut client = runtime.block_on(ObjectStoreServiceClient::connect(address)).unwrap();
     let object = objects::Object { object_id: object_id.to_binary(), data: b"hello".to_vec() };
     runtime.block_on(client.put(objects::PutRequest { object: Some(object) })).unwrap();
+    // Who has heard of an object asks for it when it is there.
+    driver.tell(ToRaylet::GetObjects { request: 1, object_ids: vec![object_id], elsewhere: Vec::new() });
     let (offset, size) = driver.wait_for("the object", |message| match message {
         FromRaylet::ObjectReady { request: 1, offset, size, .. } => Some((*offset, *size)),
         _ => None,

@@ -33,6 +33,18 @@ fn ready(client: &mut Client, request: u64) -> (u64, u64) {
     })
 }
 
+/// Asks for an object that will not come.
+#[track_caller]
+fn unavailable(client: &mut Client, request: u64, object_id: ObjectId) -> StoreError {
+    client.tell(ToRaylet::GetObjects { request, object_ids: vec![object_id], elsewhere: Vec::new() });
+    client.wait_for("the refusal", |message| match message {
+        FromRaylet::ObjectUnavailable { request: other, error, .. } if *other == request => {
+            Some(error.clone())
+        }
+        _ => None,
+    })
+}
+
 #[test]
 fn an_object_written_by_one_process_is_read_by_another() {
     let world = World::start(1.0);
@@ -40,8 +52,9 @@ fn an_object_written_by_one_process_is_read_by_another() {
     let FromRaylet::Registered { store_capacity, .. } = writer.registered else { panic!("welcome") };
     let (written, read) = (memory(&mut writer), memory(&mut reader));
     assert_eq!(written.capacity(), store_capacity);
-    reader.tell(ToRaylet::GetObjects { request: 1, object_ids: vec![object(1)], elsewhere: Vec::new() });
     let offset = create(&mut writer, 5, object(1), 5).unwrap();
+    // Asked for before it is there.
+    reader.tell(ToRaylet::GetObjects { request: 1, object_ids: vec![object(1)], elsewhere: Vec::new() });
     written.slice_mut(offset, 5).unwrap().copy_from_slice(b"hello");
     writer.tell(ToRaylet::SealObject { object_id: object(1) });
     let (offset, size) = ready(&mut reader, 1);
@@ -87,15 +100,36 @@ fn what_a_lost_process_held_is_free_and_what_it_owned_is_gone() {
     drop(lost);
     client.worker_died(worker_id);
     create(&mut client, 4, object(2), half).unwrap();
-    client.tell(ToRaylet::SealObject { object_id: object(2) });
-    // Were it still there, it would be answered at once.
-    client.tell(ToRaylet::GetObjects { request: 5, object_ids: vec![object(1)], elsewhere: Vec::new() });
-    client.tell(ToRaylet::GetObjects { request: 6, object_ids: vec![object(2)], elsewhere: Vec::new() });
-    let answered = client.wait_for("the first answer", |message| match message {
-        FromRaylet::ObjectReady { request, .. } => Some(*request),
+    let StoreError::Lost { .. } = unavailable(&mut client, 5, object(1)) else { panic!("it is gone") };
+}
+
+#[test]
+fn what_the_node_has_never_heard_of_is_said_to_be_lost_at_once() {
+    let world = World::start(1.0);
+    let mut client = world.driver();
+    let StoreError::Lost { cause } = unavailable(&mut client, 1, object(1)) else { panic!("it is nowhere") };
+    assert!(cause.contains("does not have it"), "{cause}");
+}
+
+#[test]
+fn who_waits_for_what_is_not_written_to_its_end_is_told() {
+    let world = World::start(1.0);
+    let (mut writer, mut reader) = (world.driver(), world.driver());
+    create(&mut writer, 1, object(1), 5).unwrap();
+    reader.tell(ToRaylet::GetObjects { request: 1, object_ids: vec![object(1)], elsewhere: Vec::new() });
+    // It is known by now, and the answer comes once the writer is gone.
+    reader.tell(ToRaylet::FlushLogs { request: 2 });
+    reader.wait_for("an answer", |message| match message {
+        FromRaylet::LogsFlushed { request: 2 } => Some(()),
+        FromRaylet::ObjectUnavailable { .. } => panic!("it is being written"),
         _ => None,
     });
-    assert_eq!(answered, 6);
+    drop(writer);
+    let error = reader.wait_for("the end of the wait", |message| match message {
+        FromRaylet::ObjectUnavailable { request: 1, error, .. } => Some(error.clone()),
+        _ => None,
+    });
+    assert_eq!(error, StoreError::Lost { cause: "its writer died".to_owned() });
 }
 
 #[test]
