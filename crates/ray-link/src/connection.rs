@@ -20,6 +20,9 @@ use crate::frame::{Frame, FrameError, FrameReader, write_frame};
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
+/// How long a process that connects waits for room there: who takes nothing for so long is stopped.
+const BACKLOG_LIMIT: Duration = Duration::from_secs(2);
+
 /// A buffer larger than this is given back once it is written, in bytes.
 const KEPT_OUT: usize = 1024 * 1024;
 
@@ -63,15 +66,23 @@ impl Connection {
     /// Connects to the socket at this path.
     ///
     /// # Errors
-    /// If nobody listens there.
+    /// If nobody listens there, or whoever listens takes no connections.
     pub fn connect(path: &Path, max_frame_bytes: usize) -> Result<Self, ConnectionError> {
+        Self::connect_within(path, max_frame_bytes, BACKLOG_LIMIT)
+    }
+
+    fn connect_within(path: &Path, max_frame_bytes: usize, limit: Duration) -> Result<Self, ConnectionError> {
         let socket = unix_socket()?;
         let address = SocketAddrUnix::new(path)?;
+        let give_up_at = Instant::now() + limit;
         // Connecting a Unix socket does not wait for the other side, except for room in its backlog.
         loop {
             match connect(&socket, &address) {
                 Ok(()) => return Ok(Self::new(socket, max_frame_bytes)),
                 Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if Instant::now() >= give_up_at => {
+                    return Err(ConnectionError::Timeout(limit));
+                }
                 Err(Errno::AGAIN) => std::thread::sleep(Duration::from_millis(1)),
                 Err(error) => return Err(error.into()),
             }
@@ -341,6 +352,19 @@ mod tests {
         server.queue(4, |out| out.extend_from_slice(b"pong"));
         server.flush().unwrap();
         client.wait_for_frame(SECOND, |frame| assert_eq!(frame.payload, b"pong")).unwrap();
+    }
+
+    #[test]
+    fn who_takes_no_connections_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = Listener::bind(&folder.path().join("socket")).unwrap();
+        listen(&listener.socket, 0).unwrap();
+        let connect = || Connection::connect_within(listener.path(), 1 << 20, Duration::from_millis(20));
+        let waiting = connect().unwrap();
+        assert!(matches!(connect(), Err(ConnectionError::Timeout(_))));
+        assert!(listener.accept(1 << 20).unwrap().is_some());
+        connect().unwrap();
+        drop(waiting);
     }
 
     #[test]

@@ -197,6 +197,14 @@ pub enum ToRaylet {
         /// The speaker's number for the class.
         class: u64,
     },
+    /// The speaker cannot reach a node to which it was sent by [`FromRaylet::LeaseElsewhere`], or its link there
+    /// broke: it is not sent there for a while, and then again unless the node is dead.
+    NodeUnreachable {
+        /// The node.
+        node_id: NodeId,
+        /// What happened.
+        cause: String,
+    },
     /// What the programs of the speaker have recorded since it said so last.
     Metrics {
         /// By metric.

@@ -566,3 +566,17 @@ def test_an_environment_that_cannot_be_made_there_fails_its_tasks(new_cluster):
     with pytest.raises(RuntimeEnvSetupError):
         ray_rust.get(ref, timeout=30)
     assert ray_rust.get(place.options(scheduling_strategy=on(other)).remote(), timeout=20) == other.node_id
+
+
+def test_a_node_that_is_out_of_reach_for_a_moment_is_tried_again(new_cluster):
+    _, other, third = new_cluster(0, {}, {"num_cpus": 1})
+    hidden = other.raylet_socket_name + ".hidden"
+    os.rename(other.raylet_socket_name, hidden)
+    run = ray_rust.remote(num_cpus=1)(where)
+    pinned = run.options(scheduling_strategy=on(other)).remote()
+    assert ray_rust.get(run.remote(), timeout=60) == third.node_id, "it goes where it can"
+    wait_until(lambda: "cannot be reached" in (state.why(pinned) or ""), what="the reason")
+    assert other.node_id in state.why(pinned)
+    assert ray_rust.wait([pinned], timeout=0)[0] == []
+    os.rename(hidden, other.raylet_socket_name)
+    assert ray_rust.get(pinned, timeout=60) == other.node_id

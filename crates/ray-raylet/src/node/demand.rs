@@ -20,7 +20,7 @@ use tracing::warn;
 
 use super::effect::{Effect, RemoteOutcome};
 use super::machine::{NodeMachine, START_RETRY};
-use super::shares::{self, Shares};
+use super::shares::{self, Shares, Site};
 use super::whereabouts::Whereabouts;
 use crate::lease_table::{Holder, LeaseState};
 use crate::resource_manager::Claim;
@@ -237,7 +237,7 @@ impl NodeMachine {
             return None;
         }
         let (shape, target, before) = (demand.shape.clone(), demand.target, demand.shares.clone());
-        let sites = self.sites_to_spread(&shape);
+        let sites = self.reachable(key.0, self.sites_to_spread(&shape));
         if sites.is_empty() {
             return None;
         }
@@ -257,8 +257,13 @@ impl NodeMachine {
         let Some(demand) = self.demands.get(&key) else { return };
         let (shape, target, before) = (demand.shape.clone(), demand.target, demand.shares.clone());
         let sites = self.sites(&shape, target, |node_id| nodes.contains(node_id));
+        let sites = self.reachable(key.0, sites);
+        let out_of_reach = nodes.iter().find_map(|&node_id| {
+            let cause = self.unreachable.cause(key.0, node_id).filter(|_| sites.is_empty())?;
+            Some(format!("node {node_id}, where it may run, cannot be reached ({cause}), and is tried again"))
+        });
+        let reason = out_of_reach.unwrap_or_else(|| self.why_abroad(&shape, nodes));
         let shares = shares::abroad(target, sites, &before);
-        let reason = self.why_abroad(&shape, nodes);
         if let Some(demand) = self.demands.get_mut(&key) {
             demand.obstacle = None;
             demand.abroad = Some(reason);
@@ -282,9 +287,42 @@ impl NodeMachine {
             }
             let (shape, before) = (demand.shape.clone(), demand.shares.clone());
             let sites = if lacking == 0 { Vec::new() } else { self.sites_for_overflow(&shape, lacking) };
+            let sites = self.reachable(key.0, sites);
             let shares = shares::overflow(lacking, sites, &before);
             self.share_out(key, shares);
         }
+    }
+
+    /// Those sites that this client can reach, as far as it has said.
+    fn reachable(&self, worker_id: WorkerId, mut sites: Vec<Site>) -> Vec<Site> {
+        sites.retain(|site| self.unreachable.cause(worker_id, site.node_id).is_none());
+        sites
+    }
+
+    /// A client cannot reach a node: what it was to ask there it asks others, until it is sent there again.
+    pub(super) fn on_node_unreachable(
+        &mut self,
+        now: Instant,
+        worker_id: WorkerId,
+        node_id: NodeId,
+        cause: String,
+    ) {
+        warn!(%worker_id, %node_id, %cause, "a process cannot reach another node");
+        self.unreachable.on_failure(now, worker_id, node_id, cause);
+        for key in self.demands_of(worker_id) {
+            if let Some(demand) = self.demands.get_mut(&key) {
+                // It knows that it was sent there in vain.
+                demand.shares.remove(&node_id);
+            }
+            self.short.insert(key);
+        }
+        self.serve(now);
+    }
+
+    /// The demands of one client.
+    pub(super) fn demands_of(&self, worker_id: WorkerId) -> Vec<(WorkerId, u64)> {
+        let range = (worker_id, 0)..=(worker_id, u64::MAX);
+        self.demands.range(range).map(|(&key, _)| key).collect()
     }
 
     /// Tells a client what it may ask of other nodes, if that has changed.

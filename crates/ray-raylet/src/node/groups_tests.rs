@@ -1,6 +1,7 @@
 //! Placement groups, labels and nodes that are asked for, on the machine.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ray_core::constraint::{BundleId, LabelMatch, LabelSelector, NODE_ID_LABEL, Shape, Strategy, WhenBusy};
@@ -344,6 +345,13 @@ impl World {
         self.settle();
     }
 
+    /// The driver says that it cannot reach a node.
+    fn unreachable(&mut self, node_id: NodeId) {
+        let message = ToRaylet::NodeUnreachable { node_id, cause: "connection refused".to_owned() };
+        self.machine.on_message(self.now, DRIVER, message);
+        self.settle();
+    }
+
     /// What the driver was told last of other nodes, by class.
     fn elsewhere(&mut self) -> Vec<(u64, Vec<(NodeId, Allowance)>)> {
         let mut told = Vec::new();
@@ -387,6 +395,48 @@ fn nothing_is_asked_of_a_node_without_room_before_it_says_that_it_has_some() {
     world.machine.on_neighbour(world.now, neighbour(OTHER, false));
     world.settle();
     assert_eq!(world.elsewhere(), [(1, Vec::new())], "it is dead");
+}
+
+#[test]
+fn who_cannot_reach_a_node_is_sent_elsewhere_and_there_again_later() {
+    const THIRD: NodeId = NodeId::from_bytes([12; 16]);
+    let mut world = World::with_driver(cpus(1.0));
+    world.other_node(1.0);
+    world.machine.on_neighbour(world.now, Neighbour { total: cpus(1.0), ..neighbour(THIRD, true) });
+    // One can run anywhere else, the other on one node only.
+    world.demand(DRIVER, 1, cpus(1.0), 3);
+    world.want(2, Shape::from(cpus(0.5)).with_strategy(Strategy::on_node(OTHER, false)), 1);
+    let both = vec![(OTHER, Allowance::Waiting(1)), (THIRD, Allowance::Waiting(1))];
+    let pinned = (2, vec![(OTHER, Allowance::Waiting(1))]);
+    assert_eq!(world.elsewhere(), [(1, both.clone()), pinned.clone()]);
+    world.unreachable(OTHER);
+    assert_eq!(world.elsewhere(), [], "it keeps what it may ask of others");
+    let reason = world.machine.why_pending(WorkerId::from_bytes(*JOB.as_bytes()), 2);
+    assert!(reason.contains("refused") && reason.contains(&OTHER.hex()), "{reason}");
+    // Whatever happens meanwhile, it is not sent there.
+    world.demand(DRIVER, 1, cpus(1.0), 4);
+    world.want(2, Shape::from(cpus(0.5)).with_strategy(Strategy::on_node(OTHER, false)), 2);
+    assert_eq!(world.elsewhere(), []);
+    world.now = world.machine.next_deadline().expect("the end of the pause");
+    world.machine.on_tick(world.now);
+    world.settle();
+    assert_eq!(world.elsewhere(), [(2, vec![(OTHER, Allowance::Waiting(2))]), (1, both)]);
+    world.unreachable(OTHER);
+    world.machine.on_client_lost(world.now, DRIVER);
+    let pause = world.machine.next_deadline();
+    assert!(pause.is_none_or(|at| at > world.now + Duration::from_secs(1)), "a pause ends with its process");
+}
+
+#[test]
+fn what_is_spread_passes_by_a_node_that_is_out_of_reach() {
+    let mut world = World::with_driver(cpus(4.0));
+    world.other_node(4.0);
+    world.want(1, Shape::from(cpus(1.0)).with_strategy(Strategy::Spread), 4);
+    assert_eq!(world.elsewhere(), [(1, vec![(OTHER, Allowance::Held(2))])]);
+    world.unreachable(OTHER);
+    assert_eq!(world.elsewhere(), []);
+    world.start_workers();
+    assert_eq!(world.granted(DRIVER).len(), 4);
 }
 
 #[test]

@@ -40,6 +40,7 @@ use super::demand::Demand;
 use super::effect::{ClientId, Effect, ExitStatus, NodeIdentity};
 use super::groups::{FollowedGroup, OverAttempts};
 use super::roster::{Member, Roster};
+use super::unreachable::Unreachable;
 use super::whereabouts::{Cluster, Neighbour};
 use crate::lease_table::{Holder, LeaseTable};
 use crate::resource_manager::ResourceManager;
@@ -114,6 +115,8 @@ pub struct NodeMachine {
     pub(super) demands: BTreeMap<(WorkerId, u64), Demand>,
     /// Demands that may have fewer requests in the queue than they should.
     pub(super) short: BTreeSet<(WorkerId, u64)>,
+    /// Nodes to which clients are not sent for a while.
+    pub(super) unreachable: Unreachable,
     /// Clients that were told that others wait for what their leases of a class take.
     pub(super) contended: BTreeSet<(WorkerId, u64)>,
     /// Drivers whose job the control plane knows, welcomed once a worker is there for their first task, and
@@ -188,6 +191,7 @@ impl NodeMachine {
             by_worker: FxHashMap::default(),
             demands: BTreeMap::new(),
             short: BTreeSet::new(),
+            unreachable: Unreachable::default(),
             contended: BTreeSet::new(),
             awaiting_worker: BTreeMap::new(),
             retry_at: None,
@@ -365,6 +369,9 @@ impl NodeMachine {
             ToRaylet::ActorCreated { actor_id, num_restarts, result } => {
                 self.on_actor_created(now, worker_id, actor_id, num_restarts, result);
             }
+            ToRaylet::NodeUnreachable { node_id, cause } => {
+                self.on_node_unreachable(now, worker_id, node_id, cause);
+            }
             ToRaylet::ActorExiting { actor_id, reason } => self.on_actor_exiting(worker_id, actor_id, reason),
             ToRaylet::TaskDone { task_id, result } => self.on_task_done(now, worker_id, task_id, result),
             ToRaylet::Shutdown { reason } if self.job_of(client).is_some() => {
@@ -495,6 +502,14 @@ impl NodeMachine {
         }
         self.tend_environments(now);
         self.welcome_drivers(now);
+        let mut reachable = self.unreachable.on_tick(now);
+        if !reachable.is_empty() {
+            reachable.dedup();
+            for worker_id in reachable {
+                self.short.extend(self.demands_of(worker_id));
+            }
+            self.serve(now);
+        }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
             self.short.extend(self.demands.keys().copied());
@@ -507,7 +522,8 @@ impl NodeMachine {
         let endings = self.ending.values().map(|ending| ending.deadline);
         let welcomes = self.awaiting_worker.values().copied();
         let pools = self.pool.next_deadline().into_iter().chain(self.envs.next_deadline());
-        endings.chain(welcomes).chain(pools).chain(self.retry_at).min()
+        let pauses = self.unreachable.next_deadline();
+        endings.chain(welcomes).chain(pools).chain(pauses).chain(self.retry_at).min()
     }
 
     /// Ends a worker, for a reason that those who lose it are told.
@@ -625,6 +641,7 @@ impl NodeMachine {
     fn forget_client(&mut self, client: ClientId) -> Option<Client> {
         let gone = self.clients.remove(&client)?;
         self.by_worker.remove(&gone.worker_id);
+        self.unreachable.forget(gone.worker_id);
         for actor_id in &gone.subscriptions {
             self.unsubscribe(*actor_id);
         }

@@ -34,6 +34,7 @@ mod session;
 mod shares;
 pub(crate) mod store_port;
 mod submitted;
+mod unreachable;
 pub(crate) mod whereabouts;
 
 pub use daemon::{NodeConfig, run};

@@ -228,14 +228,21 @@ impl State {
             (None, RayError::NodeDied { cause, .. } | RayError::Unavailable { cause, .. }) => cause.clone(),
             (None, other) => other.chain(),
         };
+        self.tell_unreachable(link.node_id, &cause);
         self.on_node_lost(core, link.node_id, &cause);
     }
 
     /// Gives up what is on a node to which no link can be made; returns whether there was one.
     pub(super) fn settle_unreachable_node(&mut self, core: &CoreWorker) -> bool {
         let Some((node_id, cause)) = self.node_links.unreachable.pop() else { return false };
+        self.tell_unreachable(node_id, &cause);
         self.on_node_lost(core, node_id, &format!("it cannot be reached: {cause}"));
         true
+    }
+
+    /// Has the own node send this process elsewhere, or there again after a while.
+    fn tell_unreachable(&mut self, node_id: NodeId, cause: &str) {
+        self.tell_node(&ToRaylet::NodeUnreachable { node_id, cause: cause.to_owned() });
     }
 
     /// The control plane holds this node for dead: whatever it says from now on does not count.

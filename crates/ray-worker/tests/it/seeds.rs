@@ -200,6 +200,7 @@ fn to_raylet(seeds: &mut Seeds) {
         ("flush-logs", ToRaylet::FlushLogs { request: 4 }),
         ("inspected", ToRaylet::Inspected { request: 5, report: Bytes::from_static(b"report") }),
         ("why-pending", ToRaylet::WhyPending { class: 1 }),
+        ("node-unreachable", ToRaylet::NodeUnreachable { node_id: NODE, cause: reason() }),
         ("metrics", ToRaylet::Metrics { changes: metrics() }),
         ("shutdown", ToRaylet::Shutdown { reason: reason() }),
     ];
