@@ -412,7 +412,7 @@ fn unreachable(address: &str, cause: String) -> RayError {
 }
 
 /// The innermost cause, which says more than "transport error".
-fn cause(error: &dyn std::error::Error) -> String {
+pub fn cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;

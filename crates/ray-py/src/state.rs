@@ -36,7 +36,12 @@ pub(crate) fn inspect_node(
         address: address.to_owned(),
     };
     let body = request.encode_to_vec().into();
-    let reply = core.call_gcs(GcsMethod::InspectNode, body, timeout + GRACE, interrupted)?;
+    let reply = core.call_gcs(GcsMethod::InspectNode, body, timeout + GRACE, interrupted);
+    let reply = reply.map_err(|error| match error {
+        // The own node has asked the other one.
+        RayError::Unavailable { cause, .. } => RayError::Unavailable { peer: "it".to_owned(), cause },
+        other => other,
+    })?;
     let reply = InspectReply::decode(reply).map_err(|error| wrong(&error))?;
     let NodeReport { node_id, processes, silent, workers, demands, environments, placing } =
         serialize::from_bytes(&reply.report)?;

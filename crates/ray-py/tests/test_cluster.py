@@ -467,6 +467,16 @@ def test_what_has_to_be_on_a_killed_node_is_refused(new_cluster, gate):
         ray_rust.get(ref, timeout=30)
 
 
+def test_a_killed_node_that_cannot_be_asked_is_named(new_cluster):
+    _, doomed = new_cluster(1, {})
+    doomed.kill_raylet()
+    with pytest.raises(state.exception.RayStateApiException) as raised:
+        state.list_workers()
+    assert f"node {doomed.node_id} at " in str(raised.value)
+    assert ": it cannot be reached: " in str(raised.value) and "refused" in str(raised.value)
+    assert state.list_workers(raise_on_missing_output=False)
+
+
 def test_an_actor_of_a_killed_node_lives_on_another(new_cluster):
     cluster, doomed = new_cluster(1, {"resources": {"gizmo": 1}}, **QUICK)
     options = {"resources": {"gizmo": 1}, "max_restarts": 1, "max_task_retries": -1}

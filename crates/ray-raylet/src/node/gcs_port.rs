@@ -631,7 +631,8 @@ async fn inspect(body: Bytes) -> Result<Bytes, Status> {
     let endpoint =
         Endpoint::from_shared(format!("http://{}", request.address)).map_err(|error| invalid(&error))?;
     let endpoint = endpoint.connect_timeout(limit).tcp_nodelay(true);
-    let channel = endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let connected = endpoint.connect().await;
+    let channel = connected.map_err(|error| Status::unavailable(ray_gcs::client::cause(&error)))?;
     let mut client = RayletServiceClient::new(channel).max_decoding_message_size(usize::MAX);
     let mut request = Request::new(request);
     request.set_timeout(limit);

@@ -213,6 +213,17 @@ impl World {
 }
 
 #[test]
+fn a_worker_is_told_of_once_it_has_a_process() {
+    let mut world = World::with_driver(cpus(1.0));
+    world.demand(DRIVER, 1, cpus(1.0), 1);
+    let reported = |world: &World| world.machine.report(world.now, Vec::new(), &[]).workers;
+    assert!(reported(&world).iter().all(|worker| worker.is_driver), "it is only ordered");
+    world.start_workers();
+    let pids: Vec<_> = reported(&world).iter().filter(|worker| !worker.is_driver).map(|w| w.pid).collect();
+    assert!(!pids.is_empty() && pids.iter().all(Option::is_some), "{pids:?}");
+}
+
+#[test]
 fn a_demand_is_met_as_far_as_resources_go_and_no_further() {
     let mut world = World::with_driver(cpus(2.0));
     world.demand(DRIVER, 1, cpus(1.0), 1_000_000);

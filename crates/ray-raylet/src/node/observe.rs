@@ -111,7 +111,9 @@ impl NodeMachine {
 
     fn members(&self, now: Instant) -> Vec<(Member, &'static str)> {
         let ended = self.roster.ended().cloned().map(|member| (member, "DEAD"));
-        let workers = self.pool.iter().map(|(worker_id, worker)| {
+        // One that is only ordered has no process yet.
+        let started = self.pool.iter().filter(|(_, worker)| worker.pid.is_some());
+        let workers = started.map(|(worker_id, worker)| {
             let member = Self::member(worker_id, worker, self.roster.start_of(worker_id, now));
             let state = match worker.state {
                 WorkerState::Starting { .. } => "STARTING",
