@@ -22,14 +22,17 @@ use crate::object_ref::{PyObjectRef, ready_core};
 ///
 /// Raises what the task raised, or GetTimeoutError after `timeout` seconds.
 #[pyfunction]
-#[pyo3(signature = (object_refs, *, timeout = None))]
+#[pyo3(signature = (object_refs, *, timeout = None, _use_object_store = None),
+       text_signature = "(object_refs, *, timeout=None, _use_object_store=False)")]
 pub(crate) fn get<'py>(
     object_refs: &Bound<'py, PyAny>,
     timeout: Option<&Bound<'py, PyAny>>,
+    _use_object_store: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = object_refs.py();
     if let (Some(core), None) = (ready_core(), timeout) {
-        if let Ok(reference) = object_refs.cast::<PyObjectRef>() {
+        // A reference of a class that inherits from this one may stand for more than the value.
+        if let Ok(reference) = object_refs.cast_exact::<PyObjectRef>() {
             let object_id = reference.get().check(&core)?;
             return get_one(py, &core, object_id);
         }
@@ -41,20 +44,29 @@ pub(crate) fn get<'py>(
     }
     let options = PyDict::new(py);
     options.set_item("timeout", timeout)?;
+    if let Some(use_object_store) = _use_object_store {
+        options.set_item("_use_object_store", use_object_store)?;
+    }
     slow(py, "get")?.call((object_refs,), Some(&options))
 }
 
 /// Stores a value; tasks that get the reference, here and elsewhere, read it without a copy if it is
 /// large.
 #[pyfunction]
-pub(crate) fn put<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+#[pyo3(signature = (value, *, _tensor_transport = None))]
+pub(crate) fn put<'py>(
+    value: &Bound<'py, PyAny>,
+    _tensor_transport: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
     let py = value.py();
-    match ready_core() {
-        Some(core) if !value.is_instance_of::<PyObjectRef>() => {
-            Ok(Bound::new(py, store(py, &core, EncodedValue::new(value)?)?)?.into_any())
-        }
-        _ => slow(py, "put")?.call1((value,)),
+    if let (Some(core), None) = (ready_core(), _tensor_transport)
+        && !value.is_instance_of::<PyObjectRef>()
+    {
+        return Ok(Bound::new(py, store(py, &core, EncodedValue::new(value)?)?)?.into_any());
     }
+    let options = PyDict::new(py);
+    options.set_item("_tensor_transport", _tensor_transport)?;
+    slow(py, "put")?.call((value,), Some(&options))
 }
 
 /// Waits until `num_returns` of the references are ready, at most `timeout` seconds.
@@ -155,9 +167,9 @@ fn get_one<'py>(py: Python<'py>, core: &Arc<CoreWorker>, object_id: ObjectId) ->
     get_all(py, core, &[object_id], None)?.get_item(0)
 }
 
-/// The objects of a list of references of this membership; None if something else is in it.
+/// The objects of a list of plain references of this membership; None if something else is in it.
 fn ids_of(core: &Arc<CoreWorker>, references: &Bound<'_, PyList>) -> Option<Vec<ObjectId>> {
-    references.iter().map(|item| item.cast::<PyObjectRef>().ok()?.get().check(core).ok()).collect()
+    references.iter().map(|item| item.cast_exact::<PyObjectRef>().ok()?.get().check(core).ok()).collect()
 }
 
 /// Whether all these are references of this membership, and no two of them to the same object.

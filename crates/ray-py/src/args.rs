@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 use ray_core::id::ObjectId;
@@ -50,6 +51,10 @@ impl Args {
         arg: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         if let Ok(reference) = arg.cast::<PyObjectRef>() {
+            if !arg.is_exact_instance_of::<PyObjectRef>() {
+                // It may be one that cannot be an argument as it is: then it raises a TypeError.
+                arg.call_method0(intern!(arg.py(), "_as_argument"))?;
+            }
             let object_id = reference.get().check(core)?;
             self.dependencies.push(object_id);
             write_arg(&mut self.bytes, keyword, &ArgValue::Reference(object_id));

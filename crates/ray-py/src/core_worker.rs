@@ -195,6 +195,12 @@ impl PyCoreWorker {
         store(py, &self.core, EncodedValue::new(value)?)
     }
 
+    /// Has the end of an object of this process told to `ray_rust._private.tensors.shelf`. Returns whether there is
+    /// one to tell of.
+    fn watch(&self, reference: &PyObjectRef) -> PyResult<bool> {
+        Ok(self.core.watch(reference.check(&self.core)?))
+    }
+
     #[pyo3(signature = (refs, timeout))]
     fn get<'py>(
         &self,
@@ -737,6 +743,10 @@ impl Listening for PyListener {
                         front.call_method1(py, "start_threads", (group, count)).map(drop)
                     })
                 }
+                (Notification::Released(object_id), ..) => py
+                    .import("ray_rust._private.tensors.shelf")
+                    .and_then(|shelf| shelf.call_method1("on_released", (object_id.hex(),)))
+                    .map(drop),
                 // As if a worker without a process had printed it.
                 (Notification::Pending(text), Some(on_log), _) => {
                     on_log.call1(py, (0, "scheduler", true, vec![text])).map(drop)

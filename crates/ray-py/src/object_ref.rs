@@ -299,6 +299,9 @@ impl PyObjectRef {
         on_ready(&slf.get().own_core()?, slf, py_callback)
     }
 
+    /// Asked of references of classes that inherit from this one before they become an argument.
+    const fn _as_argument(&self) {}
+
     fn __repr__(&self) -> String {
         format!("ObjectRef({})", self.object_id)
     }

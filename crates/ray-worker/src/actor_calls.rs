@@ -9,7 +9,7 @@
 //!             +-----------+  actor lost, and the call may be retried
 //! ```
 //! A call whose arguments are not there yet holds back the calls behind it, unless the actor runs calls
-//! in any order. Calls that were not sent
+//! in any order; one that may pass is held back by its own arguments alone. Calls that were not sent
 //! survive a restart; calls that were sent when the actor was lost are retried if they may be, and
 //! fail otherwise, for nobody knows how far they came. A connection that broke though the actor's process
 //! lives is made anew, after a while without news.
@@ -50,6 +50,8 @@ pub enum ActorState {
 struct Queued {
     task_id: TaskId,
     arguments_ready: bool,
+    /// It need not wait for those before it, even if others have to.
+    may_pass: bool,
 }
 
 /// What the shell has to do.
@@ -154,12 +156,23 @@ impl ActorCalls {
 
     /// Takes a call, behind all others.
     pub fn call(&mut self, task_id: TaskId, arguments_ready: bool, out: &mut Vec<Action>) {
+        self.queue(Queued { task_id, arguments_ready, may_pass: false }, out);
+    }
+
+    /// Takes a call that passes those before it whose arguments are not there, whatever the actor's order is. So a
+    /// call can bring what another one waits for.
+    pub fn call_that_passes(&mut self, task_id: TaskId, arguments_ready: bool, out: &mut Vec<Action>) {
+        self.queue(Queued { task_id, arguments_ready, may_pass: true }, out);
+    }
+
+    fn queue(&mut self, call: Queued, out: &mut Vec<Action>) {
+        let Queued { task_id, arguments_ready, may_pass } = call;
         if let ActorState::Dead { .. } = self.state {
             out.push(Action::Fail { task_id });
             return;
         }
-        self.waiting.push_back(Queued { task_id, arguments_ready });
-        if self.out_of_order && arguments_ready {
+        self.waiting.push_back(call);
+        if (self.out_of_order || may_pass) && arguments_ready {
             self.move_forward(self.waiting.len() - 1);
         }
         self.send(out);
@@ -170,7 +183,7 @@ impl ActorCalls {
         // Mostly it is the newest.
         let Some(at) = self.waiting.iter().rposition(|call| call.task_id == task_id) else { return };
         self.waiting[at].arguments_ready = true;
-        if self.out_of_order {
+        if self.out_of_order || self.waiting[at].may_pass {
             self.move_forward(at);
         }
         self.send(out);
@@ -250,7 +263,7 @@ impl ActorCalls {
             return;
         }
         for &task_id in task_ids.iter().rev() {
-            self.waiting.push_front(Queued { task_id, arguments_ready: true });
+            self.waiting.push_front(Queued { task_id, arguments_ready: true, may_pass: false });
         }
         self.send(out);
     }
@@ -365,6 +378,23 @@ mod tests {
         calls.call(task(4), true, &mut out);
         calls.on_arguments_ready(task(0), &mut out);
         assert_eq!(sent(&out), [(task(4), 3), (task(0), 4)]);
+    }
+
+    #[test]
+    fn one_call_can_bring_what_another_of_an_ordered_actor_waits_for() {
+        let (mut calls, mut out) = (ActorCalls::new(), Vec::new());
+        calls.on_state(1, alive(1, 0), &mut out);
+        calls.call(task(0), false, &mut out);
+        calls.call(task(1), true, &mut out);
+        calls.call_that_passes(task(2), false, &mut out);
+        calls.call_that_passes(task(3), true, &mut out);
+        assert_eq!(sent(&out), [(task(3), 0)], "the others keep their order");
+        out.clear();
+        calls.on_arguments_ready(task(2), &mut out);
+        assert_eq!(sent(&out), [(task(2), 1)]);
+        out.clear();
+        calls.on_arguments_ready(task(0), &mut out);
+        assert_eq!(sent(&out), [(task(0), 2), (task(1), 3)]);
     }
 
     #[test]

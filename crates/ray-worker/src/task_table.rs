@@ -86,6 +86,16 @@ pub struct MethodName {
     pub group: String,
 }
 
+/// How the names of groups begin that actors have for calls of this system, beside those of their users.
+const SYSTEM_GROUPS: &str = "_ray_system";
+
+impl MethodName {
+    /// Whether its calls need not wait for calls to the same actor before them, which may wait for what they do.
+    pub fn may_pass(&self) -> bool {
+        self.group.starts_with(SYSTEM_GROUPS)
+    }
+}
+
 /// Where a task is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TaskState {

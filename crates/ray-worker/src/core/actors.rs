@@ -472,6 +472,7 @@ impl State {
             nested.push(actor.handle);
         }
         let (task_id, parent) = self.next_task_id();
+        let may_pass = request.method.may_pass();
         let task = PendingTask {
             call: Call::Method { actor_id, method: request.method },
             args: request.args.into(),
@@ -492,7 +493,12 @@ impl State {
         let returns = self.take_task(core, task_id, task);
         // It takes its place among the calls now, whenever its arguments come.
         let mut out = Vec::new();
-        self.calls_of(actor_id).call(task_id, false, &mut out);
+        let calls = self.calls_of(actor_id);
+        if may_pass {
+            calls.call_that_passes(task_id, false, &mut out);
+        } else {
+            calls.call(task_id, false, &mut out);
+        }
         self.apply_calls(core, actor_id, out);
         returns
     }

@@ -121,6 +121,9 @@ pub enum Notification {
     CancelCall(RunningKey),
     /// A generator call that runs in an event loop, and had to wait, may look whether it can go on.
     ResumeCall(RunningKey),
+    /// Nobody refers any more to an object of this process that is watched ([`CoreWorker::watch`]). Never dropped:
+    /// there are at most as many as objects that are watched.
+    Released(ObjectId),
     /// Threads are wanted that serve a concurrency group ([`CoreWorker::run_thread`]).
     StartThreads {
         /// The group.

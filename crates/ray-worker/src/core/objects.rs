@@ -42,8 +42,17 @@ pub(super) struct SharedObjects {
     pub(super) handles: FxHashMap<ObjectId, ActorId>,
     /// Those of them that nobody has a handle to any more.
     pub(super) unreferenced_actors: VecDeque<ActorId>,
+    /// Objects of this process whose end the front end wants to hear of.
+    watched: FxHashSet<ObjectId>,
     /// Borrowers that wait for values which are there now.
     answer_peers: VecDeque<(WorkerId, ObjectId)>,
+}
+
+impl SharedObjects {
+    /// Whether this object was watched, which it is no more.
+    pub(super) fn unwatch(&mut self, object_id: ObjectId) -> bool {
+        !self.watched.is_empty() && self.watched.remove(&object_id)
+    }
 }
 
 /// What `get` returns: the values, or the object that has none and why.
@@ -331,6 +340,17 @@ impl CoreWorker {
             state.settle(self);
             self.stir(&mut state);
         }
+    }
+
+    /// From now on the end of this object is told ([`Notification::Released`]). Returns whether this process owns
+    /// it, and somebody refers to it still; if not, nothing will be told.
+    pub fn watch(&self, object_id: ObjectId) -> bool {
+        let mut state = self.lock();
+        let is_owned = state.references.is_owned(object_id);
+        if is_owned {
+            state.shared.watched.insert(object_id);
+        }
+        is_owned
     }
 
     /// Keeps an object for as long as this process lives: a reference to it leaves in bytes of which

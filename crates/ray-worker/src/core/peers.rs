@@ -503,6 +503,7 @@ impl State {
                         Some(Value::Inline(_)) | None => {}
                     }
                     self.on_unreferenced(core, object_id);
+                    self.tell_released(object_id);
                 }
                 Effect::ReturnGrants { owner, object_id, grants } => {
                     self.forget_borrowed(object_id);

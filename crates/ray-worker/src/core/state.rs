@@ -325,6 +325,13 @@ impl State {
         }
     }
 
+    /// Tells the front end of the end of an object, if it wants to hear of it.
+    pub(super) fn tell_released(&mut self, object_id: ObjectId) {
+        if self.shared.unwatch(object_id) {
+            self.untold.push_back(Untold::Notification(Notification::Released(object_id)));
+        }
+    }
+
     /// What the front end has to be told now.
     pub(super) fn take_untold(&mut self) -> VecDeque<Untold> {
         let mut taken = std::mem::take(&mut self.untold);

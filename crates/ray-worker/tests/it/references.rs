@@ -49,6 +49,25 @@ fn a_reference_inside_a_result_keeps_its_object() {
 }
 
 #[test]
+fn the_end_of_a_watched_object_is_told_when_nobody_anywhere_refers_to_it() {
+    let world = World::start(1.0);
+    let driver = world.driver();
+    let actor = driver.create(Call::new("holder")).unwrap();
+    let (watched, other) = (driver.put(&large()).unwrap(), driver.put(&large()).unwrap());
+    let id = watched.id;
+    assert!(driver.core.watch(id));
+    call(&driver, actor, Call::new("keep").holding("", &[&watched]));
+    drop((watched, other));
+    assert_eq!(call(&driver, actor, Call::new("read")).number(), LARGE);
+    assert_eq!(driver.released(), [], "the actor keeps it");
+    call(&driver, actor, Call::new("forget"));
+    eventually("the end of the watched object", || (!driver.released().is_empty()).then_some(()));
+    assert_eq!(driver.released(), [id], "and of that one alone");
+    assert!(!driver.core.watch(id), "what is gone cannot be watched");
+    wait_for_nothing(&world, &driver, actor);
+}
+
+#[test]
 fn an_outer_object_keeps_the_inner_ones() {
     let world = World::start(1.0);
     let driver = world.driver();

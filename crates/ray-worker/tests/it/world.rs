@@ -15,6 +15,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use ray_core::config::WorkerConfig;
 use ray_core::error::RayResult;
+use ray_core::id::ObjectId;
 use ray_core::pb::gcs;
 use ray_core::pb::object_store::GetUsageRequest;
 use ray_core::pb::object_store::object_store_service_client::ObjectStoreServiceClient;
@@ -256,9 +257,20 @@ impl Driver {
                 | Notification::ResumeCall(_)
                 | Notification::StartThreads { .. }
                 | Notification::Pending(_)
+                | Notification::Released(_)
                 | Notification::UnhandledError { .. } => None,
             })
         })
+    }
+
+    /// Watched objects of whose end this driver was told.
+    pub(crate) fn released(&self) -> Vec<ObjectId> {
+        let heard = self.heard.lock().unwrap();
+        let released = |notification: &Notification| match notification {
+            Notification::Released(object_id) => Some(*object_id),
+            _ => None,
+        };
+        heard.iter().filter_map(released).collect()
     }
 
     /// CPUs of the cluster that nothing takes, as the control plane knows.
