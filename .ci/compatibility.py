@@ -242,16 +242,12 @@ _METHOD_OPTIONS = (
 
 
 def _options_of_this() -> dict[str, list[str]]:
-    """Those that do something: what only a default is accepted of is not there yet."""
     from ray_rust._private import options
 
-    def of(checks: dict[str, Any]) -> list[str]:
-        return sorted(set(checks) - options.ONLY_DEFAULT)
-
     return {
-        "@remote of a function": of(options.TASK_OPTIONS),
-        "@remote of a class": of(options.ACTOR_OPTIONS),
-        "@method": of(options.METHOD_OPTIONS),
+        "@remote of a function": sorted(options.TASK_OPTIONS),
+        "@remote of a class": sorted(options.ACTOR_OPTIONS),
+        "@method": sorted(options.METHOD_OPTIONS),
     }
 
 
@@ -279,8 +275,12 @@ def compare(theirs: dict[str, Any], ours: dict[str, Any], reasons: dict[str, Any
     for kind, names in theirs["options"].items():
         rows = []
         for name in names:
-            known = name in ours["options"][kind]
-            rows.append(Row(name, "same", "") if known else _absent(f"{kind}: {name}", {}, reasons, shown=name))
+            full = f"{kind}: {name}"
+            if name not in ours["options"][kind]:
+                rows.append(_absent(full, {}, reasons, shown=name))
+            else:
+                reason = reasons["differs"].get(full, "")
+                rows.append(Row(name, "differs" if reason else "same", reason))
         sections[f"Options of {kind}"] = rows
     return sections
 

@@ -188,13 +188,18 @@ def test_how_many_calls_a_process_runs_is_said_with_the_function():
     assert options.max_calls({"num_gpus": 1, "max_calls": 0}) == 0
 
 
-def test_tensors_travel_through_the_object_store():
+def test_a_transport_of_tensors_is_known_or_refused_by_name():
     ray_rust.method(tensor_transport="object_store")
-    with pytest.raises(NotImplementedError, match="tensor_transport"):
+    ray_rust.method(tensor_transport="nixl")
+    with pytest.raises(NotImplementedError, match="collective library"):
         ray_rust.method(tensor_transport="nccl")
-    Actor.options(enable_tensor_transport=False)
-    with pytest.raises(NotImplementedError, match="enable_tensor_transport"):
-        Actor.options(enable_tensor_transport=True)
+    with pytest.raises(ValueError, match="no tensor transport PIGEON"):
+        ray_rust.method(tensor_transport="pigeon")
+    with pytest.raises(TypeError, match="tensor_transport"):
+        ray_rust.method(tensor_transport=1)
+    Actor.options(enable_tensor_transport=True)
+    with pytest.raises(TypeError, match="enable_tensor_transport"):
+        Actor.options(enable_tensor_transport="yes")
 
 
 def test_none_takes_an_option_back():

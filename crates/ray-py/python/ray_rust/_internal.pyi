@@ -117,6 +117,9 @@ class ObjectRef(Generic[_R_co]):
     def as_future(self, _internal: bool = False) -> AsyncioFuture[_R_co]:
         """The value as a future of the running event loop."""
 
+    def _as_argument(self) -> None:
+        """Called before a reference of an inheriting class becomes an argument: raises TypeError if it cannot."""
+
     def _readiness(self) -> AsyncioFuture[None]:
         """A future of the running loop that is done when there is a value, or none will be."""
 
@@ -475,6 +478,12 @@ class CoreWorker:
         """What this worker may use of its node, and the numbers of the graphics processors among it."""
 
     def put(self, value: Any) -> ObjectRef: ...
+    def watch(self, reference: ObjectRef) -> bool:
+        """Has the end of an object of this process told to `_private.tensors.shelf.on_released`.
+
+        Returns whether there is an end to tell of.
+        """
+
     def get(self, refs: Sequence[ObjectRef], timeout: Optional[float]) -> list[Any]:
         """The values in order. Raises the first error met, in the order of `refs`."""
 
@@ -691,19 +700,29 @@ class Executor(Protocol):
 #   loads(data, buffers) -> value
 #   decode_error(data: bytes) -> BaseException to raise from get
 
+def _restore_ref(object_id: bytes, owner: bytes) -> ObjectRef:
+    """Reads a pickled reference."""
+
 @overload
-def get(object_refs: ObjectRefGenerator, *, timeout: Optional[float] = None) -> ObjectRefGenerator: ...
+def get(
+    object_refs: ObjectRefGenerator, *, timeout: Optional[float] = None, _use_object_store: bool = False
+) -> ObjectRefGenerator: ...
 @overload
-def get(object_refs: ObjectRef[_R], *, timeout: Optional[float] = None) -> _R: ...
+def get(object_refs: ObjectRef[_R], *, timeout: Optional[float] = None, _use_object_store: bool = False) -> _R: ...
 @overload
-def get(object_refs: Sequence[ObjectRef[_R]], *, timeout: Optional[float] = None) -> list[_R]:
+def get(
+    object_refs: Sequence[ObjectRef[_R]], *, timeout: Optional[float] = None, _use_object_store: bool = False
+) -> list[_R]:
     """The value of a reference, or the list of values of a list; waits until they are there.
 
     Raises what the task raised, or GetTimeoutError after `timeout` seconds.
     """
 
-def put(value: _R) -> ObjectRef[_R]:
-    """Stores a value; tasks that get the reference, here and elsewhere, read it without a copy if it is large."""
+def put(value: _R, *, _tensor_transport: Optional[str] = None) -> ObjectRef[_R]:
+    """Stores a value; tasks that get the reference, here and elsewhere, read it without a copy if it is large.
+
+    With `_tensor_transport`, its tensors stay in this process, and go to others by that transport.
+    """
 
 def wait(
     ray_waitables: Sequence[_Waitable],

@@ -6,7 +6,16 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Generic, NoReturn, Optional, Union, overload
 
-from ray_rust._internal import ActorID, ExportedFunction, HandleCall, MethodCall, MethodDescription, TaskOptions
+from ray_rust._internal import (
+    ActorID,
+    CallShape,
+    ExportedFunction,
+    HandleCall,
+    MethodCall,
+    MethodDescription,
+    ObjectRef,
+    TaskOptions,
+)
 from ray_rust._private import options as option_checks
 from ray_rust._private import scheduling, session
 from ray_rust.exceptions import AsyncioActorExit
@@ -17,7 +26,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Concatenate, ParamSpec, TypeVar
 
-    from ray_rust._internal import CoreWorker, ObjectRef, SchedulingConstraint
+    from ray_rust._internal import CoreWorker, SchedulingConstraint
     from ray_rust._private.typed import MethodDecorator, TypedMethod
 
     P = ParamSpec("P")
@@ -95,6 +104,7 @@ class ClassDescription:
         *,
         is_async: bool,
         generator_limit: int = -1,
+        tensor_transport: bool = False,
     ) -> None:
         self.module_name = module_name
         self.class_name = class_name
@@ -104,20 +114,28 @@ class ClassDescription:
         self.is_async = is_async
         # How many items of all its generators may be unread; -1 for any number.
         self.generator_limit = generator_limit
+        # It can send and receive tensors past the object store.
+        self.tensor_transport = tensor_transport
         # As the core takes them.
         self.calls = {name: self.call(name, options) for name, (_, options, _) in methods.items()}
 
-    def call(self, name: str, options: dict[str, Any]) -> MethodDescription:
-        """What calls of this method with these options need, the same for all actors of the class."""
+    def call(self, name: str, options: dict[str, Any], through: Optional[str] = None) -> MethodDescription:
+        """What calls of this method with these options need, the same for all actors of the class.
+
+        It may be another method that is called, and calls this one.
+        """
         signature, _, yields = self.methods[name]
         task_name = options.get("name") or f"{self.class_name}.{name}"
         returns = option_checks.returns(
             options, f"{self.class_name}.{name}", yields=yields, actor_limit=self.generator_limit
         )
+        shape = signature.shape
+        if option_checks.has_tensor_transport(options):
+            shape = _no_shape()
         return MethodDescription(
-            (name, options.get("concurrency_group", "")),
+            (through or name, options.get("concurrency_group", "")),
             task_name,
-            signature.shape,
+            shape,
             returns.num_returns,
             options.get("max_task_retries"),
             returns.generator,
@@ -127,7 +145,18 @@ class ClassDescription:
 
     def with_generator_limit(self, generator_limit: int) -> ClassDescription:
         """The same for an actor of which only so many items of all generators may be unread."""
-        return _describe(self.module_name, self.class_name, self.methods, self.is_async, generator_limit)
+        return _describe(
+            self.module_name, self.class_name, self.methods, self.is_async, generator_limit, self.tensor_transport
+        )
+
+    def with_tensor_transport(self) -> ClassDescription:
+        """The same for an actor that can send and receive tensors."""
+        return _describe(self.module_name, self.class_name, self.methods, self.is_async, self.generator_limit, True)
+
+    @property
+    def has_tensor_methods(self) -> bool:
+        """Whether results of some methods keep their tensors in the actor."""
+        return any(option_checks.has_tensor_transport(options) for _, options, _ in self.methods.values())
 
     @classmethod
     def of(cls, actor_class: type) -> ClassDescription:
@@ -146,7 +175,8 @@ class ClassDescription:
         return cls(actor_class.__module__, actor_class.__qualname__.rpartition(".")[2], methods, is_async=is_async)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_describe, (self.module_name, self.class_name, self.methods, self.is_async, self.generator_limit))
+        described = (self.module_name, self.class_name, self.methods, self.is_async, self.generator_limit)
+        return (_describe, (*described, self.tensor_transport))
 
 
 def _describe(
@@ -155,8 +185,22 @@ def _describe(
     methods: dict[str, tuple[Any, dict[str, Any], bool]],
     is_async: bool,
     generator_limit: int,
+    tensor_transport: bool,
 ) -> ClassDescription:
-    return ClassDescription(module_name, class_name, methods, is_async=is_async, generator_limit=generator_limit)
+    return ClassDescription(
+        module_name,
+        class_name,
+        methods,
+        is_async=is_async,
+        generator_limit=generator_limit,
+        tensor_transport=tensor_transport,
+    )
+
+
+def _no_shape() -> CallShape:
+    """That no arguments have, so that calls are made by `ActorMethod._submit`."""
+    keyword_only = 3
+    return CallShape([("", keyword_only, False)])
 
 
 def _methods_of(actor_class: type) -> list[tuple[str, Callable[..., Any], bool]]:
@@ -275,6 +319,7 @@ class ActorClass(Generic[T]):
         checked = option_checks.check(options, option_checks.ACTOR_OPTIONS, _WHAT)
         option_checks.refuse_nameless(checked)
         self._set(actor_class, checked)
+        self._check_tensor_transport(checked)
 
     def _set(self, actor_class: type, options: dict[str, Any]) -> None:
         self.__ray_actor_class__ = actor_class
@@ -311,7 +356,15 @@ class ActorClass(Generic[T]):
         """This class with other options."""
         merged = option_checks.merge(self._default_options, actor_options, option_checks.ACTOR_OPTIONS, _WHAT)
         option_checks.refuse_nameless(merged)
+        self._check_tensor_transport(merged)
         return _ActorClassWithOptions(self, merged)
+
+    def _check_tensor_transport(self, options: dict[str, Any]) -> None:
+        if options.get("enable_tensor_transport") is False and self._description.has_tensor_methods:
+            raise ValueError(
+                f"{self.__name__} has methods with @method(tensor_transport=...), and so cannot be made with "
+                "enable_tensor_transport=False"
+            )
 
     def _remote(
         self, args: tuple[Any, ...] = (), kwargs: Optional[dict[str, Any]] = None, **actor_options: Any
@@ -355,6 +408,11 @@ class ActorClass(Generic[T]):
         generator_limit = options.get("_actor_generator_backpressure_num_objects", -1)
         if generator_limit > 0:
             description = description.with_generator_limit(generator_limit)
+        if options.get("enable_tensor_transport") or description.has_tensor_methods:
+            from ray_rust._private.tensors.calls import GROUPS
+
+            description = description.with_tensor_transport()
+            groups += [(group, 1) for group in GROUPS]
         max_pending_calls = max(0, options.get("max_pending_calls", -1))
         metadata = pickle.dumps((description, max_task_retries, out_of_order, max_pending_calls), protocol=5)
         exported = self._exported or self._export()
@@ -582,8 +640,13 @@ class ActorMethod(MethodCall):
         handle: ActorHandle = self._handle
         signature = handle._description.methods[self._name][0]  # noqa: SLF001
         signature.check(self._task_name, args, kwargs)
+        core = session.connected_core()
         try:
-            return self._call(session.connected_core(), args, kwargs)
+            if option_checks.has_tensor_transport(self._options) or _has_tensors(args, kwargs):
+                from ray_rust._private.tensors import calls
+
+                return calls.call(self, core, args, kwargs)
+            return self._call(core, args, kwargs)
         except TypeError as error:
             raise explain_argument(error, self._task_name) from error.__cause__
 
@@ -614,6 +677,16 @@ class ActorMethod(MethodCall):
 
     def __repr__(self) -> str:
         return f"<ActorMethod {self._task_name}>"
+
+
+def _has_tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether there are references to tensors among these."""
+    special = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, ObjectRef) and type(arg) is not ObjectRef]
+    if not special:
+        return False
+    from ray_rust._private.tensors.refs import TensorRef
+
+    return any(isinstance(arg, TensorRef) for arg in special)
 
 
 def _method_with_options(handle: ActorHandle, name: str, options: dict[str, Any]) -> ActorMethod:

@@ -20,27 +20,38 @@ class InvalidReferenceError(TypeError, ValueError):
     """By its nature the first; callers of Ray expect the second."""
 
 
-def put(value: Any) -> ObjectRef:
-    """Stores a value; tasks that get the reference, here and elsewhere, read it without a copy if it is large."""
+def put(value: Any, *, _tensor_transport: Optional[str] = None) -> ObjectRef:
+    """Stores a value; tasks that get the reference, here and elsewhere, read it without a copy if it is large.
+
+    With `_tensor_transport`, its tensors stay in this process, and go to others by that transport.
+    """
     if isinstance(value, ObjectRef):
         raise TypeError(
             "put() of an ObjectRef is not allowed, because a reference to a reference is mostly a mistake; "
             "put it in a list if it is meant"
         )
+    if _tensor_transport is not None and _tensor_transport.upper() != "OBJECT_STORE":
+        from ray_rust._private.tensors import fetching
+
+        return fetching.put(value, _tensor_transport)
     return connected_core().put(value)
 
 
 def get(
-    object_refs: Union[ObjectRef, ObjectRefGenerator, Sequence[ObjectRef]], *, timeout: Optional[float] = None
+    object_refs: Union[ObjectRef, ObjectRefGenerator, Sequence[ObjectRef]],
+    *,
+    timeout: Optional[float] = None,
+    _use_object_store: bool = False,
 ) -> Any:
     """The value of a reference, or the list of values of a list; waits until they are there.
 
-    Raises what the task raised, or GetTimeoutError after `timeout` seconds.
+    Raises what the task raised, or GetTimeoutError after `timeout` seconds. With `_use_object_store`, tensors that
+    have a transport come by the object store nevertheless.
     """
     if timeout is not None:
         timeout = _check_timeout("get", timeout)
     if isinstance(object_refs, ObjectRef):
-        return connected_core().get((object_refs,), timeout)[0]
+        return _values((object_refs,), timeout, _use_object_store)[0]
     if isinstance(object_refs, ObjectRefGenerator):
         # As in Ray: what is read of it are its items, one by one.
         return object_refs
@@ -51,7 +62,15 @@ def get(
     for index, ref in enumerate(object_refs):
         if not isinstance(ref, ObjectRef):
             raise TypeError(f"get() was given {_short(ref)} of type {_type_name(ref)} at index {index} of its list")
-    return connected_core().get(object_refs, timeout)
+    return _values(object_refs, timeout, _use_object_store)
+
+
+def _values(refs: Sequence[ObjectRef], timeout: Optional[float], use_object_store: bool) -> list[Any]:
+    if all(type(ref) is ObjectRef for ref in refs):
+        return connected_core().get(refs, timeout)
+    from ray_rust._private.tensors import fetching
+
+    return fetching.get_all(refs, timeout, use_object_store=use_object_store)
 
 
 def wait(

@@ -12,6 +12,7 @@ from ray_rust.exceptions import RaySystemError
 if TYPE_CHECKING:
     from ray_rust._internal import CoreWorker
     from ray_rust._private.session import Session
+    from ray_rust.experimental.rdt.rdt_manager import RDTManager
 
 # Sizes of log files at which they are rotated, and how many are kept; Ray's.
 _LOG_BYTES = 512 * 1024 * 1024
@@ -199,6 +200,13 @@ class Worker:
     def is_canceled(self) -> bool:
         """Whether what runs was cancelled."""
         return bool(self._of_core("is_task_cancelled"))
+
+    @property
+    def rdt_manager(self) -> RDTManager:
+        """What it knows of tensors that have a transport."""
+        from ray_rust.experimental.rdt.rdt_manager import RDTManager
+
+        return RDTManager()
 
     def get_serialization_context(self) -> Any:
         """How values are pickled."""

@@ -167,13 +167,9 @@ def _check_tensor_transport(name: str, value: Any) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{name} has to be a string, is {value!r}")
     if value.lower() != "object_store":
-        raise NotImplementedError(f"{name}={value!r}: tensors travel through the object store here, as all values do")
+        from ray_rust._private.tensors.registry import registry
 
-
-def _check_no_tensor_transport(name: str, value: Any) -> None:
-    _check_bool(name, value)
-    if value:
-        raise NotImplementedError(f"{name}=True: tensors travel through the object store here, as all values do")
+        registry.check(value)
 
 
 def _check_labels(name: str, value: Any) -> None:
@@ -289,7 +285,7 @@ ACTOR_OPTIONS: dict[str, _Check] = {
     "object_store_memory": _check_object_store_memory,
     "concurrency_groups": _check_concurrency_groups,
     "allow_out_of_order_execution": _check_bool,
-    "enable_tensor_transport": _check_no_tensor_transport,
+    "enable_tensor_transport": _check_bool,
     "_actor_generator_backpressure_num_objects": _check_unread_limit,
 }
 
@@ -305,9 +301,6 @@ METHOD_OPTIONS: dict[str, _Check] = {
     "_generator_backpressure_num_objects": _check_unread_limit,
     "_num_objects_per_yield": _integer_from(1),
 }
-
-# Of these only what is the default anyway is accepted.
-ONLY_DEFAULT = frozenset({"enable_tensor_transport", "tensor_transport"})
 
 # Without a value these mean something else than "not given".
 _NONE_IS_REFUSED = frozenset({"get_if_exists", "enable_task_events"})
@@ -375,6 +368,12 @@ def max_calls(options: dict[str, Any]) -> int:
     """
     given: Optional[int] = options.get("max_calls")
     return given if given is not None else int(bool(options.get("num_gpus")))
+
+
+def has_tensor_transport(options: dict[str, Any]) -> bool:
+    """Whether results of a method with these options keep their tensors in the actor."""
+    name: str = options.get("tensor_transport", "object_store")
+    return name.lower() != "object_store"
 
 
 def refuse_nameless(options: dict[str, Any]) -> None:

@@ -98,7 +98,7 @@ def dumps_function(function: Any, what: str) -> tuple[bytes, list[ObjectRef]]:
     try:
         return pickle_function(function)
     except Exception as error:
-        raise _not_picklable(function, error, what) from error
+        raise not_picklable(function, error, what) from error
 
 
 def _cloudpickle_dumps(value: Any, buffers: list[PickleBuffer]) -> bytes:
@@ -107,7 +107,7 @@ def _cloudpickle_dumps(value: Any, buffers: list[PickleBuffer]) -> bytes:
     try:
         return dumps_by_value(value, buffers.append)
     except Exception as error:
-        raise _not_picklable(value, error, f"a value of type {_type_name(value)}") from error
+        raise not_picklable(value, error, f"a value of type {_type_name(value)}") from error
 
 
 def _pickles_modules_by_value() -> bool:
@@ -121,7 +121,7 @@ def _type_name(value: Any) -> str:
     return str(cls.__qualname__) if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _not_picklable(value: Any, error: Exception, what: str) -> TypeError:
+def not_picklable(value: Any, error: Exception, what: str) -> TypeError:
     from ray_rust._private.culprit import find_culprit
 
     culprit = find_culprit(value)

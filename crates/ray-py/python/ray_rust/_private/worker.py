@@ -317,6 +317,9 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
             state.set_session(None)
             atexit.unregister(shutdown)
             _leave(session)
+            shelf = sys.modules.get("ray_rust._private.tensors.shelf")
+            if shelf is not None:
+                shelf.clear()
 
 
 def _show_held_back_lines() -> None:
