@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::constraint::Shape;
 use crate::id::{ActorId, JobId, NodeId, ObjectId, TaskId, WorkerId};
 
 /// Where a task is in its life; in JSON by Ray's names.
@@ -224,6 +225,19 @@ pub struct ProcessReport {
     pub references_total: u64,
     /// Where it serves debuggers.
     pub debugger: DebuggerReport,
+    /// What its tasks need that wait for a worker, and how many they are.
+    pub waiting: Vec<WaitingReport>,
+}
+
+/// Tasks that wait for a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingReport {
+    /// The number that the process that submitted them has for what they take.
+    pub class: u64,
+    /// What each takes.
+    pub shape: Shape,
+    /// How many they are.
+    pub count: u64,
 }
 
 /// How a debugger finds a process.
@@ -267,6 +281,8 @@ pub struct DemandReport {
     pub class: u64,
     /// What they wait for, for people; empty if they wait for nothing.
     pub reason: String,
+    /// How many have their resources, and wait for a worker process alone.
+    pub starting: u64,
 }
 
 /// A runtime environment on a node.
@@ -299,6 +315,8 @@ pub struct NodeReport {
     pub environments: Vec<EnvironmentReport>,
     /// What actors that the node makes wait for.
     pub placing: Vec<PlacingReport>,
+    /// Objects that lie there alone, and would be lost with it.
+    pub owned_objects: u64,
 }
 
 /// An actor that a node makes.

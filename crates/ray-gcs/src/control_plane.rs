@@ -502,6 +502,11 @@ impl ControlPlane {
         (total, available, self.usage.reports().cloned().collect())
     }
 
+    /// What actors need for which no node has been found yet, and how many they are.
+    pub fn waiting_actors(&self) -> Vec<(Shape, u64)> {
+        self.pending.demand().map(|(shape, count)| (shape.clone(), count as u64)).collect()
+    }
+
     // Key-value.
 
     /// Sets a value; returns whether the key is new. See [`Kv::put`].

@@ -249,11 +249,18 @@ impl GcsService for GcsGrpc {
         &self,
         _: Request<gcs::GetClusterResourcesRequest>,
     ) -> Answer<gcs::GetClusterResourcesReply> {
-        let (total, available, nodes) = self.handle.step(|plane, _, _| plane.cluster_resources()).await?;
+        let ((total, available, nodes), waiting) =
+            self.handle.step(|plane, _, _| (plane.cluster_resources(), plane.waiting_actors())).await?;
+        let waiting_actors = waiting.iter().map(|(shape, count)| gcs::WaitingActors {
+            resources: Some((&shape.resources).into()),
+            strategy: Some((&shape.constraint).into()),
+            count: *count,
+        });
         answer(gcs::GetClusterResourcesReply {
             total: Some((&total).into()),
             available: Some((&available).into()),
             nodes: nodes.iter().map(Into::into).collect(),
+            waiting_actors: waiting_actors.collect(),
         })
     }
 

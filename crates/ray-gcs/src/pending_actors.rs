@@ -73,6 +73,11 @@ impl PendingActors {
         untold
     }
 
+    /// What is waited for, and by how many.
+    pub fn demand(&self) -> impl Iterator<Item = (&Shape, usize)> {
+        self.shapes.iter().map(|(shape, queue)| (shape, queue.actors.len()))
+    }
+
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()

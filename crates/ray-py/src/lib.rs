@@ -5,6 +5,7 @@
 
 mod api;
 mod args;
+mod autoscaler;
 mod awaiting;
 #[expect(unsafe_code, reason = "memory is lent to Python, and Python's is read, through pointers")]
 mod buffer;
@@ -32,6 +33,8 @@ use pyo3::prelude::*;
 mod _internal {
     #[pymodule_export]
     use crate::api::{get, put, wait};
+    #[pymodule_export]
+    use crate::autoscaler::PyAutoscaler;
     #[pymodule_export]
     use crate::core_worker::PyCoreWorker;
     #[pymodule_export]

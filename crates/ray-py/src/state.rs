@@ -43,7 +43,7 @@ pub(crate) fn inspect_node(
         other => other,
     })?;
     let reply = InspectReply::decode(reply).map_err(|error| wrong(&error))?;
-    let NodeReport { node_id, processes, silent, workers, demands, environments, placing } =
+    let NodeReport { node_id, processes, silent, workers, demands, environments, placing, owned_objects: _ } =
         serialize::from_bytes(&reply.report)?;
     let processes: Vec<ProcessReport> =
         processes.iter().map(|report| serialize::from_bytes(report)).collect::<RayResult<_>>()?;

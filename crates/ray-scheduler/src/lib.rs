@@ -5,9 +5,12 @@
 //!
 //! [`place_group`] chooses the nodes of a placement group, all at once.
 //!
+//! [`Autoscaler`] says which nodes to start for what finds no room, and which to end.
+//!
 //! Nothing here does I/O, reads a clock or draws a random number: the same calls in the same order
 //! give the same answers. Whoever owns a view feeds it with reports and acts on decisions.
 
+mod autoscaler;
 mod bundles;
 mod cluster_view;
 mod decision;
@@ -15,6 +18,7 @@ mod global_scheduler;
 mod node_index;
 mod policy;
 
+pub use self::autoscaler::{Autoscaler, NodeType, SeenNode, Sight, Step, WaitingGroup};
 pub use self::bundles::{Bundle, GroupDecision, GroupRequest, GroupStrategy, place_group};
 pub use self::cluster_view::{ClusterView, Node, Report, ViewError};
 pub use self::decision::Decision;

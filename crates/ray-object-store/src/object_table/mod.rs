@@ -385,6 +385,11 @@ impl ObjectTable {
         }
     }
 
+    /// How many objects there are that are no copies, with their owner alive.
+    pub fn owned_objects(&self) -> u64 {
+        self.owned.values().map(|objects| objects.len() as u64).sum()
+    }
+
     /// The copies on disk of all objects.
     pub fn spilled_urls(&self) -> impl Iterator<Item = &str> {
         self.entries.values().filter_map(|entry| entry.place.url())

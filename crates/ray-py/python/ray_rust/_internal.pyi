@@ -331,6 +331,25 @@ class GcsKv:
         """Sets a value."""
 
 @final
+class Autoscaler:
+    """Looks after the cluster whose control plane is at "host:port": which nodes it lacks, and which it can do without.
+
+    Node types are their name, resources, labels, how many there are at least and at most, and for how many seconds
+    one may be idle.
+    """
+
+    def __new__(cls, address: str, types: Sequence[tuple[Any, ...]], max_workers: int) -> Self: ...
+    def look(self, started: dict[str, int], timeout: float) -> tuple[list[int], list[str], list[str]]:
+        """Types of nodes that are to be started, ids of nodes that are to end, and what was not found out.
+
+        `started` has the types of the nodes that may end, by their ids; `timeout` in seconds is for each node to
+        answer.
+        """
+
+    def launch_failed(self, node_type: int) -> None:
+        """A node of this type could not be started: the next one has to wait."""
+
+@final
 class Metric:
     """One metric of this process's programs; `kind` is "counter", "gauge" or "histogram"."""
 

@@ -7,6 +7,8 @@
     cluster.remove_node(other)
     cluster.shutdown()
 
+An `AutoscalingCluster` starts nodes when something waits for them, and ends those that have nothing to do.
+
 Each node is a daemon with workers and shared memory of its own. All of them end with `shutdown()`, and with the
 process that made them, however that ends.
 """
@@ -18,9 +20,10 @@ import time
 from typing import TYPE_CHECKING, Any, Optional
 
 if TYPE_CHECKING:
+    from ray_rust._private.autoscaler import Monitor
     from ray_rust._private.node import NodeInfo
 
-__all__ = ["Cluster"]
+__all__ = ["AutoscalingCluster", "Cluster"]
 
 _POLL_S = 0.02
 # What a node has unless it is said, as in Ray.
@@ -33,7 +36,6 @@ _IGNORED = frozenset(
         "dashboard_agent_listen_port",
         "include_dashboard",
         "enable_object_reconstruction",
-        "env_vars",
         "max_worker_port",
         "metrics_export_port",
         "min_worker_port",
@@ -49,10 +51,10 @@ _IGNORED = frozenset(
 class Node:
     """A node of a `Cluster`: a daemon that this process started."""
 
-    def __init__(self, config: dict[str, Any], *, is_head: bool) -> None:
+    def __init__(self, config: dict[str, Any], *, is_head: bool, env_vars: dict[str, str]) -> None:
         from ray_rust._private import node as nodes
 
-        self._process = nodes.start_node(config)
+        self._process = nodes.start_node(config, env_vars=env_vars)
         self._is_head = is_head
 
     @property
@@ -216,15 +218,16 @@ class Cluster:
         """Starts a node: the head if there is none yet, else one that joins it.
 
         `node_args` are num_cpus (default 1), num_gpus (default 0), resources, labels, object_store_memory (bytes,
-        default 150 MiB), memory (bytes), port and spill_directory. Of a head's `_system_config` this counts how soon
-        a silent node is taken for dead: health_check_period_ms and health_check_failure_threshold. The node is alive
-        when this returns, with `wait` or without.
+        default 150 MiB), memory (bytes), port, spill_directory and env_vars (of its processes). Of a head's
+        `_system_config` this counts how soon a silent node is taken for dead: health_check_period_ms and
+        health_check_failure_threshold. The node is alive when this returns, with `wait` or without.
         """
         from ray_rust._private import node as nodes
 
         del wait
         described = {**_DEFAULTS, **{name: value for name, value in node_args.items() if name not in _IGNORED}}
         temp_dir = nodes.temp_dir(described.pop("temp_dir", None))
+        env_vars = described.pop("env_vars", None) or {}
         heartbeats = _heartbeats(described.pop("_system_config", None) or {})
         is_head = self.head_node is None
         described["gcs_address"] = self.gcs_address
@@ -236,7 +239,7 @@ class Cluster:
         config = nodes.node_config(temp_dir, **described)
         if heartbeats:
             config["config"]["gcs"] = heartbeats
-        node = Node(config, is_head=is_head)
+        node = Node(config, is_head=is_head, env_vars=env_vars)
         if is_head:
             self.head_node = node
         else:
@@ -313,3 +316,80 @@ class Cluster:
         self.connected = False
         for node in reversed(self.list_all_nodes()):
             self._end(node, allow_graceful=True)
+
+
+class AutoscalingCluster:
+    """A cluster of nodes on this machine that grows and shrinks with what runs there, made for tests.
+
+        cluster = AutoscalingCluster(
+            head_resources={"CPU": 1},
+            worker_node_types={"cpu": {"resources": {"CPU": 4}, "min_workers": 0, "max_workers": 2}},
+            idle_timeout_minutes=0.1,
+        )
+        cluster.start()
+        ray_rust.init("auto")
+
+    Tasks, actors and placement groups that find no room have nodes started of a type that has it, if there is one.
+    Its nodes end with `shutdown()`, and with the process that made them.
+    """
+
+    def __init__(
+        self,
+        head_resources: dict[str, Any],
+        worker_node_types: dict[str, Any],
+        autoscaler_v2: bool = False,
+        **config_kwargs: Any,
+    ) -> None:
+        """A head that has these resources, and nodes of these types as they are wanted.
+
+        A type has `resources`, `labels`, `min_workers` (default 0), `max_workers` and `idle_timeout_s`. Of all:
+        `max_workers` (default 8) and `idle_timeout_minutes` (default 0.1). There is one autoscaler, whether
+        `autoscaler_v2` or not, and no `upscaling_speed`: nodes are started as soon as they are wanted.
+        """
+        from ray_rust._private import autoscaler
+
+        del autoscaler_v2
+        self._head_resources = dict(head_resources)
+        self._settings = autoscaler.read_settings(worker_node_types, config_kwargs)
+        self._cluster: Optional[Cluster] = None
+        self._monitor: Optional[Monitor] = None
+
+    @property
+    def address(self) -> Optional[str]:
+        """What `init` takes to join this cluster; None while it is not started."""
+        return self._cluster.address if self._cluster is not None else None
+
+    def start(
+        self, _system_config: Optional[dict[str, Any]] = None, override_env: Optional[dict[str, str]] = None
+    ) -> None:
+        """Starts the head, which `init("auto")` joins from then on, and the autoscaler.
+
+        `override_env` are environment variables of its nodes; AUTOSCALER_UPDATE_INTERVAL_S says how often (seconds,
+        default 1) the autoscaler looks. Other clusters on this machine are left alone. RuntimeError if it is started.
+        """
+        from ray_rust._private import autoscaler
+
+        if self._cluster is not None:
+            raise RuntimeError("this cluster was started already: call shutdown() first")
+        head = autoscaler.node_args(self._head_resources)
+        if "CPU" not in self._head_resources:
+            # As many as this machine has.
+            head["num_cpus"] = None
+        env_vars = override_env or {}
+        cluster = Cluster()
+        cluster.add_node(**head, _system_config=_system_config, env_vars=env_vars)
+        try:
+            self._monitor = autoscaler.Monitor(cluster, self._settings, env_vars)
+        except BaseException:
+            cluster.shutdown()
+            raise
+        self._cluster = cluster
+
+    def shutdown(self) -> None:
+        """Ends the autoscaler and all nodes. This process leaves the cluster first if it has joined it."""
+        if self._monitor is not None:
+            self._monitor.stop()
+            self._monitor = None
+        if self._cluster is not None:
+            self._cluster.shutdown()
+            self._cluster = None

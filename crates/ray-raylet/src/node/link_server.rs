@@ -514,7 +514,9 @@ impl LinkServer {
 
     fn finish_inspections(&mut self, now: Instant) {
         for Inspected { asker, reports, silent } in self.inspections.take_done(now) {
-            reply(asker, self.parts.machine.report(now, reports, &silent));
+            let owned_objects = self.parts.store.owned_objects();
+            let report = self.parts.machine.report(now, reports, &silent);
+            reply(asker, NodeReport { owned_objects, ..report });
         }
     }
 

@@ -80,7 +80,7 @@ impl NodeMachine {
         self.clients.iter().filter(asked).map(|(&client, _)| client).collect()
     }
 
-    /// What the node knows, together with what its processes have told.
+    /// What the node knows, together with what its processes have told; of its objects the store knows.
     pub(super) fn report(&self, now: Instant, processes: Vec<Bytes>, silent: &[ClientId]) -> NodeReport {
         let name = |client: &ClientId| {
             let pid = self.clients.get(client).map(|client| client.pid);
@@ -88,7 +88,8 @@ impl NodeMachine {
         };
         let demand = |&(worker_id, class): &(WorkerId, u64)| {
             let reason = self.why_pending(worker_id, class);
-            DemandReport { worker_id, class, reason }
+            let starting = self.leases.count(&Holder::Client { worker_id, class }).starting as u64;
+            DemandReport { worker_id, class, reason, starting }
         };
         NodeReport {
             node_id: self.identity.node_id,
@@ -106,6 +107,7 @@ impl NodeMachine {
                 .map(|(env, standing, since)| environment(env, standing, since, now))
                 .collect(),
             placing: self.placing(),
+            owned_objects: 0,
         }
     }
 

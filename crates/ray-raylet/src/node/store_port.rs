@@ -289,6 +289,11 @@ impl StorePort {
         self.table.usage()
     }
 
+    /// How many objects would be lost with this node.
+    pub(crate) fn owned_objects(&self) -> u64 {
+        self.table.owned_objects()
+    }
+
     /// Bytes of objects that other nodes have sent.
     pub(crate) const fn received_bytes(&self) -> u64 {
         self.pulls.table.received_bytes()

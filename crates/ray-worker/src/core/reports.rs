@@ -7,7 +7,7 @@ use ray_core::id::{ActorId, FunctionId, ObjectId, TaskId};
 use ray_core::pb::gcs::AddTaskEventsRequest;
 use ray_core::report::{
     DebuggerReport, Inquiry, PendingTaskReport, ProcessReport, ReferenceReport, TaskBatch, TaskKind,
-    TaskName, TaskPhase, Teller,
+    TaskName, TaskPhase, Teller, WaitingReport,
 };
 use ray_core::serialize;
 use ray_link::message::{GcsMethod, ToRaylet};
@@ -274,8 +274,18 @@ impl State {
             references: if inquiry.objects { self.reference_reports(limit) } else { Vec::new() },
             references_total: self.references.len() as u64,
             debugger: self.debugger,
+            waiting: self.waiting_tasks(),
             teller,
         }
+    }
+
+    fn waiting_tasks(&self) -> Vec<WaitingReport> {
+        let classes =
+            (0..self.dispatcher.classes()).map(|class| (class, self.dispatcher.queued(class) as u64));
+        let waiting = classes.filter(|&(_, count)| count > 0);
+        let report =
+            |(class, count)| WaitingReport { class, shape: self.dispatcher.shape(class).clone(), count };
+        waiting.map(report).collect()
     }
 
     fn pending_tasks(&self, limit: usize) -> Vec<PendingTaskReport> {

@@ -181,11 +181,14 @@ class NodeProcess:
 
 
 def start_node(
-    config: dict[str, Any], timeout: float = _START_TIMEOUT_S, meanwhile: Callable[[], None] = lambda: None
+    config: dict[str, Any],
+    timeout: float = _START_TIMEOUT_S,
+    meanwhile: Callable[[], None] = lambda: None,
+    env_vars: Optional[dict[str, str]] = None,
 ) -> NodeProcess:
     """Starts a daemon and waits until it is ready, after a call of `meanwhile`.
 
-    RuntimeError with its last words if it fails.
+    It has this process's environment, changed by `env_vars`. RuntimeError with its last words if it fails.
     """
     import subprocess
     import tempfile
@@ -201,7 +204,7 @@ def start_node(
                 stderr=output,
                 # `-m` searches the working directory first: not the user's, whose files may have any name.
                 cwd="/",
-                env=_environment(),
+                env={**_environment(), **(env_vars or {})},
                 pass_fds=(ready_writer,),
                 # Ctrl-C in the terminal is for the driver, which then ends the daemon.
                 start_new_session=True,
