@@ -10,6 +10,8 @@ import pytest
 import ray_rust
 from conftest import wait_until
 from ray_rust import exceptions
+from ray_rust.cluster_utils import Cluster
+from ray_rust.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 HOWS = pytest.mark.parametrize("force", [False, True])
 
@@ -383,3 +385,66 @@ def test_cancelling_from_several_threads_is_cancelling_once(cluster, tmp_path):
     for thread in threads:
         thread.join()
     assert_cancelled(ref)
+
+
+# On several nodes
+
+
+@pytest.fixture
+def three_nodes(no_cluster):
+    """The ids of the nodes of a cluster, the head's, where this process is, first."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes = [made.head_node, *(made.add_node(num_cpus=1) for _ in range(2))]
+    ray_rust.init(made.address, namespace="tests", log_to_driver=False)
+    yield [node.node_id for node in nodes]
+    ray_rust.shutdown()
+    made.shutdown()
+
+
+def on(node_id):
+    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
+
+
+@ray_rust.remote
+def chain(nodes, path):
+    """Calls itself on the next node and waits for that; on the last one, until it is cancelled."""
+    with open(f"{path}.{len(nodes)}", "w") as file:
+        file.write(ray_rust.get_runtime_context().get_node_id())
+    if nodes:
+        ray_rust.get(chain.options(**on(nodes[0])).remote(nodes[1:], path))
+    else:
+        wait_for_ever()
+
+
+@HOWS
+def test_children_and_grandchildren_on_other_nodes_are_cancelled_with_a_task(three_nodes, tmp_path, force):
+    head, first, second = three_nodes
+    ref = chain.options(**on(first)).remote([second, head, first], str(tmp_path / "at"))
+    places = [tmp_path / f"at.{left}" for left in (3, 2, 1, 0)]
+    wait_until(lambda: places[-1].exists() and places[-1].read_text())
+    assert [place.read_text() for place in places] == [first, second, head, first]
+    assert len(running("chain")) == 4
+    ray_rust.cancel(ref, force=force, recursive=True)
+    assert_cancelled(ref)
+    wait_until(lambda: not running("chain"), what="the end of the tasks below it")
+
+
+def test_children_on_another_node_go_on_without_recursion(three_nodes, tmp_path):
+    head, first, second = three_nodes
+    path, keeper = str(tmp_path / "child"), Keeper.options(**on(head)).remote()
+
+    @ray_rust.remote
+    def parent(keeper):
+        child = gated_child.options(**on(second)).remote(path)
+        ray_rust.get(keeper.keep.remote([child]))
+        begin(f"{path}.kept")
+        ray_rust.get(child)
+
+    ref = parent.options(**on(first)).remote(keeper)
+    exists(f"{path}.started")
+    exists(f"{path}.kept")
+    ray_rust.cancel(ref, recursive=False)
+    assert_cancelled(ref)
+    assert [task.node_id for task in running("gated_child")] == [second]
+    begin(f"{path}.go")
+    assert ray_rust.get(keeper.result.remote(), timeout=60) == "ended"

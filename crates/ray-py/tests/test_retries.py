@@ -9,6 +9,8 @@ import ray_rust
 from conftest import wait_until
 from ray_rust import exceptions
 from ray_rust._private import options as option_checks
+from ray_rust.cluster_utils import Cluster
+from ray_rust.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class Flaky(Exception):
@@ -266,6 +268,30 @@ def test_a_process_ends_after_so_many_calls_of_a_function(one_cpu):
     pids = [ray_rust.get(two_calls.remote(), timeout=60) for _ in range(6)]
     assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4] == pids[5]
     wait_until(lambda: all(is_gone(pid) for pid in pids))
+
+
+def test_a_process_on_another_node_ends_after_so_many_calls_and_another_goes_on(no_cluster):
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    other = cluster.add_node(num_cpus=1)
+    try:
+        ray_rust.init(cluster.address, log_to_driver=False)
+
+        @ray_rust.remote(max_calls=2, max_retries=0)
+        def where():
+            return ray_rust.get_runtime_context().get_node_id(), os.getpid()
+
+        there = where.options(scheduling_strategy=NodeAffinitySchedulingStrategy(other.node_id, soft=False))
+        places = [ray_rust.get(there.remote(), timeout=60) for _ in range(6)]
+        assert {node_id for node_id, _ in places} == {other.node_id}
+        pids = [pid for _, pid in places]
+        assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4] == pids[5]
+        wait_until(lambda: all(is_gone(pid) for pid in pids))
+        # Many at once, of which most find their process at its end.
+        pids = [pid for _, pid in ray_rust.get([there.remote() for _ in range(10)], timeout=120)]
+        assert max(map(pids.count, pids)) <= 2
+    finally:
+        ray_rust.shutdown()
+        cluster.shutdown()
 
 
 def test_tasks_behind_the_last_call_run_elsewhere_at_no_cost(one_cpu):
