@@ -7,7 +7,6 @@ by the workload that needs it.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, Callable, NamedTuple
 
 import ray_rust as ray
@@ -254,18 +253,14 @@ def _async_actors_n_to_n() -> Run:
 
 @_workload("placement group create/removal")
 def _placement_groups() -> Run:
-    try:
-        util: Any = importlib.import_module("ray_rust.util")
-        create, remove = util.placement_group, util.remove_placement_group
-    except (ImportError, AttributeError) as error:
-        raise NotImplementedError(f"there are no placement groups ({error})") from error
+    from ray_rust.util import placement_group, remove_placement_group
 
     def create_and_remove() -> None:
-        groups = [create(bundles=[{"custom": 0.001}]) for _ in range(100)]
+        groups = [placement_group(bundles=[{"custom": 0.001}]) for _ in range(100)]
         for group in groups:
             group.wait(timeout_seconds=30)
         for group in groups:
-            remove(group)
+            remove_placement_group(group)
 
     return Run(create_and_remove, 100)
 
