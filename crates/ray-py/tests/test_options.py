@@ -188,6 +188,13 @@ def test_how_many_calls_a_process_runs_is_said_with_the_function():
     assert options.max_calls({"num_gpus": 1, "max_calls": 0}) == 0
 
 
+def test_concurrency_groups_are_said_with_the_class():
+    grouped = ray_rust.remote(concurrency_groups={"io": 1})(type("Grouped", (), {}))
+    for call in (grouped, grouped.options(num_cpus=2)):
+        with pytest.raises(ValueError, match="concurrency_groups cannot be changed"):
+            call.options(concurrency_groups={"io": 2})
+
+
 def test_a_transport_of_tensors_is_known_or_refused_by_name():
     ray_rust.method(tensor_transport="object_store")
     ray_rust.method(tensor_transport="nixl")

@@ -366,17 +366,34 @@ def test_cpus_are_given_back_to_the_bundle_while_a_task_waits(make_group):
     assert ray.get(nested.options(scheduling_strategy=within(group)).remote(3), timeout=60) == group.id.hex()
 
 
-def test_the_old_options_still_work(make_group):
+def test_the_old_options_still_work_and_are_said_to_be_old(make_group):
     group = make_group([{"CPU": 1}, {"CPU": 1}])
-    old = current.options(placement_group=group, placement_group_bundle_index=1)
+    with pytest.warns(DeprecationWarning, match="PlacementGroupSchedulingStrategy") as warned:
+        old = current.options(placement_group=group, placement_group_bundle_index=1)
+    assert [str(one.message).partition(" ")[0] for one in warned] == ["placement_group", "placement_group_bundle_index"]
+    assert {one.filename for one in warned} == {__file__}
     assert ray.get(old.remote(), timeout=30) == group.id.hex()
-    member = Member.options(placement_group=group, placement_group_capture_child_tasks=True).remote()
+    capturing = Member.options(placement_group=group, placement_group_capture_child_tasks=True)
+    with pytest.warns(DeprecationWarning, match="is deprecated") as warned:
+        member = capturing.remote()
+    assert "placement_group_capture_child_tasks" in str(warned[1].message)
+    assert {one.filename for one in warned} == {__file__}
     assert ray.get(member.child_group.remote(), timeout=30) == group.id.hex()
     with pytest.raises(ValueError, match="cannot both be given"):
         current.options(placement_group=group, scheduling_strategy="SPREAD")
     with pytest.raises(TypeError, match="PlacementGroup"):
         current.options(placement_group="mine")
-    assert ray.get(current.options(placement_group=None).remote(), timeout=30) is None
+    with pytest.warns(DeprecationWarning, match="placement_group is deprecated"):
+        free = current.options(placement_group=None)
+    assert ray.get(free.remote(), timeout=30) is None
+
+
+@pytest.mark.filterwarnings("ignore:placement_group is deprecated")
+def test_no_group_goes_with_any_strategy(make_group):
+    group = make_group([{"CPU": 1}])
+    assert ray.get(current.options(placement_group=None, scheduling_strategy="SPREAD").remote(), timeout=30) is None
+    both = current.options(placement_group=None, scheduling_strategy=within(group))
+    assert ray.get(both.remote(), timeout=30) == group.id.hex()
 
 
 # Capture

@@ -354,6 +354,7 @@ class ActorClass(Generic[T]):
 
     def options(self, **actor_options: Any) -> _ActorClassWithOptions[T]:
         """This class with other options."""
+        option_checks.refuse_concurrency_groups(actor_options)
         merged = option_checks.merge(self._default_options, actor_options, option_checks.ACTOR_OPTIONS, _WHAT)
         option_checks.refuse_nameless(merged)
         self._check_tensor_transport(merged)
@@ -537,6 +538,7 @@ class _ActorClassWithOptions(Generic[T]):
 
     def options(self, **actor_options: Any) -> _ActorClassWithOptions[T]:
         """These options, overridden by others."""
+        option_checks.refuse_concurrency_groups(actor_options)
         merged = option_checks.merge(self._options, actor_options, option_checks.ACTOR_OPTIONS, _WHAT)
         option_checks.refuse_nameless(merged)
         return _ActorClassWithOptions(self._class, merged)

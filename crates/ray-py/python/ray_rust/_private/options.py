@@ -382,6 +382,12 @@ def refuse_nameless(options: dict[str, Any]) -> None:
         raise ValueError("get_if_exists needs a name")
 
 
+def refuse_concurrency_groups(given: dict[str, Any]) -> None:
+    """The methods of a class name its groups, whatever the options of single actors."""
+    if "concurrency_groups" in given:
+        raise ValueError("concurrency_groups cannot be changed for single actors: give them to @remote")
+
+
 def refuse_max_calls(given: dict[str, Any]) -> None:
     """A process counts the calls of a function, whatever the options of single calls."""
     if "max_calls" in given:

@@ -43,12 +43,15 @@ def constraint(options: dict[str, Any], needs: list[dict[str, float]], what: str
 def _by_strategy(options: dict[str, Any], needs: list[dict[str, float]], what: str) -> Optional[SchedulingConstraint]:
     strategy = options.get("scheduling_strategy")
     if strategy is None:
+        _warn_of_group_options(options)
         return _by_group_options(options, needs, what)
-    if options.get("placement_group", "default") != "default":
+    # No group at all goes with any strategy, as in Ray.
+    if options.get("placement_group", "default") not in ("default", None):
         raise ValueError(
             "placement_group and scheduling_strategy cannot both be given: "
             "use PlacementGroupSchedulingStrategy in scheduling_strategy"
         )
+    _warn_of_group_options(options)
     if strategy == "SPREAD":
         return SchedulingConstraint.spread()
     from ray_rust.util import scheduling_strategies as known
@@ -60,6 +63,39 @@ def _by_strategy(options: dict[str, Any], needs: list[dict[str, float]], what: s
         return SchedulingConstraint.on_node(strategy.node_id, strategy.soft, _when_busy(strategy))
     # "DEFAULT", or by labels, which are looked at beside the strategy.
     return SchedulingConstraint.default()
+
+
+# The options that came before strategies, with what means that they are not given.
+_GROUP_OPTIONS = {
+    "placement_group": ("default",),
+    "placement_group_bundle_index": (-1,),
+    "placement_group_capture_child_tasks": (None, False),
+}
+
+
+def _warn_of_group_options(options: dict[str, Any]) -> None:
+    from ray_rust.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    if isinstance(options.get("scheduling_strategy"), PlacementGroupSchedulingStrategy):
+        return
+    for name, not_given in _GROUP_OPTIONS.items():
+        if options.get(name, not_given[0]) not in not_given:
+            import warnings
+
+            text = f"{name} is deprecated: use scheduling_strategy=PlacementGroupSchedulingStrategy(...)"
+            warnings.warn(text, DeprecationWarning, stacklevel=_users_level())
+
+
+def _users_level() -> int:
+    """How far up the stack the code is that called into this package, for who calls `warn` next to this."""
+    import os
+    import sys
+
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+    frame, level = sys._getframe(1), 1  # noqa: SLF001 - warnings are about a line of the user's
+    while frame.f_back is not None and os.path.abspath(frame.f_code.co_filename).startswith(package):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _by_group_options(
