@@ -388,6 +388,16 @@ impl PyCoreWorker {
         units(py, reply.available.as_ref())
     }
 
+    fn available_resources_per_node<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let reply: GetClusterResourcesReply =
+            self.ask_gcs(py, GcsMethod::GetClusterResources, Bytes::new())?;
+        let nodes = PyDict::new(py);
+        for node in &reply.nodes {
+            nodes.set_item(hex(&node.node_id), units(py, node.available.as_ref())?)?;
+        }
+        Ok(nodes)
+    }
+
     fn named_actors(&self, py: Python<'_>) -> PyResult<Vec<(String, String)>> {
         let reply: ListActorsReply = self.ask_gcs(py, GcsMethod::ListActors, Bytes::new())?;
         let named = |actor: &ActorInfo| !actor.name.is_empty() && actor.state() != actor_info::State::Dead;

@@ -570,6 +570,9 @@ class CoreWorker:
         """As `ray.nodes()`: NodeID, Alive, NodeManagerAddress, Resources, Labels, ..."""
 
     def cluster_resources(self) -> dict[str, float]: ...
+    def available_resources_per_node(self) -> dict[str, dict[str, float]]:
+        """What of each living node is free now, by its id in hexadecimal."""
+
     def available_resources(self) -> dict[str, float]: ...
     def named_actors(self) -> list[tuple[str, str]]:
         """Namespace and name of every living actor that has a name."""

@@ -14,6 +14,7 @@ __all__ = [
     "GlobalState",
     "actors",
     "available_resources",
+    "available_resources_per_node",
     "cluster_resources",
     "jobs",
     "node_ids",
@@ -42,6 +43,11 @@ class GlobalState:
     def total_resources_per_node(self) -> dict[str, dict[str, float]]:
         """What each living node has, by its id."""
         return {node["NodeID"]: dict(node["Resources"]) for node in nodes() if node["Alive"]}
+
+    def available_resources_per_node(self) -> dict[str, dict[str, float]]:
+        """What of each living node is free, by its id; what is used up is left out."""
+        free = connected_core().available_resources_per_node()
+        return {node_id: {name: amount for name, amount in has.items() if amount} for node_id, has in free.items()}
 
     def actor_table(
         self,
@@ -113,3 +119,8 @@ def node_ids() -> list[str]:
 def total_resources_per_node() -> dict[str, dict[str, float]]:
     """What each living node has, by its id."""
     return state.total_resources_per_node()
+
+
+def available_resources_per_node() -> dict[str, dict[str, float]]:
+    """What of each living node is free, by its id; what is used up is left out."""
+    return state.available_resources_per_node()

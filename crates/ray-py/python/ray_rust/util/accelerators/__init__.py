@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING
 from ray_rust.util.accelerators import accelerators
 from ray_rust.util.accelerators.accelerators import *  # noqa: F403 - all of them
 
+if TYPE_CHECKING:
+    from ray_rust.util import tpu as tpu
+
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
+        if name == "tpu":
+            import importlib
+
+            return importlib.import_module("ray_rust.util.tpu")
         if name == "NVIDIA_TESLA_A100":
             import warnings
 
