@@ -243,8 +243,13 @@ def test_a_node_that_dies_by_itself_is_replaced_if_it_is_kept(grow):
     grow({"kept": cpus(1, min_workers=1)})
     wait_until(nodes)
     (node,) = nodes()
-    living = living_nodes(os.environ["RAY_RUST_TMPDIR"])
-    os.kill(next(one.pid for one in living if one.node_id == node["NodeID"]), 9)
+
+    def pid():
+        # It says so itself a moment after the control plane knows it.
+        living = living_nodes(os.environ["RAY_RUST_TMPDIR"])
+        return next((one.pid for one in living if one.node_id == node["NodeID"]), None)
+
+    os.kill(wait_until(pid), 9)
     wait_until(lambda: any(one["NodeID"] != node["NodeID"] for one in nodes()))
 
 
