@@ -1,6 +1,7 @@
 """Joining, starting and leaving clusters."""
 
 import os
+import pickle
 import subprocess
 import sys
 
@@ -590,5 +591,15 @@ def test_other_languages_and_ray_client_are_refused_by_name():
     with pytest.raises(NotImplementedError, match="Ray Client"):
         ray_rust.client("ray://host:10001")
     with pytest.raises(NotImplementedError, match="Ray Client"):
-        ray_rust.ClientBuilder("host").connect()
-    assert ray_rust.Language.PYTHON.name == "PYTHON"
+        ray_rust.ClientBuilder("host").env({"pip": []}).namespace("mine").connect()
+
+
+def test_languages_have_numbers():
+    language = ray_rust.Language
+    assert [one.value() for one in (language.PYTHON, language.JAVA, language.CPP)] == [0, 1, 2]
+    assert language(1) == language.JAVA != language.CPP
+    assert {language.PYTHON: "mine"}[language(0)] == "mine"
+    assert str(language.CPP) == "CPP"
+    assert pickle.loads(pickle.dumps(language.JAVA)) == language.JAVA
+    with pytest.raises(ValueError, match="no language of number 7"):
+        language(7)

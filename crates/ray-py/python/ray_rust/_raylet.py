@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import enum
+from typing import ClassVar
 
 from ray_rust._internal import (
     ActorClassID,
@@ -43,9 +43,32 @@ __all__ = [
 ObjectID = ObjectRef
 
 
-class Language(enum.Enum):
+class Language:
     """Languages that Ray knows; tasks and actors here are in Python."""
 
-    PYTHON = 0
-    JAVA = 1
-    CPP = 2
+    PYTHON: ClassVar[Language]
+    JAVA: ClassVar[Language]
+    CPP: ClassVar[Language]
+
+    def __init__(self, lang: int) -> None:
+        """The language of this number; ValueError if there is none."""
+        if lang not in range(len(_LANGUAGES)):
+            raise ValueError(f"there is no language of number {lang!r}: there are 0 to {len(_LANGUAGES) - 1}")
+        self._number = int(lang)
+
+    def value(self) -> int:
+        """Its number."""
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Language) and self._number == other._number
+
+    def __hash__(self) -> int:
+        return hash((Language, self._number))
+
+    def __repr__(self) -> str:
+        return _LANGUAGES[self._number]
+
+
+_LANGUAGES = ("PYTHON", "JAVA", "CPP")
+Language.PYTHON, Language.JAVA, Language.CPP = map(Language, range(len(_LANGUAGES)))

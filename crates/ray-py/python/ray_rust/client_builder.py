@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn, Optional
+from typing import Any, NoReturn, Optional
 
 __all__ = ["ClientBuilder", "client", "refuse"]
 
@@ -20,6 +20,14 @@ class ClientBuilder:
 
     def __init__(self, address: Optional[str]) -> None:
         self.address = address
+
+    def env(self, env: dict[str, Any]) -> ClientBuilder:
+        """Itself: nothing will have this runtime environment."""
+        return self
+
+    def namespace(self, namespace: str) -> ClientBuilder:
+        """Itself: nothing will be in this namespace."""
+        return self
 
     def connect(self) -> NoReturn:
         """Refused: see `client`."""
