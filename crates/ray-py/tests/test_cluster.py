@@ -2,11 +2,13 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
 import ray_rust
-from conftest import is_running, processes_of, wait_until
+from conftest import DEADLINE_S, is_running, processes_of, wait_until
+from ray_rust._private import node as nodes
 from ray_rust.cluster_utils import Cluster
 from ray_rust.exceptions import (
     ActorDiedError,
@@ -99,6 +101,41 @@ def test_nodes_are_listed_and_end_with_the_cluster(own_folder):
     cluster.shutdown()
     assert not ray_rust.is_initialized()
     wait_until(lambda: not processes_of(own_folder), what="the end of all processes")
+
+
+def test_a_node_that_is_not_waited_for_comes_while_others_go_on(new_cluster, monkeypatch):
+    cluster, _ = new_cluster(1, {})
+    start_node, go = nodes.start_node, threading.Event()
+
+    def start_later(*args, **kwargs):
+        assert go.wait(DEADLINE_S)
+        return start_node(*args, **kwargs)
+
+    monkeypatch.setattr(nodes, "start_node", start_later)
+    later = cluster.add_node(wait=False, resources={"gizmo": 1})
+    assert "gizmo" not in ray_rust.cluster_resources()
+    where_gizmos_are = ray_rust.remote(resources={"gizmo": 1})(where).remote()
+    go.set()
+    assert ray_rust.get(where_gizmos_are, timeout=DEADLINE_S) == later.node_id
+    cluster.wait_for_nodes()
+    cluster.remove_node(later)
+    assert len(cluster.list_all_nodes()) == 2
+
+
+def test_a_node_that_is_not_waited_for_and_does_not_start_says_so_when_it_is_used(new_cluster, monkeypatch):
+    cluster, _ = new_cluster(1, {})
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("the node daemon said nothing")
+
+    monkeypatch.setattr(nodes, "start_node", fail)
+    never = cluster.add_node(wait=False)
+    with pytest.raises(RuntimeError, match="was not started: the node daemon said nothing"):
+        _ = never.node_id
+    with pytest.raises(RuntimeError, match="was not started"):
+        cluster.wait_for_nodes()
+    cluster.shutdown()
+    assert cluster.list_all_nodes() == []
 
 
 def test_a_cluster_ends_with_the_process_that_made_it(script):

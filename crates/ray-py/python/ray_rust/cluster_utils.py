@@ -16,12 +16,13 @@ process that made them, however that ends.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Optional
 
 if TYPE_CHECKING:
     from ray_rust._private.autoscaler import Monitor
-    from ray_rust._private.node import NodeInfo
+    from ray_rust._private.node import NodeInfo, NodeProcess
 
 __all__ = ["AutoscalingCluster", "Cluster"]
 
@@ -51,11 +52,41 @@ _IGNORED = frozenset(
 class Node:
     """A node of a `Cluster`: a daemon that this process started."""
 
-    def __init__(self, config: dict[str, Any], *, is_head: bool, env_vars: dict[str, str]) -> None:
+    def __init__(self, config: dict[str, Any], *, is_head: bool, env_vars: dict[str, str], wait: bool = True) -> None:
+        self._is_head = is_head
+        self._started: Optional[NodeProcess] = None
+        self._failure: Optional[Exception] = None
+        self._starting: Optional[threading.Thread] = None
+        if wait:
+            self._start(config, env_vars)
+        else:
+            self._starting = threading.Thread(target=self._start_alone, args=(config, env_vars), daemon=True)
+            self._starting.start()
+
+    def _start(self, config: dict[str, Any], env_vars: dict[str, str]) -> None:
         from ray_rust._private import node as nodes
 
-        self._process = nodes.start_node(config, env_vars=env_vars)
-        self._is_head = is_head
+        self._started = nodes.start_node(config, env_vars=env_vars)
+
+    def _start_alone(self, config: dict[str, Any], env_vars: dict[str, str]) -> None:
+        try:
+            self._start(config, env_vars)
+        except Exception as error:  # noqa: BLE001 - whoever uses the node is told
+            self._failure = error
+
+    @property
+    def _process(self) -> NodeProcess:
+        """Waits for its start. RuntimeError if that has failed."""
+        if self._starting is not None:
+            self._starting.join()
+        if self._started is None:
+            raise RuntimeError(f"this node was not started: {self._failure}") from self._failure
+        return self._started
+
+    def _has_failed(self) -> bool:
+        if self._starting is not None:
+            self._starting.join()
+        return self._started is None
 
     @property
     def _info(self) -> NodeInfo:
@@ -144,6 +175,8 @@ class Node:
     def kill_all_processes(self, check_alive: bool = True, allow_graceful: bool = False, wait: bool = False) -> None:
         """Ends the daemon and its workers: at once, or telling it to end first. Waits in any case."""
         del wait
+        if self._has_failed() and not check_alive:
+            return  # There is nothing that could be ended.
         if check_alive and not self.any_processes_alive():
             raise RuntimeError(f"node {self.node_id} has ended already")
         if allow_graceful:
@@ -220,11 +253,13 @@ class Cluster:
         `node_args` are num_cpus (default 1), num_gpus (default 0), resources, labels, object_store_memory (bytes,
         default 150 MiB), memory (bytes), port, spill_directory and env_vars (of its processes). Of a head's
         `_system_config` this counts how soon a silent node is taken for dead: health_check_period_ms and
-        health_check_failure_threshold. The node is alive when this returns, with `wait` or without.
+        health_check_failure_threshold.
+
+        The node is alive when this returns. Without `wait` it is being started, and whatever asks it for something
+        waits for that; a head is always waited for.
         """
         from ray_rust._private import node as nodes
 
-        del wait
         described = {**_DEFAULTS, **{name: value for name, value in node_args.items() if name not in _IGNORED}}
         temp_dir = nodes.temp_dir(described.pop("temp_dir", None))
         env_vars = described.pop("env_vars", None) or {}
@@ -239,7 +274,7 @@ class Cluster:
         config = nodes.node_config(temp_dir, **described)
         if heartbeats:
             config["config"]["gcs"] = heartbeats
-        node = Node(config, is_head=is_head, env_vars=env_vars)
+        node = Node(config, is_head=is_head, env_vars=env_vars, wait=wait or is_head)
         if is_head:
             self.head_node = node
         else:
