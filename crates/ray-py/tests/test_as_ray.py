@@ -17,6 +17,8 @@ from ray.util.placement_group import PlacementGroup
 from ray.util import ActorPool
 from ray.exceptions import RayTaskError
 from ray.experimental import internal_kv
+import ray.experimental.rdt.rdt_manager, ray.experimental.rdt.util
+from ray.experimental.rdt.tensor_transport_manager import TensorTransportManager
 from ray._private import worker
 import ray._private.worker
 import ray_rust
@@ -26,6 +28,7 @@ assert ray is ray_rust and ray.util is ray_rust.util
 assert sys.modules["ray.util.actor_pool"] is sys.modules["ray_rust.util.actor_pool"]
 assert ActorPool is ray_rust.util.ActorPool and RayTaskError is ray_rust.exceptions.RayTaskError
 assert worker is ray_rust._private.worker
+assert TensorTransportManager is ray_rust.experimental.TensorTransportManager
 # A function with the name of its module.
 assert ray.util.placement_group is sys.modules["ray.util.placement_group"].placement_group
 assert ray.__spec__.name == "ray_rust" and ray.util.__spec__.name == "ray_rust.util"

@@ -65,7 +65,7 @@ class TransportRegistry:
                 "part of this package: use another one, or register your own under this name with "
                 "ray.experimental.register_tensor_transport"
             )
-        known = ", ".join(sorted([*self._known, *self._built_in, OBJECT_STORE]))
+        known = ", ".join(sorted({*self._known, *self._built_in, OBJECT_STORE}))
         raise ValueError(
             f"there is no tensor transport {name} in this process, which knows {known}. Register it with "
             "ray.experimental.register_tensor_transport before it is used"

@@ -311,22 +311,22 @@ class NixlTensorTransport(TensorTransportManager):
                 raise TimeoutError(f"other transfers by {_NAME} from the same process did not end in time")
             self._remotes.forget(name)
             agent.remove_remote_agent(name)
-        # What it has registered since it was added last is added.
-        agent.add_remote_agent(metadata.agent)
         self._remotes.use(name, metadata.version)
         try:
+            # What it has registered since it was added last is added.
+            agent.add_remote_agent(metadata.agent)
             local = agent.get_xfer_descs(regions, mem_type=_memory(tensors[0]))
             remote = agent.get_xfer_descs(metadata.regions, mem_type=metadata.memory)
             handle = agent.initialize_xfer("READ", local, remote, name, b"")
             state = agent.transfer(handle)
-        except BaseException:
+        except Exception as error:
             self._release(name)
-            raise
+            raise _failed(obj_id, f"it could not be begun; the sender may have died ({error})") from error
         fetch = _Fetch(obj_id, tensors, handle, name)
         self._fetching[obj_id] += 1
         if state == "ERR":
             self._end(fetch)
-            raise _failed(obj_id, "it could not be begun")
+            raise _failed(obj_id, "it could not be begun; the sender may have died")
         return fetch
 
     def wait_fetch_complete(self, fetch_request: FetchRequest, timeout: float = -1) -> list[Any]:
@@ -334,7 +334,7 @@ class NixlTensorTransport(TensorTransportManager):
         until = None if timeout < 0 else time.monotonic() + timeout
         while not fetch.is_over:
             with self._changed:
-                state = self._agent.check_xfer_state(fetch.handle)
+                state, cause = self._look(fetch)
                 is_aborted = fetch.obj_id in self._aborted
                 is_late = until is not None and time.monotonic() >= until
                 if state != "PROC" or is_aborted or is_late:
@@ -343,7 +343,7 @@ class NixlTensorTransport(TensorTransportManager):
             if state == "DONE":
                 break
             if state != "PROC":
-                raise _failed(fetch.obj_id, "NIXL says that it has failed; the sender may have died")
+                raise _failed(fetch.obj_id, f"it has failed; the sender may have died ({cause})") from cause
             if is_aborted:
                 raise _failed(fetch.obj_id, "it was aborted")
             if is_late:
@@ -351,6 +351,12 @@ class NixlTensorTransport(TensorTransportManager):
             time.sleep(_LOOK_S)
         tensors: list[Any] = fetch.tensors
         return tensors
+
+    def _look(self, fetch: _Fetch) -> tuple[str, Optional[Exception]]:
+        try:
+            return self._agent.check_xfer_state(fetch.handle), None
+        except Exception as error:  # noqa: BLE001 - of any class of NIXL's
+            return "ERR", error
 
     def _end(self, fetch: _Fetch) -> None:
         fetch.is_over = True
