@@ -473,10 +473,13 @@ def test_get_fetches_by_a_one_sided_transport_and_by_the_object_store(two):
     one, _ = two
     ref = one.by_file.remote([np.ones(3), "a"])
     before = len(events())
-    for got in (ray.get(ref), *ray.get([ref, ref]), ray.get(ref, timeout=LIMIT), ray.get(ref, _use_object_store=True)):
+    twice = ray.get([ref, ref])
+    assert twice[0][0] is twice[1][0]
+    assert twice[0] is not twice[1]
+    for got in (ray.get(ref), *twice, ray.get(ref, timeout=LIMIT), ray.get(ref, _use_object_store=True)):
         np.testing.assert_array_equal(got[0], np.ones(3))
         assert got[1] == "a"
-    assert [event[0] for event in events()[before:]] == ["recv"] * 4
+    assert [event[0] for event in events()[before:]] == ["recv"] * 3
     assert ray.get([ray.put(1), ref], timeout=LIMIT)[0] == 1
     assert ray.wait([ref], timeout=LIMIT) == ([ref], [])
 

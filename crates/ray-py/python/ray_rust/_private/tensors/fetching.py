@@ -32,29 +32,36 @@ def timeout_of_transfers() -> float:
 
 
 def get_all(refs: Sequence[ObjectRef], timeout: Optional[float], *, use_object_store: bool) -> list[Any]:
-    """The values of these references, of which some are to tensors."""
+    """The values of these references, of which some are to tensors. What is there twice is fetched once."""
     until = None if timeout is None else time.monotonic() + timeout
     values = session.connected_core().get(refs, timeout)
-    return [
-        fill(ref, value, until, use_object_store=use_object_store) if isinstance(ref, TensorRef) else value
-        for ref, value in zip(refs, values)
-    ]
+    fetched: dict[ObjectRef, list[Any]] = {}
+    for index, (ref, shell) in enumerate(zip(refs, values)):
+        if isinstance(ref, TensorRef) and isinstance(shell, TensorShell):
+            if ref not in fetched:
+                fetched[ref] = _tensors_of(ref, shell, until, use_object_store=use_object_store)
+            values[index] = shell.fill(fetched[ref])
+    return values
 
 
-def fill(ref: TensorRef, shell: Any, until: Optional[float] = None, *, use_object_store: bool = False) -> Any:
-    """The value of a shell, with its tensors; waits for them until then."""
-    if not isinstance(shell, TensorShell):
-        return shell
+def fill(ref: TensorRef, shell: Any) -> Any:
+    """The value of a shell, with its tensors."""
+    return shell.fill(_tensors_of(ref, shell)) if isinstance(shell, TensorShell) else shell
+
+
+def _tensors_of(
+    ref: TensorRef, shell: TensorShell, until: Optional[float] = None, *, use_object_store: bool = False
+) -> list[Any]:
+    """Waits for them until then."""
     if not shell.count:
-        return shell.fill([])
+        return []
     kept = None if use_object_store else shelf.store.find(shell.object_id)
     if kept is not None:
-        return shell.fill(kept.tensors)
-    patience = _Patience(ref, until)
+        return kept.tensors
     fetch = _by_object_store if use_object_store else _by_transport
-    tensors = fetch(ref, shell, patience)
+    tensors = fetch(ref, shell, _Patience(ref, until))
     shell.check(tensors)
-    return shell.fill(tensors)
+    return tensors
 
 
 class _Patience:
