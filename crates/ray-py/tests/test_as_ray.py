@@ -116,6 +116,19 @@ def test_a_program_ends_as_it_would_by_itself(tmp_path, own_folder):
     assert "none.py" in done.stderr
 
 
+def test_a_program_knows_its_path_as_if_python_had_started_it(tmp_path, own_folder):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys\nprint(__file__, sys.argv)\nos.chdir('/')\nprint(len(open(__file__).read()))\n1 / 0\n"
+    )
+    by_python = subprocess.run(
+        [sys.executable, "program.py", "x"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    done = run_as_ray("ray_rust", "run", "program.py", "x", cwd=tmp_path)
+    assert done.stdout == by_python.stdout
+    assert f'File "{program}", line 5' in done.stderr
+
+
 def test_the_variable_installs_it_when_the_package_is_imported(tmp_path, own_folder):
     (tmp_path / "program.py").write_text("import ray_rust\n" + WHOLE)
     done = run_as_ray("program", cwd=tmp_path, RAY_RUST_AS_RAY="1")

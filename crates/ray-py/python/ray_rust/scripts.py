@@ -161,13 +161,15 @@ def _run(options: argparse.Namespace) -> int:
     except OSError as error:
         print(f"ray-rust: cannot read the program: {error}", file=sys.stderr)
         return 2
-    sys.path.insert(0, os.path.dirname(os.path.abspath(options.program)))
+    # As Python has it: tracebacks and `__file__` are the same wherever the program goes.
+    path = os.path.abspath(options.program)
+    sys.path.insert(0, os.path.dirname(path))
     # It stays the main module until the process ends, for its threads and exit handlers.
     main_module = types.ModuleType("__main__")
-    main_module.__file__ = options.program
+    main_module.__file__ = path
     main_module.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main_module
-    exec(compile(source, options.program, "exec", dont_inherit=True), main_module.__dict__)  # noqa: S102 - what was asked for
+    exec(compile(source, path, "exec", dont_inherit=True), main_module.__dict__)  # noqa: S102 - what was asked for
     return 0
 
 
