@@ -159,23 +159,26 @@ impl PyHandleCall {
         let plain = PLAIN.get_or_try_init(py, || {
             Ok::<_, PyErr>(py.get_type::<PyAny>().getattr("__getattribute__")?.unbind())
         })?;
-        match plain.bind(py).call1((slf, name)) {
-            Err(error) if error.is_instance_of::<PyAttributeError>(py) => {
-                match handle.methods.bind(py).get_item(name)? {
-                    Some(description) => handle.method_class.bind(py).call1((slf, description)),
-                    None if first => {
-                        let text = format!(
-                            "the actor class {} has no method {name:?} (attributes of an actor can be read by \
-                             its methods only)",
-                            handle.class_name
-                        );
-                        Err(PyAttributeError::new_err(text))
-                    }
-                    None => Err(error),
-                }
-            }
-            other => other,
+        plain.bind(py).call1((slf, name))
+    }
+
+    /// What `__getattribute__` has not found: Python asks here next, and would forget what that has said.
+    fn __getattr__<'py>(slf: &Bound<'py, Self>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let handle = slf.get();
+        if let Some(description) = handle.methods.bind(py).get_item(name)? {
+            return handle.method_class.bind(py).call1((slf, description));
         }
+        let class_name = &handle.class_name;
+        let text = if name.to_str().is_ok_and(|name| name.starts_with('_')) {
+            format!("the handle to an actor of class {class_name} has no attribute {name:?}")
+        } else {
+            format!(
+                "the actor class {class_name} has no method {name:?} (attributes of an actor can be read by its methods \
+                 only)"
+            )
+        };
+        Err(PyAttributeError::new_err(text))
     }
 }
 

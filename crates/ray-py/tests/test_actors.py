@@ -119,7 +119,7 @@ def test_methods_that_every_actor_has(cluster):
 
 
 def test_a_method_that_is_not_there_is_named(cluster):
-    with pytest.raises(AttributeError, match="nothing_like_it"):
+    with pytest.raises(AttributeError, match="actor class Counter has no method 'nothing_like_it'"):
         Counter.remote().nothing_like_it  # noqa: B018
     with pytest.raises(TypeError, match=r"increment\.remote"):
         Counter.remote().increment()
