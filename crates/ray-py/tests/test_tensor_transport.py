@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import gc
+import importlib.util
 import os
 import socket
 import struct
@@ -863,6 +864,7 @@ def test_a_handle_that_came_from_elsewhere(two):
     assert ray.get(use.remote(one, other)) == 2
 
 
+@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="PyTorch is there")
 def test_built_in_transports_say_what_is_missing(two):
     for name in ("nixl", "cuda_ipc"):
         with pytest.raises(ImportError, match="pip install torch"):

@@ -1,4 +1,4 @@
-"""Tensors of PyTorch that go by NIXL, in memory of the processor: for who has both packages installed."""
+"""Tensors of PyTorch by the built-in transports, in memory of the processor: for who has PyTorch and NIXL installed."""
 
 import gc
 import time
@@ -42,6 +42,10 @@ class Actor:
     @ray.method(tensor_transport="nixl")
     def make_transposed(self):
         return torch.ones(2, 3).T
+
+    @ray.method(tensor_transport="cuda_ipc")
+    def make_for_cuda_ipc(self):
+        return torch.ones(3)
 
     def total(self, value):
         return float(value["a"].sum()) + float(value["b"][0].sum())
@@ -135,6 +139,11 @@ def test_a_pool_takes_copies_until_it_is_full(two):
 def test_tensors_have_to_be_contiguous(two):
     with pytest.raises(ValueError, match="contiguous"):
         ray.get(two[0].make_transposed.remote())
+
+
+def test_cuda_ipc_takes_tensors_on_gpus_only(two):
+    with pytest.raises(ValueError, match="CUDA_IPC takes tensors on cuda, and these are on cpu"):
+        ray.get(two[0].make_for_cuda_ipc.remote())
 
 
 def test_the_sender_is_gone(two):
