@@ -294,6 +294,10 @@ class Actor:
     def put(self, value):
         return [ray.put(value, _tensor_transport="FILE")]
 
+    def after(self, path, value):
+        eventually("the file", lambda: os.path.exists(path))
+        return value
+
     def total(self, value, *, other=0, times=1):
         return float((np.sum(value) + np.sum(other)) * times)
 
@@ -811,6 +815,19 @@ def test_tensors_of_before_a_restart_are_lost():
 
 
 # Kinds of actors and methods
+
+
+def test_a_limit_of_pending_calls_holds_for_calls_of_users(two, tmp_path):
+    one, other = two
+    limited = Actor.options(max_pending_calls=2).remote()
+    ref = one.by_socket.remote(other.after.remote(str(tmp_path / "go"), np.ones(2)))
+    # To wait for the tensors is a call, too.
+    total = limited.total.remote(ref)
+    with pytest.raises(ray.exceptions.PendingCallsLimitExceeded):
+        limited.plain.remote(None)
+    # Now that there are as many calls as may be, the tensors come, and have to be received.
+    (tmp_path / "go").touch()
+    assert ray.get(total) == 2
 
 
 def test_asynchronous_actors_and_generators(two):
