@@ -17,6 +17,7 @@ use crate::args::store;
 use crate::codec::{EncodedValue, decode};
 use crate::error::{Signals, raise_failure};
 use crate::object_ref::{PyObjectRef, ready_core};
+use crate::untracked::untracked;
 
 /// The value of a reference, or the list of values of a list; waits until they are there.
 ///
@@ -62,7 +63,7 @@ pub(crate) fn put<'py>(
     if let (Some(core), None) = (ready_core(), _tensor_transport)
         && !value.is_instance_of::<PyObjectRef>()
     {
-        return Ok(Bound::new(py, store(py, &core, EncodedValue::new(value)?)?)?.into_any());
+        return Ok(untracked(py, store(py, &core, EncodedValue::new(value)?)?)?.into_any());
     }
     let options = PyDict::new(py);
     options.set_item("_tensor_transport", _tensor_transport)?;

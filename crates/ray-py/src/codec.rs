@@ -19,6 +19,7 @@ use ray_worker::value::{Contained, Encoded, Payload};
 
 use crate::buffer::{BorrowedBuffer, LentBuffer};
 use crate::object_ref::{PyObjectRef, collect, meet};
+use crate::untracked::untracked;
 
 const PICKLED: u8 = b'R';
 
@@ -272,7 +273,7 @@ fn decode_item<'py>(py: Python<'py>, item: Plain<'_>) -> PyResult<Bound<'py, PyA
         Plain::Bytes(bytes) => PyBytes::new(py, bytes).into_any(),
         Plain::Reference(object_id, worker_id, node_id) => {
             let reference = PyObjectRef::from_elsewhere(object_id, Owner { worker_id, node_id })?;
-            Bound::new(py, reference)?.into_any()
+            untracked(py, reference)?.into_any()
         }
         Plain::Container(..) => return Err(damaged("a container is in a container")),
     })

@@ -26,6 +26,8 @@ mod placement;
 mod remote;
 mod signature;
 mod state;
+#[expect(unsafe_code, reason = "PyO3 offers no classes that are not visited")]
+mod untracked;
 
 use pyo3::prelude::*;
 

@@ -20,6 +20,7 @@ use crate::awaiting::{
 use crate::current_task::follow_context;
 use crate::error::ray_exception;
 use crate::id::{PyJobId, PyTaskId, refuse};
+use crate::untracked::untracked;
 
 /// The membership of this process: what a reference that is read belongs to.
 static CURRENT: Mutex<Option<Arc<CoreWorker>>> = Mutex::new(None);
@@ -67,7 +68,7 @@ pub(crate) fn adopt_all<'py>(
     core: &Arc<CoreWorker>,
     returns: Returns,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let adopt = |object_id| Bound::new(py, PyObjectRef::adopt(core, object_id));
+    let adopt = |object_id| untracked(py, PyObjectRef::adopt(core, object_id));
     match returns.count() {
         0 => Ok(py.None().into_bound(py)),
         1 => Ok(adopt(returns.get(0))?.into_any()),
@@ -342,11 +343,15 @@ impl Drop for PyObjectRef {
 
 /// Reads a pickled reference.
 #[pyfunction(name = "_restore_ref")]
-pub(crate) fn restore_ref(object_id: &[u8], owner: &[u8]) -> PyResult<PyObjectRef> {
+pub(crate) fn restore_ref<'py>(
+    py: Python<'py>,
+    object_id: &[u8],
+    owner: &[u8],
+) -> PyResult<Bound<'py, PyObjectRef>> {
     let damaged = |error: ray_core::id::IdError| PyTypeError::new_err(error.to_string());
     let object_id = ObjectId::from_binary(object_id).map_err(damaged)?;
     let (worker_id, node_id) = owner.split_at_checked(WorkerId::LEN).unwrap_or((owner, &[]));
     let worker_id = WorkerId::from_binary(worker_id).map_err(damaged)?;
     let node_id = NodeId::from_binary(node_id).map_err(damaged)?;
-    PyObjectRef::from_elsewhere(object_id, Owner { worker_id, node_id })
+    untracked(py, PyObjectRef::from_elsewhere(object_id, Owner { worker_id, node_id })?)
 }

@@ -16,6 +16,7 @@ use ray_worker::peer_message::GeneratorSpec;
 use crate::current_task::follow_context;
 use crate::error::{Signals, raise};
 use crate::object_ref::{PyObjectRef, adopt_all};
+use crate::untracked::untracked;
 
 /// The items of a generator task, each a reference; iterated over with `for` or `async for`.
 #[pyclass(name = "ObjectRefGenerator", module = "ray_rust._internal", frozen, weakref)]
@@ -63,7 +64,7 @@ impl PyObjectRefGenerator {
         match next {
             NextItem::Item { object_id, is_copy } => {
                 let reference = PyObjectRef::adopt_as(&self.core, object_id, is_copy);
-                Ok(Some(Py::new(py, reference)?.into_any()))
+                Ok(Some(untracked(py, reference)?.into_any().unbind()))
             }
             NextItem::NotYet => Ok(None),
             NextItem::End if self.has_unread_failure(py) => {

@@ -3,7 +3,9 @@
 import asyncio
 import concurrent.futures
 import gc
+import pickle
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -416,3 +418,43 @@ def test_ids_of_jobs_are_numbers_too():
     assert ray.JobID.from_int(7).int() == 7
     assert ray.JobID.from_int(7) == ray.JobID.from_int(7) != ray.JobID.from_int(8)
     assert ray.ObjectID is ray.ObjectRef
+
+
+def test_the_garbage_collector_has_nothing_to_do_with_references(cluster):
+    """It would go through all that a program holds, again and again, and they are in no cycle."""
+
+    @ray.remote
+    def inner():
+        return [ray.put(1)]
+
+    @ray.remote(num_returns="streaming")
+    def items():
+        yield 1
+
+    returned = inner.remote()
+    [item] = items.remote()
+    [borrowed] = ray.get(returned)
+    for ref in [returned, item, borrowed, ray.put(1), pickle.loads(pickle.dumps(returned))]:
+        assert type(ref) is ray.ObjectRef
+        assert not gc.is_tracked(ref)
+    # They end with their own count, also within a cycle of others.
+    watched = ray.put(2)
+    ended = weakref.ref(watched)
+    cycle = [watched]
+    cycle.append(cycle)
+    del watched, cycle
+    gc.collect()
+    assert ended() is None
+
+
+def test_a_reference_with_attributes_is_freed_within_a_cycle(cluster):
+    class Named(ray.ObjectRef):
+        pass
+
+    ref = Named(ray.put(1).binary())
+    ref.itself = ref
+    ended = weakref.ref(ref)
+    assert gc.is_tracked(ref)
+    del ref
+    gc.collect()
+    assert ended() is None
