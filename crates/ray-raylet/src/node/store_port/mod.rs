@@ -1,10 +1,15 @@
 //! The node's shared objects: the books, the memory, and who is told what.
 //!
-//! [`ObjectTable`] decides, and for objects of other nodes [`super::pull_table`]; this does what it decides. Answers go to clients as messages and to tokio as
-//! values; copies to and from disk are made by tokio, which reports back by commands.
+//! [`ObjectTable`] decides, and for objects of other nodes `pull_table`; this does what it decides. Answers go to clients as
+//! messages and to tokio as values.
+
+mod command;
+mod creates;
+mod disk;
+mod held;
+mod pulling;
 
 use std::collections::VecDeque;
-use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,23 +18,27 @@ use bytes::Bytes;
 use ray_core::config::ObjectStoreConfig;
 use ray_core::error::{RayError, RayResult};
 use ray_core::id::{NodeId, ObjectId, TaskId, WorkerId};
-use ray_core::traits::{ObjectInfo, StoreUsage};
-use ray_link::message::{Elsewhere, StoreError};
+use ray_core::traits::StoreUsage;
+use ray_link::message::StoreError;
 use ray_link::{FromRaylet, ToRaylet};
 use ray_object_store::object_table::{
-    self, Answer, DiskFailure, Misuse, ObjectTable, Outcome, Reader, Refusal, TableConfig,
+    self, Answer, Misuse, ObjectTable, Outcome, Reader, Refusal, TableConfig,
 };
-use ray_object_store::shm::{ShmRegion, ShmSlice, ShmSliceMut};
-use ray_object_store::spill::{SpillBackend, SpillError, local_path};
-use rustc_hash::{FxHashMap, FxHashSet};
+use ray_object_store::shm::{ShmRegion, ShmSliceMut};
+use ray_object_store::spill::{SpillBackend, local_path};
+use rustc_hash::FxHashMap;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 
+pub(crate) use self::command::{StoreCommand, StoreDrop};
+use self::creates::{Create, Creates};
+use self::disk::Disk;
+pub(crate) use self::held::{PinnedObject, Room};
 use super::effect::ClientId;
 use super::handle::{Command, NodeHandle};
-use super::pull_table::{Asker, FetchEnd, Origin, PullEffect};
-use super::pulls::{Fetch, NodeNews, PullPort};
+use super::pull_table::{Asker, PullEffect};
+use super::pulls::PullPort;
 
 /// The client that stands for the node itself. No connection has this number.
 const NODE: object_table::ClientId = object_table::ClientId(1);
@@ -37,147 +46,6 @@ const NODE: object_table::ClientId = object_table::ClientId(1);
 const PULLS: object_table::ClientId = object_table::ClientId(2);
 /// At most so much memory is touched before anyone writes there, in bytes.
 const MAX_WARM_AHEAD: u64 = 128 << 20;
-
-/// What tokio asks of the objects. Requests carry a number by which they can be cancelled.
-#[derive(Debug)]
-pub(crate) enum StoreCommand {
-    /// Room to write an object; nothing if it is there already.
-    Create { request: u64, object_id: ObjectId, size: u64, answer: oneshot::Sender<RayResult<Option<Room>>> },
-    /// The object is written.
-    Seal { object_id: ObjectId, answer: oneshot::Sender<()> },
-    /// The object, pinned.
-    Get {
-        request: u64,
-        object_id: ObjectId,
-        reader: Reader,
-        answer: oneshot::Sender<RayResult<PinnedObject>>,
-    },
-    /// The object, pinned, for another node that keeps a copy of it. Nobody waits for one that is not there.
-    Lend {
-        request: u64,
-        object_id: ObjectId,
-        to: Option<NodeId>,
-        answer: oneshot::Sender<RayResult<PinnedObject>>,
-    },
-    /// Objects of this node are gone, all if none are listed: copies of them have to go, too.
-    Recalled { from: NodeId, object_ids: Option<Vec<ObjectId>>, answer: oneshot::Sender<()> },
-    /// An attempt to fetch an object of another node has ended, with so many bytes in its room.
-    Fetched { object_id: ObjectId, attempt: u64, offset: u64, end: FetchEnd, room: Room },
-    /// A node was told to drop copies.
-    RecallTold { node_id: NodeId, taken: bool },
-    /// What is known of another node.
-    Node(NodeId, NodeNews),
-    /// Tell each object that can be read. The channel has room for all.
-    Wait { request: u64, object_ids: Vec<ObjectId>, arrived: mpsc::Sender<ObjectId> },
-    /// Copy objects to disk and tell where. The channel has room for all.
-    Spill { request: u64, object_ids: Vec<ObjectId>, copies: mpsc::Sender<RayResult<(ObjectId, String)>> },
-    /// Forget an object; answered with whether it was there.
-    Delete { object_id: ObjectId, answer: oneshot::Sender<bool> },
-    /// What is known about an object?
-    Info { object_id: ObjectId, answer: oneshot::Sender<Option<ObjectInfo>> },
-    /// Add a reference, or take one away; answered with how many there are.
-    CountReference { object_id: ObjectId, add: bool, answer: oneshot::Sender<Option<u64>> },
-    /// How full is the store?
-    Usage { answer: oneshot::Sender<StoreUsage> },
-    /// A copy to disk has ended.
-    SpillEnded { object_id: ObjectId, result: Result<String, DiskFailure> },
-    /// A copy from disk has ended.
-    RestoreEnded { object_id: ObjectId, result: Result<(), DiskFailure> },
-    /// Memory before this offset was touched.
-    Warmed(Option<u64>),
-    /// Whoever asked went away.
-    Dropped(StoreDrop),
-}
-
-/// What somebody on tokio has let go.
-#[derive(Debug)]
-pub(crate) enum StoreDrop {
-    /// It reads the object no more.
-    Pin(ObjectId),
-    /// It waits for the answer no more.
-    Request(u64),
-    /// This client does not write the object to its end.
-    Write(object_table::ClientId, ObjectId),
-}
-
-/// A sealed object that stays where it is as long as this lives.
-#[derive(Debug)]
-pub(crate) struct PinnedObject {
-    // The slice goes first: only then may the range be written again.
-    slice: Option<ShmSlice>,
-    object_id: ObjectId,
-    node: NodeHandle,
-}
-
-impl Deref for PinnedObject {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.slice.as_deref().unwrap_or_default()
-    }
-}
-
-impl AsRef<[u8]> for PinnedObject {
-    fn as_ref(&self) -> &[u8] {
-        self
-    }
-}
-
-impl Drop for PinnedObject {
-    fn drop(&mut self) {
-        drop(self.slice.take());
-        self.node.note_drop(StoreDrop::Pin(self.object_id));
-    }
-}
-
-/// Room for an object that the node itself writes. The object goes with this, wherever this is when it goes,
-/// unless the order to seal it was given.
-#[derive(Debug)]
-pub(crate) struct Room {
-    // The slice goes first: only then may the range be written again.
-    slice: Option<ShmSliceMut>,
-    client: object_table::ClientId,
-    object_id: ObjectId,
-    node: NodeHandle,
-    kept: bool,
-}
-
-impl Room {
-    /// Writes a part of the object. False if it does not lie in it.
-    pub(crate) fn write_at(&mut self, offset: u64, data: &[u8]) -> bool {
-        let start = usize::try_from(offset).ok();
-        let range = start.and_then(|start| Some(start..start.checked_add(data.len())?));
-        match range.and_then(|range| self.slice.as_mut()?.get_mut(range)) {
-            Some(place) => {
-                place.copy_from_slice(data);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Writes the object.
-    pub(crate) fn fill(mut self, data: &[u8]) -> Self {
-        if let Some(mut slice) = self.slice.take() {
-            slice.copy_from_slice(data);
-        }
-        self
-    }
-
-    /// Keeps the object, for the order to seal it was given.
-    pub(crate) fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        drop(self.slice.take());
-        if !self.kept {
-            self.node.note_drop(StoreDrop::Write(self.client, self.object_id));
-        }
-    }
-}
 
 /// What the store says that concerns others.
 #[derive(Debug)]
@@ -200,22 +68,11 @@ enum Pending {
     Result(TaskId, Bytes),
 }
 
-/// A create of an object that another process is writing: that one may seal it or fail.
-#[derive(Debug, Clone, Copy)]
-struct Deferred {
-    client: object_table::ClientId,
-    request: u64,
-    object_id: ObjectId,
-    size: u64,
-    owner: WorkerId,
-    copy_of: Option<NodeId>,
-}
-
 /// The objects of a node.
 pub(crate) struct StorePort {
     table: ObjectTable,
     region: ShmRegion,
-    spill: Option<Arc<dyn SpillBackend>>,
+    disk: Disk,
     runtime: Handle,
     node: NodeHandle,
     pulls: PullPort,
@@ -224,9 +81,7 @@ pub(crate) struct StorePort {
     /// It is being done.
     in_pull_effects: bool,
     pending: FxHashMap<u64, Pending>,
-    /// Sizes and owners of creates of clients under way, in case they are to be tried again.
-    creates: FxHashMap<(object_table::ClientId, u64), Deferred>,
-    deferred: Vec<Deferred>,
+    creates: Creates,
     warming: bool,
 }
 
@@ -250,32 +105,29 @@ impl StorePort {
         node: NodeHandle,
     ) -> RayResult<Self> {
         let region = ShmRegion::create("ray_rust_objects", capacity)?;
+        let disk = Disk::new(spill, runtime.clone(), node.clone());
         let table = ObjectTable::new(TableConfig {
             capacity_bytes: region.capacity(),
-            spill_place: spill.as_ref().map(|spill| spill.place()),
+            spill_place: disk.place(),
             max_spill_bytes: settings.max_spill_bytes,
             ..TableConfig::default()
         });
-        let (pending, creates) = (FxHashMap::default(), FxHashMap::default());
-        let (deferred, pull_effects) = (Vec::new(), VecDeque::new());
         // More at once would only wait for room, and keep those waiting who come behind.
         let max_pull_bytes = settings.max_pull_bytes.min(region.capacity() / 2);
         let pulled = ObjectStoreConfig { max_pull_bytes, ..settings.clone() };
         let pulls = PullPort::new(node_id, &pulled, runtime.clone(), node.clone());
-        let warming = false;
         Ok(Self {
             table,
             region,
-            spill,
+            disk,
             runtime,
             node,
             pulls,
-            pull_effects,
+            pull_effects: VecDeque::new(),
             in_pull_effects: false,
-            pending,
-            creates,
-            deferred,
-            warming,
+            pending: FxHashMap::default(),
+            creates: Creates::default(),
+            warming: false,
         })
     }
 
@@ -338,15 +190,14 @@ impl StorePort {
         let client = object_table::ClientId(client.0);
         match message {
             ToRaylet::CreateObject { request, object_id, size, owner } => {
-                self.create(now, Deferred { client, request, object_id, size, owner, copy_of: None }, out);
+                self.create(now, Create { client, request, object_id, size, owner, copy_of: None }, out);
             }
             ToRaylet::SealObject { object_id } => {
                 self.step(out, |table, effects| complain(table.on_seal(now, client, object_id, effects)));
                 self.retry_deferred(now, out);
             }
             ToRaylet::AbortObject { object_id } => {
-                self.creates.retain(|_, create| (create.client, create.object_id) != (client, object_id));
-                self.deferred.retain(|create| (create.client, create.object_id) != (client, object_id));
+                self.creates.forget_object(client, object_id);
                 self.step(out, |table, effects| complain(table.on_abort(now, client, object_id, effects)));
                 self.retry_deferred(now, out);
             }
@@ -379,7 +230,7 @@ impl StorePort {
             StoreCommand::Create { request, object_id, size, answer } => {
                 self.pending.insert(request, Pending::Create(size, answer));
                 let (client, owner, copy_of) = (NODE, WorkerId::nil(), None);
-                self.create(now, Deferred { client, request, object_id, size, owner, copy_of }, out);
+                self.create(now, Create { client, request, object_id, size, owner, copy_of }, out);
             }
             StoreCommand::Seal { object_id, answer } => {
                 self.step(out, |table, effects| complain(table.on_seal(now, NODE, object_id, effects)));
@@ -479,12 +330,10 @@ impl StorePort {
                 complain(table.on_release(now, NODE, object_id, 1, effects));
             }),
             StoreDrop::Request(request) => {
-                if let Some(Pending::Create(..)) = self.pending.remove(&request) {
-                    let create = self.creates.remove(&(NODE, request));
-                    self.deferred.retain(|other| (other.client, other.request) != (NODE, request));
-                    if let Some(create) = create {
-                        self.on_dropped(now, StoreDrop::Write(NODE, create.object_id), out);
-                    }
+                if let Some(Pending::Create(..)) = self.pending.remove(&request)
+                    && let Some(create) = self.creates.forget_request(NODE, request)
+                {
+                    self.on_dropped(now, StoreDrop::Write(NODE, create.object_id), out);
                 }
                 self.step(out, |table, effects| table.on_cancel(now, NODE, request, effects));
             }
@@ -509,187 +358,6 @@ impl StorePort {
         self.retry_deferred(now, out);
     }
 
-    /// Pulls what a client wants of other nodes' objects, unless it is here.
-    fn pull(&mut self, now: Instant, asker: Asker, elsewhere: &[Elsewhere], out: &mut Vec<StoreOutput>) {
-        for &Elsewhere { object_id, node_id, size } in elsewhere {
-            let is_here = node_id == self.pulls.own() || self.table.contains(&object_id);
-            if !is_here && self.table.is_awaited_by(asker.client, asker.request, object_id) {
-                let origin = Origin { node_id, size };
-                self.pull_step(now, out, |pulls, effects| {
-                    pulls.table.on_wanted(now, asker, object_id, origin, effects);
-                });
-            }
-        }
-    }
-
-    /// Refuses what a client believes to be here and is not: it has heard of the object only once it was written
-    /// here to its end, so it was here, and nobody will write it again.
-    fn refuse_unknown(
-        &mut self,
-        asker: Asker,
-        object_ids: &[ObjectId],
-        elsewhere: &[Elsewhere],
-        out: &mut Vec<StoreOutput>,
-    ) {
-        let Asker { client, request } = asker;
-        let own = self.pulls.own();
-        let elsewhere = elsewhere.iter().filter(|other| other.node_id != own);
-        let elsewhere: FxHashSet<ObjectId> = elsewhere.map(|other| other.object_id).collect();
-        for object_id in object_ids.iter().filter(|id| !elsewhere.contains(id)) {
-            if self.table.info(object_id).is_none() {
-                let refusal = Refusal::Lost { cause: format!("node {own} does not have it any more") };
-                self.step(out, |table, effects| {
-                    table.on_unavailable((client, request), *object_id, &refusal, effects);
-                });
-            }
-        }
-    }
-
-    /// Reads an object for another node.
-    fn lend(
-        &mut self,
-        now: Instant,
-        request: u64,
-        object_id: ObjectId,
-        to: Option<NodeId>,
-        answer: oneshot::Sender<RayResult<PinnedObject>>,
-        out: &mut Vec<StoreOutput>,
-    ) {
-        if let Some(node_id) = to.filter(|&node_id| !self.pulls.table.is_alive(node_id)) {
-            // It could not be told when the object goes.
-            let peer = format!("node {node_id}");
-            let cause = "the node that has the object has not heard of it".to_owned();
-            let _ = answer.send(Err(RayError::Unavailable { peer, cause }));
-            return;
-        }
-        self.pending.insert(request, Pending::Get(answer));
-        let mut found = false;
-        self.step(out, |table, effects| {
-            // This process can map the copy of a spilled object, and so needs no room to read it.
-            let reader = Reader::ArenaOrFile;
-            found = table.on_lend(now, (NODE, request), object_id, reader, to, effects);
-        });
-        if !found && let Some(Pending::Get(answer)) = self.pending.remove(&request) {
-            let _ = answer.send(Err(RayError::NotFound { what: format!("object {object_id}") }));
-        }
-    }
-
-    fn on_node(&mut self, now: Instant, node_id: NodeId, news: &NodeNews, out: &mut Vec<StoreOutput>) {
-        if node_id == self.pulls.own() {
-            return;
-        }
-        match news {
-            NodeNews::Alive(address) => {
-                if self.pulls.on_address(node_id, address) {
-                    self.pull_step(now, out, |pulls, effects| {
-                        pulls.table.on_node_alive(now, node_id, effects);
-                    });
-                }
-            }
-            NodeNews::Dead(reason) => {
-                self.pulls.on_node_lost(node_id);
-                self.step(out, |table, effects| table.on_node_lost(now, node_id, effects));
-                self.pull_step(now, out, |pulls, effects| {
-                    pulls.table.on_node_lost(now, node_id, reason, effects);
-                });
-            }
-        }
-    }
-
-    /// Takes a step of the pulls and does what follows from it.
-    fn pull_step(
-        &mut self,
-        now: Instant,
-        out: &mut Vec<StoreOutput>,
-        step: impl FnOnce(&mut PullPort, &mut Vec<PullEffect>),
-    ) {
-        let mut effects = Vec::new();
-        step(&mut self.pulls, &mut effects);
-        self.pull_effects.extend(effects);
-        self.run_pull_effects(now, out);
-    }
-
-    /// What follows from one effect comes after the others, however many there are.
-    fn run_pull_effects(&mut self, now: Instant, out: &mut Vec<StoreOutput>) {
-        if std::mem::replace(&mut self.in_pull_effects, true) {
-            return;
-        }
-        while let Some(effect) = self.pull_effects.pop_front() {
-            match effect {
-                PullEffect::Reserve { object_id, origin: Origin { node_id, size }, attempt } => {
-                    let (client, request, owner) = (PULLS, attempt, WorkerId::nil());
-                    let copy_of = Some(node_id);
-                    self.create(now, Deferred { client, request, object_id, size, owner, copy_of }, out);
-                }
-                PullEffect::Fetch { object_id, origin, attempt, offset } => {
-                    if !self.pulls.fetch(Fetch { object_id, origin, attempt, offset }) {
-                        error!(%object_id, "an object that is to be pulled has no room");
-                        let (end, mut effects) =
-                            (FetchEnd::Broken("its room is gone".to_owned()), Vec::new());
-                        let table = &mut self.pulls.table;
-                        table.on_fetched(now, object_id, attempt, offset, end, &mut effects);
-                        self.pull_effects.extend(effects);
-                    }
-                }
-                PullEffect::Seal { object_id } => {
-                    if let Some(room) = self.pulls.take_room(object_id) {
-                        // Nobody writes there any more.
-                        room.keep();
-                        self.step(out, |table, effects| {
-                            complain(table.on_seal(now, PULLS, object_id, effects));
-                        });
-                        self.retry_deferred(now, out);
-                    }
-                }
-                PullEffect::Drop { object_id } => {
-                    self.pulls.stop(object_id);
-                    // What still waits for room; what has some is given up by whoever has it.
-                    self.creates.retain(|_, create| (create.client, create.object_id) != (PULLS, object_id));
-                    self.deferred.retain(|create| (create.client, create.object_id) != (PULLS, object_id));
-                    self.step(out, |table, effects| table.on_withdraw(now, PULLS, object_id, effects));
-                }
-                PullEffect::Refuse { asker: Asker { client, request }, object_id, refusal } => {
-                    self.step(out, |table, effects| {
-                        table.on_unavailable((client, request), object_id, &refusal, effects);
-                    });
-                }
-            }
-        }
-        self.in_pull_effects = false;
-    }
-
-    /// There is room for an object of another node, or it is here, or there is none.
-    fn answer_pull(&mut self, answer: Answer) {
-        let Answer { request, object_id, outcome, .. } = answer;
-        let Some(create) = self.creates.remove(&(PULLS, request)) else { return };
-        if matches!(outcome, Outcome::Exists { sealed: false, .. }) {
-            // Somebody else writes it, or a pull that was given up is about to let go.
-            return self.deferred.push(create);
-        }
-        let (now, mut effects) = (Instant::now(), Vec::new());
-        let mut room = None;
-        let outcome = match outcome {
-            Outcome::Exists { .. } => {
-                self.pulls.table.on_present(now, object_id, request, &mut effects);
-                return self.pull_effects.extend(effects);
-            }
-            Outcome::Created { offset } => match self.region.slice_mut(offset, create.size) {
-                Ok(slice) => {
-                    let (client, node) = (PULLS, self.node.clone());
-                    room = Some(Room { slice: Some(slice), client, object_id, node, kept: false });
-                    Ok(())
-                }
-                Err(error) => Err(Refusal::Lost { cause: error.to_string() }),
-            },
-            Outcome::Refused(refusal) => Err(refusal),
-            _ => return,
-        };
-        if self.pulls.table.on_room(now, object_id, request, outcome, &mut effects) {
-            room.into_iter().for_each(|room| self.pulls.keep_room(object_id, room));
-        }
-        self.pull_effects.extend(effects);
-    }
-
     /// Stores the result of a task that the node itself called.
     pub(crate) fn put_result(
         &mut self,
@@ -702,14 +370,13 @@ impl StorePort {
         let (request, size) = (self.node.next_request(), data.len() as u64);
         self.pending.insert(request, Pending::Result(task_id, data));
         let (client, owner, copy_of) = (NODE, WorkerId::nil(), None);
-        self.create(now, Deferred { client, request, object_id, size, owner, copy_of }, out);
+        self.create(now, Create { client, request, object_id, size, owner, copy_of }, out);
     }
 
     /// What this client held is free.
     pub(crate) fn on_client_lost(&mut self, now: Instant, client: ClientId, out: &mut Vec<StoreOutput>) {
         let client = object_table::ClientId(client.0);
-        self.creates.retain(|(other, _), _| *other != client);
-        self.deferred.retain(|create| create.client != client);
+        self.creates.forget_client(client);
         self.step(out, |table, effects| table.on_client_lost(now, client, effects));
         self.pull_step(now, out, |pulls, effects| pulls.table.on_client_lost(now, client, effects));
         self.retry_deferred(now, out);
@@ -720,9 +387,9 @@ impl StorePort {
         self.step(out, |table, effects| table.on_owner_lost(now, owner, effects));
     }
 
-    fn create(&mut self, now: Instant, create: Deferred, out: &mut Vec<StoreOutput>) {
-        let Deferred { client, request, object_id, size, owner, copy_of } = create;
-        self.creates.insert((client, request), create);
+    fn create(&mut self, now: Instant, create: Create, out: &mut Vec<StoreOutput>) {
+        let Create { client, request, object_id, size, owner, copy_of } = create;
+        self.creates.begin(create);
         self.step(out, |table, effects| match copy_of {
             None => table.on_create(now, (client, request), object_id, size, owner, effects),
             Some(from) => table.on_create_copy(now, (client, request), object_id, size, from, effects),
@@ -732,7 +399,7 @@ impl StorePort {
 
     /// Somebody sealed or gave up an object: those who wanted to write the same try again.
     fn retry_deferred(&mut self, now: Instant, out: &mut Vec<StoreOutput>) {
-        for create in std::mem::take(&mut self.deferred) {
+        for create in self.creates.take_deferred() {
             self.create(now, create, out);
         }
     }
@@ -753,12 +420,12 @@ impl StorePort {
                 object_table::Effect::Answer(answer) if answer.client == PULLS => self.answer_pull(answer),
                 object_table::Effect::Answer(answer) => self.answer_client(answer, out),
                 object_table::Effect::Spill { object_id, offset, size } => {
-                    self.spill(object_id, offset, size)
+                    self.disk.spill(object_id, self.region.slice(offset, size));
                 }
                 object_table::Effect::Restore { object_id, url, offset, size } => {
-                    self.restore(object_id, url, offset, size);
+                    self.disk.restore(object_id, url, self.region.slice_mut(offset, size));
                 }
-                object_table::Effect::RemoveSpilled { url } => self.remove_spilled(url),
+                object_table::Effect::RemoveSpilled { url } => self.disk.remove(url),
                 object_table::Effect::Recall { object_id, nodes } => {
                     let mut tells = Vec::new();
                     self.pulls.recalls.on_gone(Instant::now(), object_id, &nodes, &mut tells);
@@ -773,10 +440,10 @@ impl StorePort {
 
     fn answer_client(&mut self, answer: Answer, out: &mut Vec<StoreOutput>) {
         let Answer { client, request, object_id, outcome } = answer;
-        let create = self.creates.remove(&(client, request)).filter(|create| create.object_id == object_id);
+        let create = self.creates.end(client, request).filter(|create| create.object_id == object_id);
         let created = |result| FromRaylet::ObjectCreated { request, result };
         let message = match (outcome, create) {
-            (Outcome::Exists { sealed: false, .. }, Some(create)) => return self.deferred.push(create),
+            (Outcome::Exists { sealed: false, .. }, Some(create)) => return self.creates.defer(create),
             (Outcome::Created { offset }, _) => created(Ok(offset)),
             (Outcome::Exists { .. }, _) => created(Err(StoreError::AlreadySealed)),
             (Outcome::Ready { offset, size }, _) => {
@@ -794,9 +461,9 @@ impl StorePort {
 
     fn answer_node(&mut self, answer: Answer, out: &mut Vec<StoreOutput>) {
         let Answer { request, object_id, outcome, .. } = answer;
-        let create = self.creates.remove(&(NODE, request));
+        let create = self.creates.end(NODE, request);
         if let (Outcome::Exists { sealed: false, .. }, Some(create)) = (&outcome, create) {
-            return self.deferred.push(create);
+            return self.creates.defer(create);
         }
         match self.pending.get_mut(&request) {
             Some(Pending::Wait(arrived)) => {
@@ -821,10 +488,7 @@ impl StorePort {
         }
         match self.pending.remove(&request) {
             Some(Pending::Create(size, answer)) => {
-                let room = |slice| {
-                    let node = self.node.clone();
-                    Room { slice: Some(slice), client: NODE, object_id, node, kept: false }
-                };
+                let room = |slice| Room::new(slice, NODE, object_id, self.node.clone());
                 // If nobody waits any more, the room is dropped, and the object with it.
                 drop(answer.send(self.created(object_id, size, outcome).map(|slice| slice.map(room))));
             }
@@ -864,18 +528,17 @@ impl StorePort {
         match outcome {
             Outcome::Ready { offset, size } => {
                 // Made first, so that the pin is given back even if there is no slice.
-                let mut pinned = PinnedObject { slice: None, object_id, node: self.node.clone() };
-                pinned.slice = Some(self.region.slice(offset, size)?);
-                Ok(pinned)
+                let pinned = PinnedObject::new(object_id, self.node.clone());
+                Ok(pinned.with_bytes(self.region.slice(offset, size)?))
             }
             Outcome::OnDisk { url, size } => {
-                let mut pinned = PinnedObject { slice: None, object_id, node: self.node.clone() };
-                if size > 0 {
-                    let lost = || RayError::ObjectLost { object_id, cause: format!("{url} is no file") };
-                    let path = local_path(&url).ok_or_else(lost)?;
-                    pinned.slice = Some(ShmRegion::open_spilled(&path, size)?.slice(0, size)?);
+                let pinned = PinnedObject::new(object_id, self.node.clone());
+                if size == 0 {
+                    return Ok(pinned);
                 }
-                Ok(pinned)
+                let lost = || RayError::ObjectLost { object_id, cause: format!("{url} is no file") };
+                let path = local_path(&url).ok_or_else(lost)?;
+                Ok(pinned.with_bytes(ShmRegion::open_spilled(&path, size)?.slice(0, size)?))
             }
             Outcome::Refused(refusal) => Err(refusal.into_ray_error(object_id)),
             _ => Err(RayError::ObjectLost { object_id, cause: "it cannot be read".to_owned() }),
@@ -905,43 +568,6 @@ impl StorePort {
         }
     }
 
-    fn spill(&self, object_id: ObjectId, offset: u64, size: u64) {
-        let slice = self.region.slice(offset, size);
-        let (spill, node) = (self.spill.clone(), self.node.clone());
-        self.runtime.spawn(async move {
-            let result = match (slice, spill) {
-                (Ok(slice), Some(spill)) => {
-                    spill.write(object_id, slice.into_bytes()).await.map_err(disk_failure)
-                }
-                (Err(error), _) => Err(DiskFailure::Failed { cause: error.to_string() }),
-                (_, None) => Err(DiskFailure::Failed { cause: "there is no place to spill to".to_owned() }),
-            };
-            node.report(StoreCommand::SpillEnded { object_id, result }).await;
-        });
-    }
-
-    fn restore(&self, object_id: ObjectId, url: String, offset: u64, size: u64) {
-        let slice = self.region.slice_mut(offset, size);
-        let (spill, node) = (self.spill.clone(), self.node.clone());
-        self.runtime.spawn(async move {
-            let result = match (slice, spill) {
-                (Ok(slice), Some(spill)) => spill.read_into(&url, slice).await.map_err(disk_failure),
-                (Err(error), _) => Err(DiskFailure::Failed { cause: error.to_string() }),
-                (_, None) => Err(DiskFailure::Lost { cause: "there is no place to spill to".to_owned() }),
-            };
-            node.report(StoreCommand::RestoreEnded { object_id, result }).await;
-        });
-    }
-
-    fn remove_spilled(&self, url: String) {
-        let Some(spill) = self.spill.clone() else { return };
-        self.runtime.spawn(async move {
-            if let Err(error) = spill.remove(&url).await {
-                warn!(%error, "a spilled object stays on disk");
-            }
-        });
-    }
-
     /// Touches memory before it is written, which makes the first write there many times faster. As much
     /// ahead as is in use: a node that stores nothing takes no memory.
     fn warm_ahead(&mut self) {
@@ -967,9 +593,7 @@ impl StorePort {
 
 impl Drop for StorePort {
     fn drop(&mut self) {
-        if let Some(spill) = &self.spill {
-            self.table.spilled_urls().for_each(|url| spill.remove_now(url));
-        }
+        self.disk.remove_now(self.table.spilled_urls());
     }
 }
 
@@ -989,17 +613,6 @@ fn complain(result: Result<(), Misuse>) {
 }
 
 const fn drop_count(_deleted: usize) {}
-
-fn disk_failure(error: SpillError) -> DiskFailure {
-    match error {
-        SpillError::OutOfDisk { .. } => DiskFailure::OutOfDisk,
-        SpillError::Lost { .. } => DiskFailure::Lost { cause: error.to_string() },
-        SpillError::Io { .. } => {
-            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            DiskFailure::Failed { cause: format!("{error}: {source}") }
-        }
-    }
-}
 
 fn store_error(refusal: Refusal) -> StoreError {
     match refusal {
