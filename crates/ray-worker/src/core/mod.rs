@@ -18,7 +18,8 @@
 //! | `peers` | connections to other core workers and their messages |
 //! | `ends` | processes that are lost, and how they ended |
 //! | `tasks` | submission, dispatch, replies, retries |
-//! | `actors` | creation of actors, calls to them |
+//! | `actor_creation` | actors that this process creates |
+//! | `actors` | what is heard of actors, calls to them |
 //! | `inbox` | objects that event loops and callbacks await |
 //! | `groups` | placement groups that are made, waited for and removed |
 //! | `objects` | values, by whatever way they come |
@@ -31,6 +32,7 @@
 //! | `streams` | items of generator tasks: their consumer's side |
 //! | `producers` | items of generator tasks: their worker's side |
 
+mod actor_creation;
 mod actors;
 mod cancellation;
 mod concurrent;
@@ -69,7 +71,8 @@ use ray_link::message::{FromRaylet, JobDescription, LinkMessage as _, Role, ToRa
 use ray_link::{Connection, Interest, Listener, Poller, Waker};
 use ray_object_store::shm::{Access, ShmRegion};
 
-pub use self::actors::{ActorRequest, MethodRequest, handle_object};
+pub use self::actor_creation::ActorRequest;
+pub use self::actors::{MethodRequest, handle_object};
 pub use self::cancellation::Cancellation;
 pub use self::concurrent::{Concurrency, Limits, StartedCall};
 pub use self::execution::{Executor, Leased, OwnDescription, ReadyArg, ResolvedArg, Served, Task};
