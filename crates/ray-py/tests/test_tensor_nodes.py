@@ -9,13 +9,14 @@ import ray_rust as ray
 from conftest import kill_quietly, wait_until
 from ray_rust.cluster_utils import Cluster
 from ray_rust.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from test_tensor_transport import Actor, register_here, store
+from test_tensor_transport import FOLDER, Actor, register_here, store
 
 MB = 1_000_000
 
 
 @pytest.fixture
-def nodes(no_cluster, monkeypatch):
+def nodes(no_cluster, monkeypatch, tmp_path):
+    monkeypatch.setenv(FOLDER, str(tmp_path))
     monkeypatch.setenv("RAY_RUST_GCS_HEARTBEAT_INTERVAL_MS", "200")
     monkeypatch.setenv("RAY_RUST_GCS_NODE_DEAD_AFTER_MS", "3000")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
@@ -29,6 +30,14 @@ def nodes(no_cluster, monkeypatch):
 
 def on(node):
     return Actor.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)).remote()
+
+
+def is_dead(actor):
+    try:
+        ray.get(actor.pid.remote())
+    except ray.exceptions.RayActorError as error:
+        return isinstance(error, ray.exceptions.ActorDiedError)
+    return False
 
 
 def kept(actor):
@@ -62,6 +71,8 @@ def test_tensors_of_a_node_that_died_are_lost(nodes):
     ray.get(other.total_of.remote([by_file]))
     ray.wait([by_socket, by_file], num_returns=2)
     kill_quietly(nodes[1].pid)
+    # Its processes end when they notice.
+    wait_until(lambda: is_dead(other), 30)
     with pytest.raises((RuntimeError, ray.exceptions.RayError), match=r"sending failed|died"):
         ray.get(one.total.remote(by_socket))
     with pytest.raises(ray.exceptions.RayError):

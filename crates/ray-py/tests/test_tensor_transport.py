@@ -20,6 +20,9 @@ from ray_rust.experimental.rdt import CommunicatorMetadata, TensorTransportManag
 
 LIMIT = 20
 
+# Where transports leave things; workers have it from the driver.
+FOLDER = "RAY_RUST_TEST_FOLDER"
+
 # Most tests pass references to the actor that made them, too.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gets no copy")
 
@@ -96,7 +99,7 @@ class FileTransport(Transport):
         _events.append(("extract", obj_id, len(rdt_object)))
         paths = []
         for tensor in rdt_object:
-            handle, path = tempfile.mkstemp(prefix="rdt-test-")
+            handle, path = tempfile.mkstemp(dir=os.environ[FOLDER])
             with os.fdopen(handle, "wb") as file:
                 file.write(np.ascontiguousarray(tensor).tobytes())
             paths.append(path)
@@ -147,7 +150,7 @@ class SocketTransport(Transport):
     def get_communicator_metadata(self, src_actor, dst_actor, backend=None):
         # One for each pair of actors, not for each transfer: the order alone keeps transfers apart.
         pair = f"{src_actor._actor_id.hex()[-8:]}{dst_actor._actor_id.hex()[-8:]}"
-        return Line(os.path.join(tempfile.gettempdir(), f"rdt-{pair}"))
+        return Line(os.path.join(os.environ[FOLDER], pair))
 
     def _meet(self, path, obj_id, listens):
         if listens:
@@ -335,10 +338,12 @@ class Plain:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(num_cpus=8)
-    yield
-    ray.shutdown()
+def cluster(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER, str(tmp_path_factory.mktemp("tensors")))
+        ray.init(num_cpus=8)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture
