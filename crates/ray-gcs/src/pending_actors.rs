@@ -102,6 +102,18 @@ mod tests {
     }
 
     #[test]
+    fn it_tells_how_many_wait_with_what() {
+        let mut pending = PendingActors::default();
+        assert_eq!(pending.demand().count(), 0);
+        for (number, cpus) in [(1, 1.0), (2, 2.0), (3, 1.0)] {
+            pending.push(id(number), shape(cpus));
+        }
+        assert_eq!(pending.demand().collect::<Vec<_>>(), [(&shape(1.0), 2), (&shape(2.0), 1)]);
+        pending.remove(&id(2));
+        assert_eq!(pending.demand().collect::<Vec<_>>(), [(&shape(1.0), 2)]);
+    }
+
+    #[test]
     fn each_shape_is_served_in_order_and_the_oldest_shape_first() {
         let mut pending = PendingActors::default();
         pending.push(id(1), shape(9.0));
