@@ -605,14 +605,17 @@ fn a_dead_node_is_told_nothing_and_its_objects_are_gone() {
 fn a_copy_of_what_is_made_here_is_a_copy_no_longer() {
     let mut bench = Bench::new();
     bench.put_copy(1, HALF, NORTH);
+    assert_eq!(bench.table.owned_objects(), 0);
     let owner = WorkerId::from_bytes([9; 16]);
     let effects = bench.step(|table, now, out| table.on_create(now, (ANN, 1), id(1), HALF, owner, out));
     assert_eq!(effects, [answer(ANN, 1, 1, Outcome::Exists { sealed: true, size: HALF })]);
+    assert_eq!(bench.table.owned_objects(), 1);
     assert_eq!(bench.recall(1, NORTH), []);
     assert!(bench.table.contains(&id(1)));
     assert_eq!(bench.table.owner_of(&id(1)), Some(owner));
     bench.step(|table, now, out| table.on_owner_lost(now, owner, out));
     assert!(!bench.table.contains(&id(1)));
+    assert_eq!(bench.table.owned_objects(), 0);
 }
 
 #[test]
