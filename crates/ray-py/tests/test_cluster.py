@@ -616,9 +616,12 @@ def test_an_environment_that_cannot_be_made_there_fails_its_tasks(new_cluster):
 
 
 def test_a_node_that_is_out_of_reach_for_a_moment_is_tried_again(new_cluster):
-    _, other, third = new_cluster(0, {}, {"num_cpus": 1})
+    cluster, other, third = new_cluster(0, {}, {"num_cpus": 1})
+    # A driver has links to all nodes from its beginning on.
+    ray_rust.shutdown()
     hidden = other.raylet_socket_name + ".hidden"
     os.rename(other.raylet_socket_name, hidden)
+    ray_rust.init(cluster.address, log_to_driver=False)
     run = ray_rust.remote(num_cpus=1)(where)
     pinned = run.options(scheduling_strategy=on(other)).remote()
     assert ray_rust.get(run.remote(), timeout=60) == third.node_id, "it goes where it can"
