@@ -69,6 +69,12 @@ impl ObjectTable {
                 Some(Place::Both { .. }) => self.drop_memory_if_unpinned(object_id, out),
                 Some(Place::Spilling { .. } | Place::Disk { .. } | Place::Restoring { .. }) => {}
             }
+            if !self.entries.contains_key(&object_id) {
+                // Nobody refers to it, and without memory it was of no use.
+                let outcome = Outcome::Refused(Refusal::NotFound);
+                out.push(Effect::Answer(Answer { client, request, object_id, outcome }));
+                continue;
+            }
             wanted.push(object_id);
         }
         self.on_wanted(now, (client, request), &wanted, Want::Copy, out);

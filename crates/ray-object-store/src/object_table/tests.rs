@@ -319,6 +319,25 @@ fn what_is_read_while_it_is_spilled_keeps_its_memory() {
 }
 
 #[test]
+fn what_nobody_refers_to_is_not_there_any_more_for_who_wants_it_on_disk() {
+    let mut bench = Bench::new();
+    bench.put(ANN, 1, 100);
+    bench.get(BOB, 1, Reader::Arena);
+    let spill =
+        |bench: &mut Bench| bench.step(|table, now, out| table.on_spill(now, (ANN, 7), &[id(1)], out));
+    spill(&mut bench);
+    bench.spilled(1);
+    bench.release(BOB, 1);
+    bench.step(|table, now, out| assert_eq!(table.on_remove_reference(now, id(1), out), Some(0)));
+    // Its memory goes, and with that the object.
+    let effects = spill(&mut bench);
+    assert_eq!(
+        effects,
+        [Effect::RemoveSpilled { url: url(1) }, answer(ANN, 7, 1, Outcome::Refused(Refusal::NotFound))]
+    );
+}
+
+#[test]
 fn what_is_deleted_while_it_is_spilled_leaves_no_copy() {
     let mut bench = Bench::new();
     bench.put(ANN, 1, FULL);
