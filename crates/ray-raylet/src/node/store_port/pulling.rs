@@ -50,7 +50,8 @@ impl StorePort {
         let elsewhere = elsewhere.iter().filter(|other| other.node_id != own);
         let elsewhere: FxHashSet<ObjectId> = elsewhere.map(|other| other.object_id).collect();
         for object_id in object_ids.iter().filter(|id| !elsewhere.contains(id)) {
-            if self.table.info(object_id).is_none() {
+            let is_awaited = self.table.is_awaited_by(client, request, *object_id);
+            if is_awaited && self.table.info(object_id).is_none() {
                 let refusal = Refusal::Lost { cause: format!("node {own} does not have it any more") };
                 self.step(out, |table, effects| {
                     table.on_unavailable((client, request), *object_id, &refusal, effects);

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 from ray_rust._private.tensors.registry import torch_for
+from ray_rust.experimental.rdt.one_sided_transport import OneSidedTransport
 from ray_rust.experimental.rdt.tensor_transport_manager import (
     CommunicatorMetadata,
-    TensorTransportManager,
     TensorTransportMetadata,
 )
-
-if TYPE_CHECKING:
-    from ray_rust.actor import ActorHandle
 
 _NAME = "CUDA_IPC"
 
@@ -34,7 +31,7 @@ class CudaIpcTransportMetadata(TensorTransportMetadata):
     device_uuid: str = ""
 
 
-class CudaIpcTransport(TensorTransportManager):
+class CudaIpcTransport(OneSidedTransport):
     """Nothing is copied: what the receiver gets is the sender's memory, as long as that keeps it."""
 
     def __init__(self) -> None:
@@ -46,16 +43,8 @@ class CudaIpcTransport(TensorTransportManager):
         return _NAME
 
     @staticmethod
-    def is_one_sided() -> bool:
-        return True
-
-    @staticmethod
     def can_abort_transport() -> bool:
         return False
-
-    def actor_has_tensor_transport(self, actor: ActorHandle[Any]) -> bool:
-        # Whether it has a GPU is seen when the tensors are made; to ask it would hold up every call.
-        return True
 
     def extract_tensor_transport_metadata(self, obj_id: str, rdt_object: list[Any]) -> CudaIpcTransportMetadata:
         torch = torch_for(_NAME)
@@ -80,14 +69,6 @@ class CudaIpcTransport(TensorTransportManager):
         metadata.event_handle = event.ipc_handle()
         metadata.device_uuid = _uuid(torch, device)
         return metadata
-
-    def get_communicator_metadata(
-        self,
-        src_actor: Optional[ActorHandle[Any]],
-        dst_actor: Optional[ActorHandle[Any]],
-        backend: Optional[str] = None,
-    ) -> CommunicatorMetadata:
-        return CommunicatorMetadata()
 
     def recv_multiple_tensors(
         self,
@@ -117,14 +98,6 @@ class CudaIpcTransport(TensorTransportManager):
             here[_DEVICE_ARGUMENT] = index
             tensors.append(function(*here))
         return tensors
-
-    def send_multiple_tensors(
-        self,
-        tensors: list[Any],
-        tensor_transport_metadata: TensorTransportMetadata,
-        communicator_metadata: CommunicatorMetadata,
-    ) -> None:
-        raise NotImplementedError(f"the tensor transport {_NAME} is one-sided: senders take no part")
 
     def garbage_collect(self, obj_id: str, tensor_transport_meta: TensorTransportMetadata, tensors: list[Any]) -> None:
         with self._lock:

@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from ray_rust._private.tensors.registry import torch_for
 from ray_rust.experimental.rdt.nixl_memory_pool import MemoryPool
+from ray_rust.experimental.rdt.one_sided_transport import OneSidedTransport
 from ray_rust.experimental.rdt.tensor_transport_manager import (
     CommunicatorMetadata,
     FetchRequest,
-    TensorTransportManager,
     TensorTransportMetadata,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from ray_rust.actor import ActorHandle
 
 _NAME = "NIXL"
 _BACKEND = "UCX"
@@ -95,7 +93,7 @@ class _Remotes:
         self._known.pop(name, None)
 
 
-class NixlTensorTransport(TensorTransportManager):
+class NixlTensorTransport(OneSidedTransport):
     """One-sided: the sender registers memory, and the receiver reads it."""
 
     def __init__(self) -> None:
@@ -117,15 +115,7 @@ class NixlTensorTransport(TensorTransportManager):
         return _NAME
 
     @staticmethod
-    def is_one_sided() -> bool:
-        return True
-
-    @staticmethod
     def can_abort_transport() -> bool:
-        return True
-
-    def actor_has_tensor_transport(self, actor: ActorHandle[Any]) -> bool:
-        # Whether it has NIXL is seen when the tensors are made; to ask it would hold up every call.
         return True
 
     # Memory
@@ -242,28 +232,12 @@ class NixlTensorTransport(TensorTransportManager):
             )
         self._stream.synchronize()
 
-    def send_multiple_tensors(
-        self,
-        tensors: list[Any],
-        tensor_transport_metadata: TensorTransportMetadata,
-        communicator_metadata: CommunicatorMetadata,
-    ) -> None:
-        raise NotImplementedError(f"the tensor transport {_NAME} is one-sided: senders take no part")
-
     def garbage_collect(self, obj_id: str, tensor_transport_meta: TensorTransportMetadata, tensors: list[Any]) -> None:
         with self._changed:
             if self._pool is None or not self._pool[0].give_back(obj_id):
                 self._deregister(tensors)
 
     # The receiver
-
-    def get_communicator_metadata(
-        self,
-        src_actor: Optional[ActorHandle[Any]],
-        dst_actor: Optional[ActorHandle[Any]],
-        backend: Optional[str] = None,
-    ) -> CommunicatorMetadata:
-        return CommunicatorMetadata()
 
     def recv_multiple_tensors(
         self,
