@@ -37,6 +37,16 @@ def test_tasks_are_spans_of_their_worker(cluster, tmp_path):
     written = json.loads(path.read_text())
     assert "a span" in {event["name"] for event in written}
     assert all({"ph", "pid", "tid", "name"} <= event.keys() for event in written)
+    # What Perfetto asks of a file: it takes spans with whole microseconds, names without a time, and no arrays.
+    for event in written:
+        assert not any(isinstance(value, list) for value in event.values())
+        if event["ph"] == "M":
+            assert event["name"] in {"process_name", "thread_name"}
+            assert event["args"]["name"]
+        else:
+            assert event["ph"] == "X"
+            assert type(event["ts"]) is type(event["dur"]) is int
+            assert event["ts"] > 0 and event["dur"] >= 0
 
 
 def test_spans_of_one_worker_do_not_overlap(cluster):
